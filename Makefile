@@ -1,0 +1,47 @@
+# Every target sets up .venv first. `make PYTHON=python3.12 test` builds it with another interpreter,
+# `make VENV=/elsewhere test` puts it elsewhere.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test test-slow lint format docs bench-cifar10 bench-swin bench-speed clean
+
+demo: $(READY)
+	$(BIN)/xpruner demo
+
+test: $(READY)
+	$(BIN)/python -m pytest --cov --cov-fail-under=90
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -m slow
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(READY)
+	$(BIN)/python -m pytest tests/test_docs.py
+
+bench-cifar10: $(READY)
+	$(BIN)/python benchmarks/cifar10.py --model deit_tiny
+
+bench-swin: $(READY)
+	$(BIN)/python benchmarks/cifar10.py --model swin
+
+bench-speed: $(READY)
+	$(BIN)/python benchmarks/speed.py
+
+clean:
+	rm -rf .venv build dist htmlcov .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@

@@ -1,0 +1,60 @@
+"""The main job in one call: everything the command line does."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from xpruner.config import DataConfig, ModelConfig
+from xpruner.config import preset as preset_of
+from xpruner.errors import unknown
+from xpruner.pipeline import PruneResult, run_pipeline
+from xpruner.plan import Budget
+
+
+def prune(
+    model: nn.Module | str | ModelConfig,
+    data: str | DataConfig = "digits",
+    budget: float | str | Budget = 0.5,
+    *,
+    preset: str = "default",
+    output: str | Path = "runs/xpruner",
+    units: Sequence[str] = ("head", "hidden"),
+    **options: Any,
+) -> PruneResult:
+    """Prunes a trained vision transformer to a budget, compensates and fine-tunes it.
+
+    Args:
+        model: The dense model: a module, a timm name, a folder written by :func:`xpruner.save`, or a ModelConfig.
+        data: The images: a name or path as in DataConfig, or a DataConfig.
+        budget: What the pruned model may cost: a fraction, or ``600M``, ``2.4G``, ``params:0.5``, ...
+        preset: ``default`` or ``paper``.
+        output: The run directory; called again with the same arguments, the run goes on where it was stopped.
+        units: Kinds of unit to prune.
+        **options: Any other field of :class:`xpruner.config.RunConfig`, such as ``finetune`` or ``seed``.
+
+    Returns:
+        The pruned model, its plan, the masks, the figures of every stage and the run directory.
+
+    Raises:
+        UsageError: If the request cannot be met.
+        XPrunerError: If a stage fails; the same call continues the run.
+    """
+    config = preset_of(preset)
+    for name in options:
+        if not hasattr(config, name):
+            raise unknown("option", name, vars(config))
+    amount = Budget.parse(budget)
+    config = replace(
+        config,
+        budget=f"{amount.resource}:{amount.amount!r}",
+        output=str(output),
+        units=list(units),
+        data=DataConfig(name=data) if isinstance(data, str) else data,
+        **options,
+    )
+    if isinstance(model, nn.Module):
+        return run_pipeline(config, model)
+    return run_pipeline(replace(config, model=ModelConfig(name=model) if isinstance(model, str) else model))

@@ -1,0 +1,240 @@
+"""Every option of a run, as plain dataclasses: they become YAML keys and command-line flags one to one."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from xpruner.errors import unknown
+
+
+@dataclass
+class ModelConfig:
+    """Which dense model to prune.
+
+    Attributes:
+        name: A timm model name, or a folder written by ``xpruner.save``.
+        checkpoint: Weights to load into it: a ``.safetensors`` file, or a ``.pth`` read with ``weights_only=True``.
+        pretrained: Ask timm for its published weights (needs a network).
+        num_classes: Outputs of the classifier; the data's number of classes when absent.
+        img_size: Input side in pixels; the model's own when absent.
+        kwargs: Further arguments of ``timm.create_model``, such as ``depths`` or ``embed_dim``.
+    """
+
+    name: str = "deit_tiny_patch16_224"
+    checkpoint: str | None = None
+    pretrained: bool = False
+    num_classes: int | None = None
+    img_size: int | None = None
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class DataConfig:
+    """Which images, and how many of them for what.
+
+    Attributes:
+        name: ``digits``, ``cifar10``, ``imagenet``, or a path: a folder of class folders (or of ``train`` and
+            ``test``/``val`` folders of class folders), a folder of parquet files, or any dataset name that
+            ``timm.data.create_dataset`` reads, such as ``hfds/user/name``.
+        root: Where a named dataset lies on disk; absent, it is asked from the hub.
+        train_size: At most this many training images (after the held-out ones are set aside); all when absent.
+        val_size: Images held out of the training set for tuning; 0 for none.
+        test_size: At most this many test images; all when absent.
+        calibration_size: Training images for compensation statistics and first-order evidence.
+        batch_size: Images a step.
+        workers: Loader processes.
+        augment: ``light`` (flip and a shift of 1/32 of the side), ``timm`` (RandAugment and random erasing), ``none``.
+        max_unreadable: Unreadable images skipped before the data are refused.
+    """
+
+    name: str = "digits"
+    root: str | None = None
+    train_size: int | None = None
+    val_size: int = 0
+    test_size: int | None = None
+    calibration_size: int = 1024
+    batch_size: int = 64
+    workers: int = 0
+    augment: Literal["light", "timm", "none"] = "light"
+    max_unreadable: int = 10
+
+
+@dataclass
+class MaskConfig:
+    """How the explainability-aware masks are learned; the weights are frozen meanwhile.
+
+    Attributes:
+        evidence: Where the masks start: ``none`` opens all to ``init``; ``taylor`` and ``irreplaceable`` take
+            first-order class evidence from the calibration images.
+        steps: Updates by gradient.
+        lr: Learning rate of Adam on the mask logits.
+        init: Value of every mask at the start, when there is no evidence.
+        rank: Rank of the class-by-unit table; absent for a full one.
+        wrong: Share of a batch gated by a random wrong class, whose mask must not turn the image into that class.
+        mean: Share of a batch gated by the class-mean mask, which must keep the prediction of the dense model.
+        sparsity: Weight of the cost-weighted mean of the masks.
+        smooth: Smoothness regulariser: variance across ``class``, total variation along ``unit``, change in ``time``.
+        smooth_weight: Its weight.
+    """
+
+    evidence: Literal["none", "taylor", "irreplaceable"] = "irreplaceable"
+    steps: int = 0
+    lr: float = 0.02
+    init: float = 0.95
+    rank: int | None = None
+    wrong: float = 0.25
+    mean: float = 0.5
+    sparsity: float = 0.1
+    smooth: Literal["none", "class", "unit", "time"] = "class"
+    smooth_weight: float = 0.1
+
+
+@dataclass
+class ThresholdConfig:
+    """How masks become a plan.
+
+    Attributes:
+        mode: ``learned`` layer-wise thresholds, or ``global_rank`` by the masks alone (the first version of the paper).
+        form: Pruning operation: ``power`` s^n / (s^n + theta^n), or ``sigmoid`` of n (s - theta).
+        importance: How a unit's masks over the classes become one number s.
+        slope_start: Slope n at the start.
+        slope_end: Slope n at the end.
+        steps: Updates by gradient.
+        lr: Learning rate of Adam on the thresholds.
+        mask_lr: Learning rate on the masks, refined together with the thresholds; 0 leaves them as they are.
+        constraint: How the budget acts: augmented ``lagrangian``, squared ``hinge``, or ``projected``, an offset
+            common to all thresholds that meets it at every step.
+        warmup: Share of the steps during which the allowed cost falls from the dense model's to the budget.
+        compensated: Search the hard network as compensation will make it (straight-through), instead of a soft one.
+        refit_every: Steps between two solves of that compensation.
+        distill: Learn from the dense model's outputs; else from the labels.
+    """
+
+    mode: Literal["learned", "global_rank"] = "learned"
+    form: Literal["power", "sigmoid"] = "power"
+    importance: Literal["mean", "max", "abs_sum"] = "mean"
+    slope_start: float = 2.0
+    slope_end: float = 4.0
+    steps: int = 0
+    lr: float = 0.01
+    mask_lr: float = 0.0
+    constraint: Literal["lagrangian", "hinge", "projected"] = "projected"
+    warmup: float = 0.0
+    compensated: bool = True
+    refit_every: int = 10
+    distill: bool = True
+
+
+@dataclass
+class CompensateConfig:
+    """How the consumers of what was cut make up for it.
+
+    Attributes:
+        mode: ``affine`` and ``mean`` fit on the dense model's activations; ``sequential`` fits block by block on the
+            pruned model's, aiming at the dense residual stream; ``none`` leaves the weights alone.
+        ridge: Smallest ridge, as a share of the mean variance of what is read.
+    """
+
+    mode: Literal["affine", "mean", "none", "sequential"] = "sequential"
+    ridge: float = 1e-3
+
+
+@dataclass
+class FinetuneConfig:
+    """Training after surgery, with distillation from the dense model.
+
+    Attributes:
+        epochs: Passes over the training images; 0 leaves the compensated model as it is.
+        lr: Peak learning rate of AdamW.
+        min_lr: Learning rate at the end of the cosine.
+        warmup: Share of all steps with a rising rate.
+        weight_decay: For weight matrices; biases, norms and tokens are exempt.
+        clip_grad: Largest gradient norm.
+        distill: Weight of the distillation loss; the rest goes to the labels.
+        temperature: Softmax temperature of the distillation.
+        label_smoothing: Of the cross-entropy on labels.
+        mixup: timm's mixup alpha; 0 for none.
+        cutmix: timm's cutmix alpha; 0 for none.
+        ema_decay: Decay of timm's weight averaging (ModelEmaV3 with warm-up); 0 for none.
+        checkpoint_every: Steps between checkpoints of the training state.
+    """
+
+    epochs: int = 3
+    lr: float = 2e-4
+    min_lr: float = 1e-6
+    warmup: float = 0.05
+    weight_decay: float = 0.05
+    clip_grad: float = 1.0
+    distill: float = 0.9
+    temperature: float = 1.0
+    label_smoothing: float = 0.1
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    ema_decay: float = 0.0
+    checkpoint_every: int = 200
+
+
+@dataclass
+class RunConfig:
+    """A whole run: what is pruned, on which images, how far and how.
+
+    Attributes:
+        preset: Where the defaults of ``masks``, ``thresholds``, ``compensate`` and ``finetune`` come from:
+            ``default`` (what measures best) or ``paper`` (only what the sources say).
+        budget: What the pruned model may cost: ``0.5``, ``600M``, ``params:0.4``, ...
+        output: The run directory; the same command continues what lies there.
+        model: The dense model.
+        data: The images.
+        units: Kinds of unit to prune.
+        method: What makes the plan.
+        rounds: How often X-Pruner looks, cuts and compensates before the plan is final.
+        masks: Stage 1.
+        thresholds: Stage 2.
+        compensate: After surgery.
+        finetune: After compensation.
+        seed: Of everything.
+        precision: Of forward passes in training and search: ``fp32``, ``bf16`` or ``fp16``.
+        latency: Batch sizes at which dense and pruned are timed; empty for none.
+    """
+
+    preset: Literal["default", "paper"] = "default"
+    budget: str = "0.5"
+    output: str = "runs/xpruner"
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    units: list[str] = field(default_factory=lambda: ["head", "hidden"])
+    method: str = "xpruner"
+    rounds: int = 4
+    masks: MaskConfig = field(default_factory=MaskConfig)
+    thresholds: ThresholdConfig = field(default_factory=ThresholdConfig)
+    compensate: CompensateConfig = field(default_factory=CompensateConfig)
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+    seed: int = 0
+    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    latency: list[int] = field(default_factory=lambda: [1, 32])
+
+
+def preset(name: str) -> RunConfig:
+    """Returns a run with the defaults of a preset.
+
+    ``paper`` keeps to what the sources say: masks that start open and are learned with the true class as the gate,
+    sparsity and smoothness regularisers, thresholds learned by the differentiable pruning operation under a cost
+    constraint with a threshold regulariser, and fine-tuning on labels. ``default`` is what measures best.
+
+    Raises:
+        UsageError: If the name is unknown.
+    """
+    if name == "default":
+        return RunConfig()
+    if name == "paper":
+        return RunConfig(
+            preset="paper",
+            rounds=1,
+            masks=MaskConfig(evidence="none", steps=300, lr=0.05, wrong=0.0, mean=0.0, sparsity=0.5),
+            thresholds=ThresholdConfig(
+                slope_start=8.0, slope_end=40.0, steps=300, lr=0.05, mask_lr=0.0, constraint="lagrangian",
+                warmup=0.3, compensated=False, distill=False,
+            ),
+            compensate=CompensateConfig(mode="none"),
+            finetune=FinetuneConfig(distill=0.0),
+        )  # fmt: skip
+    raise unknown("preset", name, ["default", "paper"])

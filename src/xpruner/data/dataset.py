@@ -1,0 +1,166 @@
+"""Some of a source's images as tensors, and the batches of them."""
+
+import copy
+import logging
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from xpruner.data.sources import Source
+from xpruner.data.spec import InputSpec
+from xpruner.data.transforms import make_transform
+from xpruner.errors import XPrunerError
+
+logger = logging.getLogger("xpruner")
+
+
+class UnreadableImagesError(XPrunerError):
+    """Too many images of a source cannot be read."""
+
+    def __init__(self, message: str) -> None:
+        # A loader process hands an error on as the text of its traceback, whose last line is the sentence.
+        super().__init__(message.strip().rpartition(f"{type(self).__name__}: ")[2])
+
+
+class Reader:
+    """Reads the images of a source; the unreadable ones are logged by name, up to a limit.
+
+    Args:
+        source: The images.
+        max_unreadable: How many of them may be unreadable.
+    """
+
+    def __init__(self, source: Source, max_unreadable: int) -> None:
+        self.source = source
+        self.max_unreadable = max_unreadable
+        self._unreadable = torch.zeros(len(source.labels), dtype=torch.bool).share_memory_()  # by all loader processes
+
+    def read(self, record: int) -> Image.Image | None:
+        """Returns an image as RGB, or nothing if it is unreadable.
+
+        Raises:
+            UnreadableImagesError: It is one unreadable image too many.
+        """
+        try:
+            return self.source.open(record).convert("RGB")
+        except Exception as error:  # damaged bytes make decoders raise nearly anything
+            self._note(record, error)
+            return None
+
+    def _note(self, record: int, error: Exception) -> None:
+        name = self.source.name(record)
+        if not self._unreadable[record]:
+            self._unreadable[record] = True
+            logger.warning("Image %s cannot be read (%s); the next one takes its place.", name, error)
+        count = int(self._unreadable.sum())
+        if count > self.max_unreadable:
+            raise UnreadableImagesError(
+                f"{count} images cannot be read, the last of them {name}, and max_unreadable allows "
+                f"{self.max_unreadable}; repair or remove the files named in the log, or raise max_unreadable."
+            )
+
+
+class ImageDataset(Dataset[tuple[Tensor, int]]):
+    """Images as normalised float tensors (3, height, width), each with its label.
+
+    What augmentation does to an image depends on the seed, the epoch and the image alone, so that neither the number
+    of loader processes nor an interruption changes what a model sees.
+
+    Args:
+        reader: Reads the images.
+        records: Which of the source's images, by their number there (n,).
+        spec: The input that the model expects.
+        augment: ``none``, ``light`` or ``timm``.
+        seed: Of the augmentation.
+    """
+
+    def __init__(
+        self, reader: Reader, records: np.ndarray, spec: InputSpec, augment: str = "none", seed: int = 0
+    ) -> None:
+        self.reader = reader
+        self.records = records
+        self.spec = spec
+        self.seed = seed
+        self.epoch = 0
+        self._transform = make_transform(augment, spec, reader.source.mirror)
+
+    @property
+    def labels(self) -> Tensor:
+        """The label of every image (n,), read without decoding any."""
+        return torch.from_numpy(self.reader.source.labels[self.records])
+
+    def plain(self, size: int | None = None) -> "ImageDataset":
+        """Returns the same images, or the first ``size`` of them, without augmentation."""
+        return ImageDataset(self.reader, self.records[:size], self.spec)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the augmentation of one epoch, counted from 0."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        first = range(len(self))[index]
+        for offset in range(len(self)):
+            record = int(self.records[(first + offset) % len(self)])
+            image = self.reader.read(record)
+            if image is not None:
+                pixels = self._transform(image, (self.seed, self.epoch, record))
+                return pixels, int(self.reader.source.labels[record])
+        raise UnreadableImagesError(f"None of these {len(self)} images can be read; repair the files named in the log.")
+
+
+class _AtEpoch(Dataset[tuple[Tensor, int]]):
+    """A dataset at one epoch, without a ``set_epoch``: accelerate's loaders would call it with a count of their own."""
+
+    def __init__(self, dataset: Any, epoch: int) -> None:
+        self._dataset = copy.copy(dataset)
+        self._dataset.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self._dataset[index]
+
+
+def batches(
+    dataset: Dataset,
+    batch_size: int,
+    *,
+    seed: int,
+    epoch: int = 0,
+    start: int = 0,
+    shuffle: bool = True,
+    drop_last: bool = False,
+    workers: int = 0,
+) -> DataLoader:
+    """Returns the batches of one epoch: images (batch, 3, height, width) and labels (batch,).
+
+    Their order depends on the seed and the epoch alone, and the global random state is neither read nor changed.
+
+    Args:
+        dataset: The images; any map-style dataset, whose ``set_epoch`` is called on a copy if it has one.
+        batch_size: Images a batch.
+        seed: Of the order.
+        epoch: Counted from 0; chooses the order and the augmentation.
+        start: Batches of this epoch to skip, without loading their images.
+        shuffle: False for the order of the dataset.
+        drop_last: Leave out a last batch that is not full.
+        workers: Loader processes.
+    """
+    size = len(dataset)  # type: ignore[arg-type]
+    order = np.random.default_rng((seed, epoch)).permutation(size) if shuffle else np.arange(size)
+    return DataLoader(
+        _AtEpoch(dataset, epoch) if hasattr(dataset, "set_epoch") else dataset,
+        batch_size,
+        sampler=order[start * batch_size :].tolist(),
+        drop_last=drop_last,
+        num_workers=workers,
+        generator=torch.Generator().manual_seed(seed),
+    )

@@ -1,0 +1,84 @@
+"""How an image becomes the input of a model: size, crop, interpolation and normalisation."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from xpruner._compat import declare_torchvision_ops
+
+declare_torchvision_ops()
+
+from timm.data import resolve_model_data_config
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """The input that a model expects.
+
+    Attributes:
+        size: (height, width) in pixels.
+        mean: Of each channel, for pixels in 0..1.
+        std: Of each channel, for pixels in 0..1.
+        interpolation: ``bicubic``, ``bilinear`` or ``lanczos``.
+        crop_pct: Side of the crop over the side of the resized image; 1.0 for no crop.
+        crop_mode: How other aspect ratios are met, in timm's words: ``center``, ``squash`` or ``border``.
+        channels: Of the first layer.
+    """
+
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str = "bicubic"
+    crop_pct: float = 1.0
+    crop_mode: str = "center"
+    channels: int = 3
+
+    @classmethod
+    def of(cls, model: nn.Module) -> "InputSpec":
+        """Reads the input of a timm model.
+
+        The size that the model was built for wins over the one of its published weights. The crop belongs to those
+        weights: with another size, or where none were published, images are taken whole.
+        """
+        config = resolve_model_data_config(model)
+        published = getattr(model, "pretrained_cfg", None) or {}
+        patches = getattr(model, "patch_embed", None)
+        published_size = tuple(config["input_size"][1:])
+        size = tuple(getattr(patches, "img_size", None) or published_size)
+        as_published = size == published_size and any(published.get(key) for key in ("url", "hf_hub_id", "file"))
+        return cls(
+            size=size,
+            mean=tuple(config["mean"]),
+            std=tuple(config["std"]),
+            interpolation=config["interpolation"],
+            crop_pct=config["crop_pct"] if as_published else 1.0,
+            crop_mode=config["crop_mode"],
+            channels=getattr(getattr(patches, "proj", None), "in_channels", config["input_size"][0]),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns it as JSON in the keys of timm's ``pretrained_cfg``, which can be updated with it."""
+        return {
+            "input_size": [self.channels, *self.size],
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "interpolation": self.interpolation,
+            "crop_pct": self.crop_pct,
+            "crop_mode": self.crop_mode,
+        }
+
+    @classmethod
+    def from_dict(cls, config: Mapping[str, Any]) -> "InputSpec":
+        """Reads what ``to_dict`` wrote; other keys, such as those of a whole ``pretrained_cfg``, are ignored."""
+        channels, height, width = config["input_size"]
+        return cls(
+            size=(height, width),
+            mean=tuple(config["mean"]),
+            std=tuple(config["std"]),
+            interpolation=config["interpolation"],
+            crop_pct=config["crop_pct"],
+            crop_mode=config["crop_mode"],
+            channels=channels,
+        )

@@ -1,0 +1,152 @@
+"""Divides the images of a dataset: for training, tuning, testing and calibration."""
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+
+from xpruner.config import DataConfig
+from xpruner.data.dataset import ImageDataset, Reader
+from xpruner.data.lookup import find_sources
+from xpruner.data.sources import Source
+from xpruner.data.spec import InputSpec
+from xpruner.errors import UsageError, XPrunerError
+
+logger = logging.getLogger("xpruner")
+
+TEST_SHARE = 1 / 5  # of the training images, where a dataset has no test images of its own
+TEST_SEED = 0  # not the run's: what a dense model was never shown must stay unseen when it is pruned with other seeds
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The images of a run.
+
+    Attributes:
+        train: With augmentation; ``train.plain()`` is without.
+        val: Held out of the training images for tuning, if asked for.
+        test: For the final figures.
+        calibration: Some of ``train``, without augmentation.
+        class_names: By label.
+    """
+
+    train: ImageDataset
+    val: ImageDataset | None
+    test: ImageDataset
+    calibration: ImageDataset
+    class_names: list[str]
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are."""
+        return len(self.class_names)
+
+
+def load_data(config: DataConfig, spec: InputSpec, seed: int) -> Splits:
+    """Finds the images of a dataset and divides them.
+
+    The seed decides which images are held out for tuning, which are left when fewer are asked for, and the
+    augmentation. The test images do not depend on it.
+
+    Args:
+        config: Which images, and how many of them for what.
+        spec: The input that the model expects.
+        seed: Not negative.
+
+    Raises:
+        UsageError: The dataset does not exist, is not laid out as it must be, or has fewer images than asked for.
+        XPrunerError: It cannot be fetched, or its labels are not those of its classes.
+    """
+    if spec.channels != 3:
+        raise UsageError(f"The model takes {spec.channels} channels, but images are read as RGB; give a model with 3.")
+    train_source, test_source = find_sources(config.name, config.root)
+    names = _class_names(train_source, config.name)
+    train_reader = Reader(train_source, config.max_unreadable)
+    records = np.arange(len(train_source.labels))
+    if test_source is None:
+        test_reader = train_reader
+        records, test = _hold_out_test(records, config.name)
+    else:
+        _check_test(test_source, train_source, names, config.name)
+        test_reader = Reader(test_source, config.max_unreadable)
+        test = np.random.default_rng(TEST_SEED).permutation(len(test_source.labels))
+    val_size = _checked("val_size", config.val_size, 0, len(records) - 1)
+    shuffled = np.random.default_rng(seed).permutation(records)
+    val, rest = shuffled[:val_size], shuffled[val_size:]
+    train_size = _checked("train_size", config.train_size, 1, len(rest))
+    test_size = _checked("test_size", config.test_size, 1, len(test))
+    train = ImageDataset(train_reader, rest[:train_size], spec, config.augment, seed)
+    return Splits(
+        train=train,
+        val=ImageDataset(train_reader, val, spec) if val_size else None,
+        test=ImageDataset(test_reader, np.sort(test[:test_size]), spec),
+        calibration=train.plain(_calibration_size(config.calibration_size, len(train))),
+        class_names=names,
+    )
+
+
+def class_names(config: DataConfig) -> list[str]:
+    """Returns the classes of a dataset by label, before a model and its input are known.
+
+    Raises:
+        UsageError: As :func:`load_data`.
+        XPrunerError: As :func:`load_data`.
+    """
+    return _class_names(find_sources(config.name, config.root)[0], config.name)
+
+
+def _hold_out_test(records: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
+    size = max(1, round(len(records) * TEST_SHARE))
+    shuffled = np.random.default_rng(TEST_SEED).permutation(records)
+    logger.info(
+        "%s has no test images of its own: %d of its %d training images are held out.", name, size, len(records)
+    )
+    return shuffled[size:], shuffled[:size]
+
+
+def _class_names(source: Source, name: str) -> list[str]:
+    names = source.class_names or [str(label) for label in range(source.labels.max(initial=-1) + 1)]
+    if len(np.unique(source.labels)) < 2:
+        raise UsageError(f"Dataset {name!r} has training images of fewer than 2 classes; add another class.")
+    _check_labels(source, names, name)
+    return names
+
+
+def _check_test(source: Source, train: Source, class_names: list[str], name: str) -> None:
+    if source.class_names and train.class_names and source.class_names != train.class_names:
+        raise XPrunerError(
+            f"The test images of {name!r} have the classes {_abridged(source.class_names)}, but its training images "
+            f"{_abridged(train.class_names)}; give both the same classes in the same order."
+        )
+    if len(source.labels) == 0:
+        raise UsageError(f"The test images of {name!r} are none; add some, or remove the empty split.")
+    _check_labels(source, class_names, name)
+
+
+def _check_labels(source: Source, class_names: list[str], name: str) -> None:
+    wrong = np.flatnonzero((source.labels < 0) | (source.labels >= len(class_names)))
+    if len(wrong):
+        raise XPrunerError(
+            f"Image {source.name(wrong[0])} of {name!r} has the label {source.labels[wrong[0]]}, but labels must lie "
+            f"in 0..{len(class_names) - 1}; correct it, or remove a split that has no labels."
+        )
+
+
+def _checked(option: str, asked: int | None, least: int, most: int) -> int:
+    if asked is None:
+        return most
+    if not least <= asked <= most:
+        raise UsageError(f"{option} is {asked}, but must lie in {least}..{most} with the images that are there.")
+    return asked
+
+
+def _calibration_size(asked: int, train_size: int) -> int:
+    if asked < 1:
+        raise UsageError(f"calibration_size is {asked}, but must be at least 1.")
+    if asked > train_size:
+        logger.info("calibration_size %d is cut to the %d training images that are there.", asked, train_size)
+    return min(asked, train_size)
+
+
+def _abridged(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

@@ -1,0 +1,129 @@
+"""From a PIL image to a normalised tensor, plain or augmented.
+
+Every transform is called with the image and a key, a few integers that alone decide what chance does to the image: no
+global random state is read, and none is left changed.
+"""
+
+import contextlib
+import random
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from xpruner._compat import declare_torchvision_ops
+from xpruner.data.spec import InputSpec
+from xpruner.errors import unknown
+
+declare_torchvision_ops()
+
+from timm.data import create_transform
+
+Key = tuple[int, ...]
+
+LARGEST_SHIFT = 1 / 32  # of the side
+
+
+class Transform(Protocol):
+    """Makes a tensor (3, height, width) of an RGB image."""
+
+    def __call__(self, image: Image.Image, key: Key) -> Tensor: ...
+
+
+class Plain:
+    """Resizes, crops and normalises as the model expects; nothing is left to chance."""
+
+    def __init__(self, spec: InputSpec) -> None:
+        self._to_pixels = create_transform(
+            (3, *spec.size),
+            interpolation=spec.interpolation,
+            crop_pct=spec.crop_pct,
+            crop_mode=spec.crop_mode,
+            normalize=False,
+        )
+        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (spec.mean, spec.std))
+        self._scale, self._offset = 1 / (255 * std), -mean / std
+
+    def __call__(self, image: Image.Image, key: Key) -> Tensor:
+        pixels = self._to_pixels(image).contiguous()
+        return pixels.float().mul_(self._scale).add_(self._offset)  # in place: 3 times as fast as torchvision's
+
+
+class Light:
+    """A flip for every other image, if ``mirror``, and a shift by up to 1/32 of the side that repeats the edge."""
+
+    def __init__(self, spec: InputSpec, mirror: bool) -> None:
+        self._plain = Plain(spec)
+        self._mirror = mirror
+        self._reach = tuple(round(side * LARGEST_SHIFT) for side in spec.size)
+
+    def __call__(self, image: Image.Image, key: Key) -> Tensor:
+        rng = np.random.default_rng(key)
+        pixels = self._plain(image, key)
+        if self._mirror and rng.random() < 0.5:
+            pixels = pixels.flip(-1)
+        _, height, width = pixels.shape
+        down, right = self._reach
+        padded = torch.nn.functional.pad(pixels, (right, right, down, down), mode="replicate")
+        top, left = rng.integers(2 * down + 1), rng.integers(2 * right + 1)
+        return padded[:, top : top + height, left : left + width]
+
+
+class Timm:
+    """timm's training transform as DeiT uses it: random crop, flip if ``mirror``, RandAugment and random erasing."""
+
+    def __init__(self, spec: InputSpec, mirror: bool) -> None:
+        self._transform = create_transform(
+            (3, *spec.size),
+            is_training=True,
+            hflip=0.5 if mirror else 0.0,
+            auto_augment="rand-m9-mstd0.5-inc1",
+            re_prob=0.25,
+            re_mode="pixel",
+            interpolation=spec.interpolation,
+            mean=spec.mean,
+            std=spec.std,
+        )
+
+    def __call__(self, image: Image.Image, key: Key) -> Tensor:
+        with _seeded(key):
+            return self._transform(image)
+
+
+def make_transform(augment: str, spec: InputSpec, mirror: bool) -> Transform:
+    """Returns the transform called ``augment``: ``none``, ``light`` or ``timm``.
+
+    Args:
+        augment: Its name.
+        spec: The input that the model expects.
+        mirror: Whether a mirrored image still shows its class.
+
+    Raises:
+        UsageError: There is none of this name.
+    """
+    if augment == "none":
+        return Plain(spec)
+    if augment == "light":
+        return Light(spec, mirror)
+    if augment == "timm":
+        return Timm(spec, mirror)
+    raise unknown("augmentation", augment, ("none", "light", "timm"))
+
+
+@contextlib.contextmanager
+def _seeded(key: Key) -> Iterator[None]:
+    """Seeds the global generators of Python, numpy and torch on the CPU by ``key``, and puts them back at the end."""
+    states = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
+    seed = int(np.random.SeedSequence(key).generate_state(1)[0])
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the accelerators too
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.default_generator.set_state(states[2])

@@ -1,0 +1,82 @@
+"""What a pruning method is given and what it returns; methods are registered by name."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from xpruner.config import RunConfig
+from xpruner.errors import unknown
+from xpruner.learning import OnStep
+from xpruner.moments import Batches
+from xpruner.plan import Budget, Plan
+from xpruner.units import Units
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a method is asked to solve; it leaves the model as it is.
+
+    Attributes:
+        model: The dense model.
+        units: Its prunable groups.
+        train: Training images with labels.
+        calibration: A list of batches of training images without augmentation.
+        num_classes: Of the labels.
+        budget: The cost to meet.
+        config: Seed, precision, batches and the method's own options.
+        state_dir: Where the method keeps what it needs to go on after a stop; absent, nothing is kept.
+        on_step: Called after every update with its number and figures.
+    """
+
+    model: nn.Module
+    units: Units
+    train: Dataset
+    calibration: Batches
+    num_classes: int
+    budget: Budget
+    config: RunConfig
+    state_dir: Path | None = None
+    on_step: OnStep | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a method found.
+
+    Attributes:
+        plan: Which units stay.
+        masks: (classes, units) tables by group key; empty for a method that learns none.
+        figures: What it logs, such as the leak.
+    """
+
+    plan: Plan
+    masks: dict[str, Tensor] = field(default_factory=dict)
+    figures: dict[str, float] = field(default_factory=dict)
+
+
+Method = Callable[[Problem], Outcome]
+_methods: dict[str, Method] = {}
+
+
+def register_method(name: str) -> Callable[[Method], Method]:
+    """Registers a method under its name."""
+
+    def register(method: Method) -> Method:
+        _methods[name] = method
+        return method
+
+    return register
+
+
+def find_method(name: str) -> Method:
+    """Returns a registered method.
+
+    Raises:
+        UsageError: If the name is unknown; the nearest is named.
+    """
+    if name not in _methods:
+        raise unknown("method", name, _methods)
+    return _methods[name]

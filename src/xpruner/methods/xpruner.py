@@ -1,0 +1,114 @@
+"""X-Pruner: class-wise masks, learned layer-wise thresholds, and rounds in which the network is looked at anew."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from xpruner.compensation import compensate
+from xpruner.evidence import class_evidence
+from xpruner.learning import LoopOptions
+from xpruner.mask_learning import leak, learn_masks
+from xpruner.masks import ClassMasks
+from xpruner.methods.base import Outcome, Problem, register_method
+from xpruner.moments import Moments, consumer_moments
+from xpruner.plan import Budget, Plan
+from xpruner.surgery import apply
+from xpruner.threshold_search import search_thresholds
+from xpruner.training.evaluate import evaluating
+from xpruner.units import Units, find_units
+
+
+@register_method("xpruner")
+def search(problem: Problem) -> Outcome:
+    """Learns masks and thresholds and returns the plan, in one round or several.
+
+    With several rounds the budget falls geometrically. Each round learns masks and thresholds on the network that the
+    earlier rounds left, cut and compensated; two units that can stand in for each other both look dispensable until
+    one is gone [our choice]. The plan is in the numbering of the dense model; a unit's mask is the last one it had.
+    """
+    rounds = problem.config.rounds
+    plan: Plan | None = None
+    table: dict[str, Tensor] = {}
+    figures: dict[str, float] = {}
+    model = problem.model
+    for number, budget in enumerate(round_budgets(problem, rounds), 1):
+        folder = problem.state_dir / f"round-{number}" if problem.state_dir else None
+        cut, masks = _round(problem, model, budget, folder, number)
+        table = _in_dense_numbering(table, masks.tensors(), plan)
+        if number == 1:
+            figures = leak(model, masks, problem.calibration, precision=problem.config.precision)
+        plan = cut if plan is None else cut.after(plan)
+        if number < rounds:
+            model = apply(problem.model, plan)
+            compensate(
+                model, problem.model, plan, problem.calibration, problem.config.compensate,
+                precision=problem.config.precision,
+            )  # fmt: skip
+    assert plan is not None
+    return Outcome(Plan.of(problem.units, plan.keep, "xpruner", problem.budget), table, figures)
+
+
+def round_budgets(problem: Problem, rounds: int) -> list[Budget]:
+    """Returns the budget of each round as an absolute cost, falling geometrically to the one that is asked."""
+    resource = problem.budget.resource
+    dense, target = problem.units.total(resource), problem.budget.target(problem.units)
+    return [Budget(dense * (target / dense) ** (r / rounds), resource) for r in range(1, rounds + 1)]
+
+
+def _round(
+    problem: Problem, model: nn.Module, budget: Budget, folder: Path | None, number: int
+) -> tuple[Plan, ClassMasks]:
+    config = problem.config
+    units = find_units(model, config.units)
+    masks = ClassMasks(units, problem.num_classes, config.masks.rank, config.masks.init)
+    masks.to(next(model.parameters()).device)
+    options = LoopOptions(
+        steps=0, batch_size=config.data.batch_size, seed=config.seed + number, workers=config.data.workers,
+        on_step=problem.on_step, checkpoint_every=config.finetune.checkpoint_every,
+    )  # fmt: skip
+    moments = _moments(problem, model, units)
+    if config.masks.evidence != "none":
+        evidence = class_evidence(
+            model, units, problem.calibration, problem.num_classes,
+            moments if config.masks.evidence == "irreplaceable" else None, precision=config.precision,
+        )  # fmt: skip
+        masks.start_from(evidence, quantile=_removed_share(units, budget))
+    learn_masks(model, masks, problem.train, config.masks, _at(options, folder, "masks"), precision=config.precision)
+    plan = search_thresholds(
+        model, masks, budget, problem.train, config.thresholds, _at(options, folder, "thresholds"),
+        moments=moments, precision=config.precision,
+    )  # fmt: skip
+    return plan, masks
+
+
+def _moments(problem: Problem, model: nn.Module, units: Units) -> dict[str, Moments] | None:
+    config = problem.config
+    if config.masks.evidence != "irreplaceable" and not config.thresholds.compensated:
+        return None
+    with evaluating(model):
+        return consumer_moments(model, units, problem.calibration, config.precision)
+
+
+def _removed_share(units: Units, budget: Budget) -> float:
+    """Returns about which share of the prunable cost goes, so that masks start at one half near the cut."""
+    prunable = sum(getattr(group, budget.resource) * group.size for group in units)
+    return min(0.95, max(0.05, (units.total(budget.resource) - budget.target(units)) / prunable))
+
+
+def _at(options: LoopOptions, folder: Path | None, name: str) -> LoopOptions:
+    return replace(options, state_dir=folder / name if folder else None)
+
+
+def _in_dense_numbering(table: dict[str, Tensor], masks: dict[str, Tensor], plan: Plan | None) -> dict[str, Tensor]:
+    """Writes the masks of the units that are left into the table of all units; the others keep what they had."""
+    merged = dict(table)
+    for key, mask in masks.items():
+        kept = plan.keep.get(key) if plan is not None else None
+        if kept is None:
+            merged[key] = mask
+        else:
+            merged[key] = table[key].clone()
+            merged[key][:, torch.tensor(kept)] = mask
+    return merged

@@ -1,0 +1,136 @@
+"""The dense model of a run: made by timm or read from a saved folder, with weights from wherever they lie."""
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from xpruner._compat import declare_torchvision_ops
+from xpruner.checkpoint import STRUCTURE, first_difference, load, read_structure, unknown_model
+from xpruner.config import ModelConfig
+from xpruner.errors import UsageError, XPrunerError
+
+declare_torchvision_ops()
+
+import timm
+
+NESTS = ("state_dict_ema", "state_dict", "model")
+"""Keys under which training scripts put the weights; as in timm, averaged ones come first."""
+
+
+def load_model(config: ModelConfig, num_classes: int | None = None) -> tuple[nn.Module, dict[str, Any]]:
+    """Returns the dense model that a configuration asks for, in eval mode.
+
+    Args:
+        config: Its name, its weights, its arguments.
+        num_classes: Of the data, for a configuration that does not say it.
+
+    Returns:
+        The model, and the arguments of ``timm.create_model`` that made it, for ``xpruner.save``.
+
+    Raises:
+        UsageError: If the name or an argument is unknown, or the weights are not those of this model.
+        XPrunerError: If a file is damaged, or published weights cannot be fetched.
+    """
+    if _is_folder(config.name):
+        return _from_folder(config, num_classes)
+    if not timm.is_model(config.name):
+        raise unknown_model(config.name)
+    kwargs = {
+        "num_classes": num_classes,
+        **config.kwargs,
+        **{key: getattr(config, key) for key in ("num_classes", "img_size") if getattr(config, key) is not None},
+    }
+    kwargs = {key: value for key, value in kwargs.items() if value is not None}
+    model = _create(config, kwargs)
+    if config.checkpoint:
+        _load_weights(model, Path(config.checkpoint).expanduser())
+    return model.eval(), kwargs
+
+
+def _is_folder(name: str) -> bool:
+    folder = Path(name).expanduser()
+    return (folder / STRUCTURE).is_file() or (not timm.is_model(name) and (folder.exists() or "/" in name))
+
+
+def _from_folder(config: ModelConfig, num_classes: int | None) -> tuple[nn.Module, dict[str, Any]]:
+    settled = [key for key in ("checkpoint", "pretrained", "img_size", "kwargs") if getattr(config, key)]
+    if settled:
+        raise UsageError(
+            f"The model saved in {config.name} is complete as it is; leave out model.{' and model.'.join(settled)}."
+        )
+    structure = read_structure(config.name)
+    model: Any = load(config.name)
+    wanted = config.num_classes or num_classes or model.num_classes
+    if wanted != model.num_classes:
+        raise UsageError(
+            f"The model saved in {config.name} has {model.num_classes} classes where {wanted} are asked for; "
+            "give another model, or data of as many classes."
+        )
+    return model, structure.kwargs
+
+
+def _create(config: ModelConfig, kwargs: Mapping[str, Any]) -> Any:
+    try:
+        return timm.create_model(config.name, pretrained=config.pretrained, **kwargs)
+    except Exception as error:  # from the network and the hub, or whatever timm raises at arguments it does not take
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        if config.pretrained and isinstance(error, OSError | RuntimeError):
+            raise XPrunerError(
+                f"The published weights of {config.name} cannot be had ({reason}); give a file as model.checkpoint."
+            ) from error
+        raise UsageError(
+            f"timm cannot build {config.name!r} with {dict(kwargs)} ({reason}); correct model.kwargs."
+        ) from error
+
+
+def _load_weights(model: Any, path: Path) -> None:
+    if not path.is_file():
+        raise UsageError(f"There is no checkpoint {path}; correct model.checkpoint.")
+    weights = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    heads = model.pretrained_cfg.get("classifier") or ()
+    for head in (heads,) if isinstance(heads, str) else heads:
+        classifier = weights.get(f"{head}.weight")
+        if classifier is not None and len(classifier) != model.num_classes:
+            raise UsageError(
+                f"The checkpoint {path} has {len(classifier)} classes where the model has {model.num_classes}; "
+                f"set model.num_classes to {len(classifier)} or give another checkpoint."
+            )
+    difference = first_difference(weights, model.state_dict())
+    if difference:
+        raise UsageError(
+            f"The checkpoint {path} does not fit {model.pretrained_cfg['architecture']}: {difference}; "
+            "give another checkpoint, or correct the model's name, img_size or kwargs."
+        )
+    model.load_state_dict(weights)
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise XPrunerError(f"The checkpoint {path} is damaged ({error}); fetch it again.") from error
+
+
+def _read_pickle(path: Path) -> dict[str, Tensor]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise XPrunerError(
+            f"The checkpoint {path} holds more than tensors, or is damaged, and is not read; convert it to safetensors."
+        ) from error
+    except (OSError, EOFError, RuntimeError, ValueError) as error:
+        raise XPrunerError(f"The checkpoint {path} is damaged ({error}); fetch it again.") from error
+    for nest in NESTS:
+        if isinstance(content, dict) and isinstance(content.get(nest), dict):
+            content = content[nest]
+            break
+    named = isinstance(content, dict) and all(isinstance(x, str) and isinstance(y, Tensor) for x, y in content.items())
+    if not named:
+        raise UsageError(f"The checkpoint {path} holds no weights by name; give a file of a model's state_dict.")
+    return {name.removeprefix("module."): tensor for name, tensor in content.items()}

@@ -1,0 +1,119 @@
+"""Streamed first and second moments of what the consumers of the units read; never all activations at once."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from xpruner.training.devices import autocast
+from xpruner.units import Units
+
+Batches = Iterable[tuple[Tensor, Tensor]]
+"""Batches of (images (batch, 3, height, width), labels (batch,)), to be read more than once, such as a list."""
+
+
+class Moments:
+    """Mean and (cross-)covariance of token vectors, summed in float64 from float32 products of one batch each.
+
+    Args:
+        x_dim: Channels of x.
+        y_dim: Channels of a second variable y; absent, the covariance is that of x with itself alone.
+    """
+
+    def __init__(self, x_dim: int, y_dim: int | None = None):
+        self.count = 0
+        self.sum_x = torch.zeros(x_dim, dtype=torch.float64)
+        self.sum_xx = torch.zeros(x_dim, x_dim, dtype=torch.float64)
+        self.sum_y = torch.zeros(y_dim or 0, dtype=torch.float64)
+        self.sum_xy = torch.zeros(x_dim, y_dim or 0, dtype=torch.float64)
+
+    def update(self, x: Tensor, y: Tensor | None = None) -> None:
+        """Adds the rows of x (..., x_dim), and of y (..., y_dim) in the same order."""
+        x = x.detach().float().flatten(0, -2)
+        self.count += len(x)
+        self.sum_x += x.sum(0).double().cpu()
+        self.sum_xx += (x.T @ x).double().cpu()
+        if y is not None:
+            y = y.detach().float().flatten(0, -2)
+            self.sum_y += y.sum(0).double().cpu()
+            self.sum_xy += (x.T @ y).double().cpu()
+
+    @property
+    def mean(self) -> Tensor:
+        """The (x_dim,) mean of x."""
+        return self.sum_x / self.count
+
+    @property
+    def mean_y(self) -> Tensor:
+        """The (y_dim,) mean of y."""
+        return self.sum_y / self.count
+
+    @property
+    def covariance(self) -> Tensor:
+        """The (x_dim, x_dim) covariance of x."""
+        return self.sum_xx / self.count - torch.outer(self.mean, self.mean)
+
+    @property
+    def cross_covariance(self) -> Tensor:
+        """The (x_dim, y_dim) covariance of x with y."""
+        return self.sum_xy / self.count - torch.outer(self.mean, self.mean_y)
+
+
+def oas_shrinkage(covariance: Tensor, samples: int) -> float:
+    """Returns the oracle-approximating shrinkage of a covariance, from 0 to 1 (Chen et al. 2010, equation 23).
+
+    A single variable has nothing to be shrunk towards: 0.
+    """
+    p = len(covariance)
+    if p == 1:
+        return 0.0
+    trace, trace_of_square = covariance.trace().item(), (covariance**2).sum().item()
+    denominator = (samples + 1 - 2 / p) * (trace_of_square - trace**2 / p)
+    if denominator <= 0:
+        return 1.0
+    return min(1.0, ((1 - 2 / p) * trace_of_square + trace**2) / denominator)
+
+
+def ridge(covariance: Tensor, samples: int, least: float = 1e-3) -> float:
+    """Returns lambda = max(``least``, OAS shrinkage) x trace / p, the ridge of every solve here; never quite 0."""
+    scale = covariance.trace().item() / len(covariance)
+    return max(least, oas_shrinkage(covariance, samples)) * scale + torch.finfo(torch.float64).tiny
+
+
+@contextmanager
+def reading(model: nn.Module, paths: Iterable[str]) -> Iterator[dict[str, Tensor]]:
+    """Records the newest input of each module by its path while the block runs; every hook is gone afterwards."""
+    inputs: dict[str, Tensor] = {}
+    handles = [
+        model.get_submodule(path).register_forward_pre_hook(
+            lambda _module, args, path=path: inputs.__setitem__(path, args[0])
+        )
+        for path in paths
+    ]
+    try:
+        yield inputs
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.no_grad()
+def consumer_moments(model: nn.Module, units: Units, batches: Batches, precision: str = "fp32") -> dict[str, Moments]:
+    """Returns, for each group's key, the moments of its consumer's input over all tokens of the batches.
+
+    Args:
+        model: In the mode it should be measured in, usually eval.
+        units: Its groups.
+        batches: Calibration images; labels are not read.
+        precision: Of the forward pass; the sums are float64 whatever it is.
+    """
+    moments = {group.key: Moments(group.size * group.width) for group in units}
+    device = next(model.parameters()).device
+    with reading(model, [group.consumer for group in units]) as inputs:
+        for images, _ in batches:
+            with autocast(precision, device):
+                model(images.to(device))
+            for group in units:
+                moments[group.key].update(inputs[group.consumer])
+    return moments

@@ -1,0 +1,212 @@
+"""The stages in order over one run directory: masks, thresholds, plan, surgery, compensation, fine-tuning."""
+
+import logging
+import platform
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
+from torch import Tensor, nn
+
+from xpruner.checkpoint import load, save
+from xpruner.compensation import compensate
+from xpruner.config import RunConfig
+from xpruner.cost import count_macs, count_params
+from xpruner.data import InputSpec, Splits, batches, class_names, load_data
+from xpruner.errors import UsageError
+from xpruner.files import write_whole
+from xpruner.latency import compare_latency
+from xpruner.methods import Problem, find_method
+from xpruner.models import load_model
+from xpruner.plan import Budget, Plan
+from xpruner.run import Run
+from xpruner.surgery import apply
+from xpruner.tracking import Tracker
+from xpruner.training import evaluate, finetune
+from xpruner.units import find_units
+
+log = logging.getLogger("xpruner")
+
+
+@dataclass
+class PruneResult:
+    """What a run hands back.
+
+    Attributes:
+        model: The pruned, compensated and fine-tuned model, in eval mode.
+        plan: Which units stayed.
+        masks: (classes, units) by group key; empty for a method without masks.
+        metrics: The figures of every stage, as in ``metrics.json``.
+        folder: The run directory.
+    """
+
+    model: nn.Module
+    plan: Plan
+    masks: dict[str, Tensor] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    folder: Path = Path()
+
+
+def run_pipeline(config: RunConfig, model: nn.Module | None = None) -> PruneResult:
+    """Runs every stage that the run directory does not hold yet.
+
+    Args:
+        config: The whole run.
+        model: The dense model, when it is at hand; else the config says which.
+
+    Raises:
+        UsageError: If the configuration cannot be met; before anything is computed where that can be known.
+        XPrunerError: If a stage fails; what was computed lies in the run directory.
+    """
+    find_method(config.method)
+    with Tracker(config.output) as tracker:
+        return _Pipeline(config, model, tracker).run()
+
+
+class _Pipeline:
+    """The stages over one run directory; each reads what the ones before it left."""
+
+    def __init__(self, config: RunConfig, model: nn.Module | None, tracker: Tracker):
+        self.config, self.tracker = config, tracker
+        names = class_names(config.data)
+        self.kwargs: dict[str, Any] | None = None
+        if model is None:
+            model, self.kwargs = load_model(config.model, len(names))
+        self.dense = model.eval()
+        self.spec = InputSpec.of(self.dense)
+        self.data = load_data(config.data, self.spec, config.seed)
+        _check_classes(self.dense, self.data)
+        self.units = find_units(self.dense, config.units)
+        self.budget = Budget.parse(config.budget)
+        self.budget.target(self.units)  # out of reach is known before anything is computed
+        self.run_folder = Run(config)
+        self._calibration: list[tuple[Tensor, Tensor]] | None = None
+
+    def run(self) -> PruneResult:
+        """Runs the stages in the order of the method."""
+        run = self.run_folder
+        run.stage("dense", self._dense)
+        run.stage("search", self._search)
+        plan = Plan.load(run.folder / "plan.json")
+        run.stage("pruned", lambda: self._pruned(plan))
+        run.stage("compensated", lambda: self._compensated(plan))
+        run.stage("finetuned", self._finetuned)
+        pruned = load(run.folder / "pruned")
+        if self.config.latency:
+            run.stage("latency", lambda: self._latency(pruned))
+        run.stage("environment", environment)
+        masks = run.folder / "masks.safetensors"
+        return PruneResult(pruned, plan, load_file(masks) if masks.exists() else {}, run.metrics, run.folder)
+
+    def _dense(self) -> dict[str, Any]:
+        self._save(self.dense, self.run_folder.folder / "dense")
+        return self._figures(self.dense)
+
+    def _search(self) -> dict[str, Any]:
+        start = time.perf_counter()
+        problem = Problem(
+            model=self.dense,
+            units=self.units,
+            train=self.data.train,
+            calibration=self._calibration_batches(),
+            num_classes=self.data.num_classes,
+            budget=self.budget,
+            config=self.config,
+            state_dir=self.run_folder.state("search"),
+            on_step=self.tracker.scalars("search"),
+        )
+        outcome = find_method(self.config.method)(problem)
+        if outcome.masks:
+            path = self.run_folder.folder / "masks.safetensors"
+            write_whole(path, lambda temporary: temporary.write_bytes(to_bytes(outcome.masks)))
+        outcome.plan.save(self.run_folder.folder / "plan.json")
+        return {**outcome.figures, "seconds": time.perf_counter() - start}
+
+    def _pruned(self, plan: Plan) -> dict[str, Any]:
+        model = apply(self.dense, plan)
+        figures = self._figures(model)
+        reached = figures[self.budget.resource]
+        asked = self.budget.target(self.units)
+        return {**figures, "budget_asked": asked, "budget_reached": reached, "budget_error": reached / asked - 1}
+
+    def _compensated(self, plan: Plan) -> dict[str, Any]:
+        start = time.perf_counter()
+        model = compensate(
+            apply(self.dense, plan),
+            self.dense,
+            plan,
+            self._calibration_batches(),
+            self.config.compensate,
+            precision=self.config.precision,
+        )
+        seconds = time.perf_counter() - start
+        self._save(model, self.run_folder.state("compensated"))
+        return {**self._figures(model), "seconds": seconds}
+
+    def _finetuned(self) -> dict[str, Any]:
+        start = time.perf_counter()
+        model = finetune(
+            load(self.run_folder.state("compensated")),
+            self.dense if self.config.finetune.distill > 0 else None,
+            self.data.train,
+            self.config.finetune,
+            batch_size=self.config.data.batch_size,
+            workers=self.config.data.workers,
+            seed=self.config.seed,
+            precision=self.config.precision,
+            state_dir=self.run_folder.state("finetune"),
+            on_step=self.tracker.scalars("finetune"),
+        )
+        seconds = time.perf_counter() - start
+        self._save(model, self.run_folder.folder / "pruned")
+        return {**self._figures(model), "seconds": seconds}
+
+    def _latency(self, pruned: nn.Module) -> dict[str, Any]:
+        models = {"dense": self.dense, "pruned": pruned}
+        table = compare_latency(models, self.units.input_size, self.config.latency, max_seconds=20.0)
+        return {name: {str(batch): ms for batch, ms in row.items()} for name, row in table.items()}
+
+    def _figures(self, model: nn.Module) -> dict[str, Any]:
+        """Label-free top-1 on the test images, or on the held-out ones of a run that is for tuning."""
+        images = self.data.test if self.data.val is None else self.data.val
+        top1 = evaluate(
+            model,
+            images,
+            batch_size=max(self.config.data.batch_size, 64),
+            workers=self.config.data.workers,
+            precision=self.config.precision,
+        )
+        return {"top1": top1, "macs": count_macs(model, self.units.input_size), "params": count_params(model)}
+
+    def _save(self, model: nn.Module, folder: Path) -> None:
+        save(model, folder, kwargs=self.kwargs, input_spec=self.spec, class_names=self.data.class_names)
+
+    def _calibration_batches(self) -> list[tuple[Tensor, Tensor]]:
+        if self._calibration is None:
+            loader = batches(self.data.calibration, self.config.data.batch_size, seed=0, shuffle=False)
+            self._calibration = list(loader)
+        return self._calibration
+
+
+def _check_classes(model: Any, data: Splits) -> None:
+    if model.num_classes != data.num_classes:
+        raise UsageError(
+            f"The model has {model.num_classes} classes but the data have {data.num_classes}; give a model whose "
+            "classifier was trained on these classes."
+        )
+
+
+def environment() -> dict[str, Any]:
+    """Returns the versions that a result depends on."""
+    import timm
+
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+        "threads": torch.get_num_threads(),
+    }

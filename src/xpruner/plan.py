@@ -1,0 +1,214 @@
+"""The plan: which units stay, as plain JSON; the budget; and the solver that turns scores into a plan."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+
+from xpruner.errors import UsageError, XPrunerError, unknown
+from xpruner.files import write_text
+from xpruner.units import Keep, UnitGroup, Units
+
+VERSION = 1
+MIN_HEADS, MIN_HIDDEN = 1, 8
+_SUFFIXES = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What the pruned model may cost.
+
+    Attributes:
+        amount: A fraction of the dense model's cost when at most 1, else an absolute figure.
+        resource: ``macs`` or ``params``.
+    """
+
+    amount: float
+    resource: str = "macs"
+
+    @classmethod
+    def parse(cls, text: "str | float | Budget") -> "Budget":
+        """Reads ``0.5``, ``600M``, ``2.4G``, ``macs:0.5`` or ``params:3M``.
+
+        Raises:
+            UsageError: If the text is none of these or not above zero.
+        """
+        if isinstance(text, Budget):
+            return text
+        match = re.fullmatch(r"(?:(macs|params):)?([0-9.]+(?:e[+-]?\d+)?)([kmg]?)", str(text).strip().lower())
+        try:
+            amount = float(match[2]) * _SUFFIXES[match[3]] if match else 0.0
+        except ValueError:
+            amount = 0.0
+        if not match or amount <= 0:
+            raise UsageError(
+                f"The budget {text!r} is out of range; write a fraction above 0 and at most 1, such as 0.5, or an "
+                "absolute figure, such as 600M or params:3M."
+            )
+        return cls(amount, match[1] or "macs")
+
+    def target(self, units: Units) -> float:
+        """Returns the MACs or parameters that the pruned model may have.
+
+        Raises:
+            UsageError: If that is more than the dense model has, or less than can be reached.
+        """
+        dense = units.total(self.resource)
+        target = self.amount * dense if self.amount <= 1 else self.amount
+        least = units.cost({group.key: list(range(minimum(group))) for group in units}, self.resource)
+        if not least <= target <= dense:
+            raise UsageError(
+                f"The budget of {self.amount:g} {self.resource} is out of reach: the dense model has {dense:,.0f} and "
+                f"the smallest that keeps {MIN_HEADS} head and {MIN_HIDDEN} hidden units a block {least:,.0f} "
+                f"({least / dense:.3f} of it); ask for something between."
+            )
+        return target
+
+
+def minimum(group: UnitGroup) -> int:
+    """Returns how many units a plan from scores keeps of a group at least."""
+    return min(group.size, MIN_HEADS if group.kind == "head" else MIN_HIDDEN)
+
+
+@dataclass
+class Plan:
+    """Which units of a model stay, in the numbering of the model it was made for.
+
+    Attributes:
+        keep: For each group's key the indices to keep, ascending; an empty list removes the whole branch.
+        sizes: For each group's key how many units it had.
+        method: What made the plan.
+        budget: What was asked, and of which resource.
+        cost: ``macs`` and ``params`` of the dense model and of the pruned one, as counted from the units.
+        version: Of the file format.
+    """
+
+    keep: dict[str, list[int]]
+    sizes: dict[str, int]
+    method: str = ""
+    budget: dict = field(default_factory=dict)
+    cost: dict = field(default_factory=dict)
+    version: int = VERSION
+
+    @classmethod
+    def of(cls, units: Units, keep: Keep, method: str = "", budget: Budget | None = None) -> "Plan":
+        """Builds a plan from the kept indices, checked against the units.
+
+        Raises:
+            UsageError: If a key names no group or an index is out of range or repeated.
+        """
+        cost = {
+            f"{resource}_{when}": value
+            for resource in ("macs", "params")
+            for when, value in (("dense", units.total(resource)), ("pruned", units.cost(keep, resource)))
+        }
+        plan = cls(
+            keep={key: sorted(int(i) for i in indices) for key, indices in keep.items()},
+            sizes={key: units[key].size for key in keep},
+            method=method,
+            budget=asdict(budget) if budget else {},
+            cost=cost,
+        )
+        plan.check({group.key: group.size for group in units})
+        return plan
+
+    def check(self, sizes: Mapping[str, int]) -> None:
+        """Raises UsageError unless this plan was made for a model whose groups have these sizes."""
+        for key, indices in self.keep.items():
+            if key not in sizes:
+                raise unknown("unit group", key, sizes)
+            size = sizes[key]
+            if self.sizes.get(key) != size:
+                raise UsageError(
+                    f"The plan was made for {self.sizes.get(key)} units in {key!r} but the model has {size}; "
+                    "apply it to the model it was made for."
+                )
+            if len(set(indices)) != len(indices) or any(not 0 <= i < size for i in indices):
+                raise UsageError(f"The plan's indices for {key!r} are not distinct numbers from 0 to {size - 1}.")
+
+    def gates(self) -> dict[str, torch.Tensor]:
+        """Returns the plan as 0/1 gates, one (units,) tensor for each group."""
+        gates = {}
+        for key, indices in self.keep.items():
+            gates[key] = torch.zeros(self.sizes[key])
+            gates[key][indices] = 1.0
+        return gates
+
+    def after(self, earlier: "Plan") -> "Plan":
+        """Returns the one plan that does what ``earlier`` and then this one do, in the earlier one's numbering."""
+        keep = dict(earlier.keep)
+        sizes = dict(earlier.sizes)
+        for key, indices in self.keep.items():
+            before = earlier.keep.get(key)
+            keep[key] = [before[i] for i in indices] if before is not None else list(indices)
+            sizes.setdefault(key, self.sizes[key])
+        cost = {**self.cost, **{key: value for key, value in earlier.cost.items() if key.endswith("_dense")}}
+        return Plan(keep, sizes, self.method, self.budget, cost)
+
+    def to_json(self) -> str:
+        """Returns the plan as JSON text."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Plan":
+        """Reads :meth:`to_json`.
+
+        Raises:
+            XPrunerError: If the text is no plan, or one of a newer version.
+        """
+        try:
+            data = json.loads(text)
+            version = data["version"]
+            if version > VERSION:
+                raise XPrunerError(f"The plan has version {version} but this xpruner reads up to {VERSION}; update it.")
+            return cls(**data)
+        except (ValueError, TypeError, KeyError) as error:
+            raise XPrunerError(f"The plan cannot be read ({error}); write it with Plan.save.") from error
+
+    def save(self, path: str | Path) -> None:
+        """Writes the plan as JSON; the file appears whole or not at all."""
+        write_text(Path(path), self.to_json())
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Plan":
+        """Reads a plan written by :meth:`save`."""
+        return cls.from_json(Path(path).read_text())
+
+
+def solve(units: Units, scores: Mapping[str, torch.Tensor], budget: Budget, method: str = "") -> Plan:
+    """Keeps the units with the highest scores that the budget allows.
+
+    One common threshold is lowered over all groups until the budget is spent; units that would overshoot it are passed
+    over, so that smaller ones behind them fill the rest. Every group keeps its minimum.
+
+    Args:
+        units: The model's groups.
+        scores: For each group's key (units,) scores, comparable across groups; higher stays.
+        budget: The cost to meet; it is met from below, within the cost of one unit.
+        method: Recorded in the plan.
+
+    Raises:
+        UsageError: If the budget cannot be reached.
+        XPrunerError: If a score is not a number.
+    """
+    target = budget.target(units)
+    keep: dict[str, list[int]] = {}
+    waiting: list[tuple[float, str, int, float]] = []
+    for group in units:
+        values = scores[group.key].detach().double().cpu()
+        if not torch.isfinite(values).all():
+            raise XPrunerError(f"The scores of {group.key!r} are not all finite numbers; lower the learning rate.")
+        order = values.argsort(descending=True, stable=True).tolist()
+        least = minimum(group)
+        keep[group.key] = order[:least]
+        cost = getattr(group, budget.resource)
+        waiting += [(values[i].item(), group.key, i, cost) for i in order[least:]]
+    spent = units.cost(keep, budget.resource)
+    for _, key, index, cost in sorted(waiting, key=lambda unit: -unit[0]):
+        if spent + cost <= target * (1 + 1e-9):
+            keep[key].append(index)
+            spent += cost
+    return Plan.of(units, keep, method, budget)

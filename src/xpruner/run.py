@@ -1,0 +1,88 @@
+"""A run directory: what a run has finished, so that the same command goes on from there."""
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from xpruner.config import RunConfig
+from xpruner.errors import UsageError, XPrunerError
+from xpruner.files import write_text
+
+log = logging.getLogger("xpruner")
+T = TypeVar("T")
+
+
+class Run:
+    """One run directory and the figures in it.
+
+    Args:
+        config: As resolved; written to ``config.yaml`` when the directory is new.
+
+    Raises:
+        UsageError: If the directory belongs to a run with another configuration (the first difference is named).
+        XPrunerError: If it cannot be written or read.
+    """
+
+    def __init__(self, config: RunConfig):
+        self.folder = Path(config.output)
+        self.config = config
+        path = self.folder / "config.yaml"
+        if path.exists():
+            self._check(path)
+        else:
+            write_text(path, yaml.safe_dump(comparable(config), sort_keys=False))
+        self.metrics: dict[str, Any] = self._read_metrics()
+
+    def stage(self, name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Returns the figures of a stage: from ``metrics.json`` when it is finished, else computed and written there.
+
+        What ``compute`` writes must be whole before it returns.
+        """
+        if name in self.metrics:
+            log.info("%s: finished before, taken from %s", name, self.folder)
+            return self.metrics[name]
+        log.info("%s", name)
+        self.metrics[name] = compute()
+        write_text(self.folder / "metrics.json", json.dumps(self.metrics, indent=2) + "\n")
+        return self.metrics[name]
+
+    def state(self, name: str) -> Path:
+        """Returns the folder in which a stage keeps what it needs to go on after a stop."""
+        return self.folder / "state" / name
+
+    def _read_metrics(self) -> dict[str, Any]:
+        path = self.folder / "metrics.json"
+        if not path.exists():
+            return {}
+        try:
+            return json.loads(path.read_text())
+        except ValueError as error:
+            raise XPrunerError(f"{path} cannot be read ({error}); delete it to evaluate the run anew.") from error
+
+    def _check(self, path: Path) -> None:
+        stored = _flat(yaml.safe_load(path.read_text()) or {})
+        for key, value in _flat(comparable(self.config)).items():
+            if stored.get(key) != value:
+                raise UsageError(
+                    f"{self.folder} belongs to a run with {key} {stored.get(key)!r}, not {value!r}; choose another "
+                    "output, or the same configuration to continue that run."
+                )
+
+
+def comparable(config: RunConfig) -> dict[str, Any]:
+    """Returns the configuration as plain values, without the path of the run directory, which may be moved."""
+    values = asdict(config)
+    del values["output"]
+    return values
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

@@ -1,0 +1,211 @@
+"""Stage 2: learn layer-wise thresholds under the budget, and read the plan off them."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+
+from xpruner.config import ThresholdConfig
+from xpruner.effective import EffectiveWeights
+from xpruner.errors import UsageError
+from xpruner.gates import gating
+from xpruner.learning import LoopOptions, frozen, learn
+from xpruner.masks import ClassMasks
+from xpruner.moments import Moments
+from xpruner.plan import Budget, Plan, solve
+from xpruner.thresholds import (
+    AugmentedLagrangian,
+    SquaredHinge,
+    Thresholds,
+    expected_cost,
+    project,
+    slope,
+    warm_target,
+)
+from xpruner.training.devices import autocast
+from xpruner.training.distill import distillation_loss
+from xpruner.units import Units
+
+
+def search_thresholds(
+    model: nn.Module,
+    masks: ClassMasks,
+    budget: Budget,
+    train: Dataset,
+    config: ThresholdConfig,
+    options: LoopOptions,
+    *,
+    moments: Mapping[str, Moments] | None = None,
+    precision: str = "fp32",
+) -> Plan:
+    """Learns one threshold a group under the budget; the weights stay as they are, and no label gates anything.
+
+    Args:
+        model: The model to prune.
+        masks: Learned masks; refined in place when ``mask_lr`` is positive.
+        budget: The cost to meet.
+        train: Pairs of an image and a class index.
+        config: The pruning operation, the constraint and the schedule.
+        options: Batches, seed and state; the number of steps is the config's.
+        moments: Of the consumers' inputs, needed for ``compensated``.
+        precision: Of the forward passes.
+
+    Returns:
+        The plan: the units above their layer's threshold, after one common offset of all thresholds so that the
+        budget is met from below.
+
+    Raises:
+        UsageError: If a value is out of range or the budget cannot be reached.
+        XPrunerError: If the loss is not finite.
+    """
+    check_threshold_config(config)
+    units = masks.units
+    target = budget.target(units) / units.total(budget.resource)
+    if config.mode == "global_rank":
+        return solve(units, masks.importance("abs_sum"), budget, "xpruner, global rank")
+    search = _Search(model, masks, budget.resource, target, config, moments, precision)
+    with frozen(search.model):
+        learn(
+            "learning thresholds",
+            search.learned,
+            search.optimizer(),
+            search.loss,
+            train,
+            replace(options, steps=config.steps),
+            {"thresholds": asdict(config), "budget": asdict(budget), "precision": precision},
+        )
+    with torch.no_grad():
+        return solve(units, search.thresholds.margins(masks.importance(config.importance)), budget, "xpruner")
+
+
+def check_threshold_config(config: ThresholdConfig) -> None:
+    """Raises UsageError for the first value that is out of range."""
+    rules = [
+        ("steps", config.steps >= 0, "0 or more"),
+        ("lr", config.lr > 0, "positive"),
+        ("mask_lr", config.mask_lr >= 0, "0 or more"),
+        ("slope_start", config.slope_start > 0, "positive"),
+        ("slope_end", config.slope_end > 0, "positive"),
+        ("warmup", 0 <= config.warmup <= 1, "between 0 and 1"),
+        ("refit_every", config.refit_every >= 1, "1 or more"),
+        ("constraint", config.constraint == "projected" or not config.compensated, "projected when compensated"),
+    ]
+    for name, holds, demand in rules:
+        if not holds:
+            raise UsageError(f"thresholds.{name} is {getattr(config, name)}; it must be {demand}.")
+
+
+class _Search:
+    """The loss of a step, and all that it needs: what is learned lies in ``learned``, so that a search can resume."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        masks: ClassMasks,
+        resource: str,
+        target: float,
+        config: ThresholdConfig,
+        moments: Mapping[str, Moments] | None,
+        precision: str,
+    ):
+        self.masks, self.resource, self.target, self.config, self.precision = masks, resource, target, config, precision
+        self.units = masks.units
+        self.dense = model
+        self.effective = EffectiveWeights(model, self.units, moments) if config.compensated and moments else None
+        self.model = self.effective.model if self.effective else model
+        self.thresholds = Thresholds(self.units, _open_start(masks, config), config.form)
+        constraints = {"lagrangian": AugmentedLagrangian, "hinge": SquaredHinge, "projected": nn.Identity}
+        self.constraint = constraints[config.constraint]()
+        self.fitted = _FittedGates(self.units)
+        parts = {
+            "thresholds": self.thresholds, "masks": masks, "constraint": self.constraint, "fitted": self.fitted
+        }  # fmt: skip
+        self.learned = nn.ModuleDict(parts).to(next(model.parameters()).device)
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Adam without weight decay, the thresholds and the masks each with their own rate."""
+        groups = [{"params": list(self.thresholds.parameters()), "lr": self.config.lr}]
+        if self.config.mask_lr:
+            groups.append({"params": list(self.masks.parameters()), "lr": self.config.mask_lr})
+        return torch.optim.Adam(groups, betas=(0.9, 0.99))
+
+    def loss(self, progress: float, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, float]]:
+        """Returns the task loss of the gated network plus the price of the budget, and the figures to log."""
+        n = slope(progress, self.config.slope_start, self.config.slope_end)
+        target = warm_target(progress, self.target, self.config.warmup)
+        importance = self.masks.importance(self.config.importance)
+        if self.config.constraint == "projected":
+            keep, hard = project(self.thresholds.margins(importance), n, self.units, target, self.resource)
+        else:
+            keep, hard = self.thresholds.keep(importance, n), {}
+        if self.effective is not None:
+            keep = {key: hard[key] + k - k.detach() for key, k in keep.items()}  # straight through
+            self._refit(hard)
+        task = self._task(self._logits(images, keep), images, labels)
+        cost = expected_cost(keep, self.units, self.resource)
+        figures = {"task": task.item(), "cost": cost.item(), "target": target, "slope": n}
+        if self.config.constraint == "projected":
+            return task, figures
+        penalty = self.constraint(cost, target)
+        self.constraint.ascend(cost.item(), target)
+        return task + penalty, figures
+
+    def _refit(self, hard: Mapping[str, Tensor]) -> None:
+        """Solves the compensation anew every ``refit_every`` steps, and after a resume as it was solved last."""
+        assert self.effective is not None
+        if self.fitted.due(self.config.refit_every):
+            self.fitted.keep(hard)
+            self.effective.refit(hard)
+        elif not self.effective.fitted:
+            self.effective.refit(self.fitted.gates())
+
+    def _logits(self, images: Tensor, keep: Mapping[str, Tensor]) -> Tensor:
+        with autocast(self.precision, images.device):
+            if self.effective is not None:
+                return functional_call(self.model, self.effective.weights(keep), images).float()
+            with gating(self.model, self.units, keep):
+                return self.model(images).float()
+
+    def _task(self, logits: Tensor, images: Tensor, labels: Tensor) -> Tensor:
+        if not self.config.distill:
+            return F.cross_entropy(logits, labels)
+        with torch.no_grad(), autocast(self.precision, images.device):
+            dense = self.dense(images).float()
+        return distillation_loss(logits, dense)
+
+
+class _FittedGates(nn.Module):
+    """The hard gates for which the compensation was solved last, and how many steps were made, as buffers."""
+
+    steps: Tensor
+    kept: Tensor
+
+    def __init__(self, units: Units):
+        super().__init__()
+        self.keys, self.sizes = [g.key for g in units], [g.size for g in units]
+        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
+        self.register_buffer("kept", torch.ones(sum(self.sizes)))
+
+    def due(self, every: int) -> bool:
+        """Counts a step; tells whether it is one of every ``every``, beginning with the first."""
+        self.steps += 1
+        return (self.steps.item() - 1) % every == 0
+
+    def keep(self, gates: Mapping[str, Tensor]) -> None:
+        """Remembers the gates (units,) of every group."""
+        self.kept.copy_(torch.cat([gates[key] for key in self.keys]))
+
+    def gates(self) -> dict[str, Tensor]:
+        """Returns what was remembered."""
+        return dict(zip(self.keys, self.kept.split(self.sizes), strict=True))
+
+
+def _open_start(masks: ClassMasks, config: ThresholdConfig) -> float:
+    """Returns a threshold below nearly every importance, where the pruning operation keeps 0.9 or more of a unit."""
+    s = torch.cat(list(masks.importance(config.importance).values())).detach()
+    low = s.quantile(0.01).clamp(min=1e-6).item()
+    return low * 9 ** (-1 / config.slope_start) if config.form == "power" else low - 2.2 / config.slope_start

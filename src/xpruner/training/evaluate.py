@@ -1,0 +1,59 @@
+"""Top-1 accuracy, without showing a label to the model."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from xpruner.data import batches
+from xpruner.errors import UsageError
+from xpruner.training.devices import accelerator, autocast
+from xpruner.training.progress import Progress
+
+
+def evaluate(
+    model: nn.Module, dataset: Dataset, *, batch_size: int = 64, workers: int = 0, precision: str = "fp32"
+) -> float:
+    """Returns the share, 0 to 1, of images whose largest logit is that of their label.
+
+    The model is moved to accelerate's device, sees images alone, and gets its train or eval mode back.
+
+    Args:
+        model: Takes images (batch, channels, height, width), returns logits (batch, classes).
+        dataset: Pairs of an image and a class index.
+        batch_size: Images a step, over all processes.
+        workers: Loader processes.
+        precision: ``fp32``, ``bf16``, or ``fp16`` on a GPU.
+
+    Raises:
+        UsageError: If there are no images, or the precision cannot be had.
+    """
+    if len(dataset) == 0:  # type: ignore[arg-type]
+        raise UsageError("There are no images to evaluate on; choose a dataset that has some.")
+    place = accelerator()
+    loader = place.prepare_data_loader(batches(dataset, batch_size, seed=0, shuffle=False, workers=workers))
+    model.to(place.device)
+    hits, total = torch.zeros((), dtype=torch.long, device=place.device), 0
+    show = Progress("evaluating", len(loader), enabled=place.is_main_process)
+    with evaluating(model), torch.inference_mode(), autocast(precision, place.device), show:
+        for images, labels in loader:
+            predicted, labels = place.gather_for_metrics((model(images).argmax(dim=-1), labels))
+            hits += (predicted == labels).sum()
+            total += len(labels)
+            show.advance(len(labels))
+    return hits.item() / total
+
+
+@contextmanager
+def evaluating(model: nn.Module | None) -> Iterator[None]:
+    """Puts the model into eval mode for a while; each of its modules gets its own mode back."""
+    modes = [(module, module.training) for module in model.modules()] if model is not None else []
+    for module, _ in modes:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode

@@ -1,0 +1,115 @@
+"""What one fine-tuning run is asked to do: the data in their order, and the loss on a batch."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from xpruner.config import FinetuneConfig
+from xpruner.data import batches
+from xpruner.errors import UsageError
+from xpruner.training.devices import autocast
+from xpruner.training.distill import finetune_loss
+from xpruner.training.recipe import check_config
+
+
+@dataclass(frozen=True)
+class Job:
+    """A recipe on a training set.
+
+    Attributes:
+        place: Devices and processes.
+        train: Pairs of an image and a class index, of known length.
+        config: The recipe.
+        asked: Images a step, over all processes; all images where there are fewer.
+        workers: Loader processes.
+        seed: Of the data order and of each step.
+        precision: Of the forward passes.
+    """
+
+    place: Accelerator
+    train: Dataset
+    config: FinetuneConfig
+    asked: int
+    workers: int
+    seed: int
+    precision: str
+
+    @property
+    def images(self) -> int:
+        """Images to train on."""
+        return len(self.train)  # type: ignore[arg-type]
+
+    @property
+    def batch_size(self) -> int:
+        """Images a step, over all processes."""
+        return min(self.asked, self.images)
+
+    @property
+    def epoch_steps(self) -> int:
+        """Steps in an epoch; the images that do not fill a last one wait for the next epoch's order."""
+        return self.images // self.batch_size
+
+    @property
+    def steps(self) -> int:
+        """Steps in all."""
+        return self.epoch_steps * self.config.epochs
+
+    def check(self) -> None:
+        """Raises UsageError where the recipe, the batches or the precision cannot work."""
+        check_config(self.config)
+        size, processes = self.batch_size, self.place.num_processes
+        if size < 1:
+            raise UsageError(f"A step of {size} images, of {self.images}, teaches nothing; both must be 1 or more.")
+        if size % processes:
+            raise UsageError(f"A step of {size} images cannot be split over {processes} processes; choose a multiple.")
+        if (self.config.mixup or self.config.cutmix) and size // processes % 2:
+            raise UsageError(
+                f"Mixup and cutmix pair the images of a batch, and {size // processes} is odd; make it even."
+            )
+        if self.seed < 0:
+            raise UsageError(f"The seed is {self.seed}; it must be 0 or more.")
+        autocast(self.precision, self.place.device)
+
+    def identity(self, student: nn.Module) -> dict[str, Any]:
+        """Returns what two runs must share for one to go on where the other stopped."""
+        config = {key: value for key, value in asdict(self.config).items() if key != "checkpoint_every"}
+        shapes = str([(name, tensor.shape) for name, tensor in student.state_dict().items()])
+        return {
+            **config,
+            "seed": self.seed,
+            "batch size": self.batch_size,
+            "precision": self.precision,
+            "images": self.images,
+            "student shapes": hashlib.sha256(shapes.encode()).hexdigest()[:12],
+        }
+
+    def data(self, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yields images (batch, channels, height, width) and labels (batch,) of every step from ``start`` on."""
+        for epoch in range(start // self.epoch_steps, self.config.epochs):
+            first = max(start - epoch * self.epoch_steps, 0)
+            loader = batches(
+                self.train,
+                self.batch_size,
+                seed=self.seed,
+                epoch=epoch,
+                start=first,
+                drop_last=True,
+                workers=self.workers,
+            )
+            prepared = self.place.prepare_data_loader(loader)
+            prepared.set_epoch(epoch)  # accelerate would tell the dataset epoch 0 each time
+            yield from prepared
+
+    def loss(self, student: nn.Module, teacher: nn.Module | None, images: Tensor, targets: Tensor) -> Tensor:
+        """Returns the loss of a batch; targets are class indices (batch,) or soft targets (batch, classes)."""
+        with autocast(self.precision, self.place.device):
+            logits = student(images)
+            with torch.no_grad():
+                wanted = teacher(images).float() if teacher is not None else None
+        return finetune_loss(logits.float(), targets, wanted, self.config)

@@ -1,0 +1,107 @@
+"""A model in training, with all that must be stored to go on with it."""
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from torch import Tensor, nn
+
+from xpruner.config import FinetuneConfig
+from xpruner.training.recipe import make_ema, make_optimizer, make_schedule
+from xpruner.training.state import Snapshot, StateFolder
+
+
+class Learner:
+    """The student with its optimizer, schedule, weight average and gradient scaler.
+
+    Args:
+        student: Trained in place, on the accelerator's device.
+        config: The recipe.
+        steps: Updates in all.
+        precision: Of the forward pass; under fp16 the loss is scaled.
+        place: Wraps the model where there are several processes.
+    """
+
+    def __init__(self, student: nn.Module, config: FinetuneConfig, steps: int, precision: str, place: Accelerator):
+        self.student, self.clip_grad = student, config.clip_grad
+        self.model = place.prepare_model(student)
+        student.__dict__.pop("_is_accelerate_prepared", None)  # a stock model comes out
+        self.optimizer = make_optimizer(student, config)
+        self.schedule = make_schedule(self.optimizer, config, steps)
+        self.ema = make_ema(student, config)
+        self.scaler = torch.amp.GradScaler(place.device.type, enabled=precision == "fp16")
+
+    def backward(self, loss: Tensor) -> float:
+        """Computes and clips the gradients; returns their norm before clipping, 0 where fp16 overflowed.
+
+        An overflow under fp16 is no failure: the scaler skips that update and scales less.
+        """
+        self.optimizer.zero_grad()
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(self.student.parameters(), self.clip_grad)
+        return norm.nan_to_num(0, 0, 0).item() if self.scaler.is_enabled() else norm.item()
+
+    def update(self, step: int) -> float:
+        """Makes update number ``step``, counted from 1, with the gradients at hand; returns its learning rate."""
+        self.schedule.step_update(step - 1)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.ema is not None:
+            self.ema.update(self.student, step=step)
+        return self.optimizer.param_groups[0]["lr"]
+
+    def snapshot(self, step: int) -> Snapshot:
+        """Returns a copy, on the CPU, of all that ``restore`` needs after ``step`` updates."""
+        tensors = {f"student.{name}": tensor for name, tensor in self.student.state_dict().items()}
+        if self.ema is not None:
+            tensors |= {f"ema.{name}": tensor for name, tensor in self.ema.module.state_dict().items()}
+        for index, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{key}": tensor for key, tensor in state.items()}
+        copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+        return Snapshot(step, copies, self.scaler.state_dict())
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Puts everything back as it was when the snapshot was taken."""
+        self.student.load_state_dict(snapshot.part("student"))
+        if self.ema is not None:
+            self.ema.module.load_state_dict(snapshot.part("ema"))
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in snapshot.part("optimizer").items():
+            index, key = name.split(".", 1)
+            state.setdefault(int(index), {})[key] = tensor.clone()  # the optimizer will write into it
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+        self.scaler.load_state_dict(snapshot.scaler)
+
+    def finish(self) -> nn.Module:
+        """Returns the student in eval mode, with the averaged weights where there are any."""
+        if self.ema is not None:
+            self.student.load_state_dict(self.ema.module.state_dict())
+        self.optimizer.zero_grad()
+        return self.student.eval()
+
+
+class Keeper:
+    """Holds on to a learner's last good state: in memory, and on disk where there is a folder.
+
+    It begins with the newest state in the folder, or else with that of the learner as it comes.
+
+    Attributes:
+        good: The last good state.
+        folder: Where it is stored too; None without one, and in all processes but the first.
+    """
+
+    def __init__(self, learner: Learner, folder: StateFolder | None, place: Accelerator):
+        self.learner = learner
+        self.folder = folder if place.is_main_process else None
+        found = broadcast_object_list([self.folder.read() if self.folder is not None else None])[0]
+        if found is None:
+            self.keep(0)
+        else:
+            learner.restore(found)
+            self.good: Snapshot = found
+
+    def keep(self, step: int) -> None:
+        """Takes the present state, after ``step`` updates, for the last good one."""
+        self.good = self.learner.snapshot(step)
+        if self.folder is not None:
+            self.folder.write(self.good)

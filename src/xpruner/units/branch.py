@@ -1,0 +1,23 @@
+"""What remains of a branch that lost all its units."""
+
+import torch
+from torch import nn
+
+
+class ConstantBranch(nn.Module):
+    """Stands in for an attention or MLP module without units: its output is the consumer's bias, everywhere.
+
+    timm's window attention cannot hold zero heads, so the empty branch needs a module of its own; it keeps the bias
+    because compensation moves the mean of what was removed into it.
+
+    Args:
+        bias: (dim,) the bias of the linear layer that consumed the units; zeros when it had none.
+    """
+
+    def __init__(self, bias: torch.Tensor):
+        super().__init__()
+        self.bias = nn.Parameter(bias.detach().clone())
+
+    def forward(self, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
+        """Returns the bias for every token of x (..., dim); masks and further arguments of attention are ignored."""
+        return self.bias.to(x.dtype).expand_as(x)

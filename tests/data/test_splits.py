@@ -1,0 +1,150 @@
+"""Who gets which images, and what is refused."""
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from xpruner.config import DataConfig
+from xpruner.data import InputSpec, batches, load_data
+from xpruner.errors import UsageError, XPrunerError
+
+from .conftest import BLACK, WHITE, paint, png, write_parquet
+
+CIFAR10 = Path(__file__).parents[3] / "shared" / "data" / "cifar10"
+
+
+def records(dataset) -> set[int]:
+    return set(dataset.records.tolist())
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Ten black cats and ten white dogs to train with, two of each to test with."""
+    for split, count in (("train", 10), ("test", 2)):
+        for name, colour in (("cat", BLACK), ("dog", WHITE)):
+            for number in range(count):
+                paint(tmp_path / split / name / f"{number}.png", colour)
+    return tmp_path
+
+
+def test_digits_hold_out_a_fifth_for_testing_and_say_so(spec, caplog):
+    with caplog.at_level(logging.INFO, "xpruner"):
+        splits = load_data(DataConfig("digits"), spec, seed=0)
+    assert "359 of its 1797 training images are held out" in caplog.text
+    assert len(splits.train) == 1438 and len(splits.test) == 359 and splits.val is None
+    assert records(splits.train) | records(splits.test) == set(range(1797))
+    assert splits.class_names == list("0123456789") and splits.num_classes == 10
+    assert splits.train[0][0].shape == (3, 32, 32)
+
+
+def test_own_test_images_are_all_used(folder, spec):
+    splits = load_data(DataConfig(str(folder)), spec, seed=0)
+    assert splits.class_names == ["cat", "dog"]
+    assert len(splits.train) == 20 and splits.test.labels.tolist() == [0, 0, 1, 1]
+    for images, labels in batches(splits.test, 2, seed=0):
+        assert torch.equal(images[:, 0, 0, 0], labels * 2.0 - 1)  # black cats, white dogs
+
+
+def test_validation_images_do_not_depend_on_how_many_are_trained_with(folder, spec):
+    config = DataConfig(str(folder), val_size=5)
+    every, few = (load_data(replace(config, train_size=size), spec, seed=0) for size in (None, 4))
+    assert len(every.val) == 5 and len(every.train) == 15 and len(few.train) == 4
+    assert records(every.val) == records(few.val)
+    assert records(few.train) < records(every.train) and not records(every.train) & records(every.val)
+
+
+def test_calibration_images_are_training_images_without_augmentation(spec):
+    splits = load_data(DataConfig("digits", val_size=100, calibration_size=50), spec, seed=0)
+    assert len(splits.calibration) == 50
+    assert records(splits.calibration) < records(splits.train)
+    assert torch.equal(splits.calibration[3][0], splits.train.plain()[3][0])
+    assert not torch.equal(
+        torch.stack([image for image, _ in splits.calibration]),
+        torch.stack([splits.train[index][0] for index in range(50)]),
+    )
+
+
+def test_seed_chooses_the_training_images_but_never_the_test_images(spec):
+    config = DataConfig("digits", train_size=100, val_size=100, test_size=50)
+    first, again, other = (load_data(config, spec, seed) for seed in (0, 0, 1))
+    assert np.array_equal(first.train.records, again.train.records)
+    assert records(first.train) != records(other.train) and records(first.val) != records(other.val)
+    assert records(first.test) == records(other.test)
+
+
+def test_calibration_is_cut_to_the_training_images(folder, spec, caplog):
+    with caplog.at_level(logging.INFO, "xpruner"):
+        splits = load_data(DataConfig(str(folder), calibration_size=30), spec, seed=0)
+    assert len(splits.calibration) == 20 and "cut to the 20 training images" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"train_size": 21}, "train_size is 21, but must lie in 1..20"),
+        ({"train_size": 16, "val_size": 5}, "train_size is 16, but must lie in 1..15"),
+        ({"train_size": 0}, "train_size is 0"),
+        ({"val_size": 20}, "val_size is 20, but must lie in 0..19"),
+        ({"val_size": -1}, "val_size is -1"),
+        ({"test_size": 5}, "test_size is 5, but must lie in 1..4"),
+        ({"calibration_size": 0}, "calibration_size is 0"),
+    ],
+)
+def test_sizes_that_are_not_there_are_refused(folder, spec, sizes, message):
+    with pytest.raises(UsageError, match=message):
+        load_data(DataConfig(str(folder), **sizes), spec, seed=0)
+
+
+def test_one_class_is_refused(tmp_path, spec):
+    paint(tmp_path / "cat" / "1.png")
+    with pytest.raises(UsageError, match="fewer than 2 classes"):
+        load_data(DataConfig(str(tmp_path)), spec, seed=0)
+
+
+def test_classes_without_names_are_numbered(tmp_path, spec):
+    write_parquet(tmp_path / "train.parquet", [png(BLACK)] * 5, [0, 2, 2, 2, 2])
+    assert load_data(DataConfig(str(tmp_path)), spec, seed=0).class_names == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "names", "message"),
+    [
+        ([0, -1], [0], None, r"row 1 of .*train.parquet .* has the label -1, but labels must lie in 0\.\.0"),
+        ([0, None], [0], None, "has the label -1"),
+        ([0, 1], [0, 2], None, r"row 1 of .*test.parquet .* has the label 2, but labels must lie in 0\.\.1"),
+        ([0, 1], [-1], ["cat", "dog"], "remove a split that has no labels"),
+    ],
+)
+def test_labels_out_of_range_are_refused(tmp_path, spec, train, test, names, message):
+    write_parquet(tmp_path / "train.parquet", [png(BLACK)] * len(train), train, names=names)
+    write_parquet(tmp_path / "test.parquet", [png(BLACK)] * len(test), test, names=names)
+    with pytest.raises(XPrunerError, match=message):
+        load_data(DataConfig(str(tmp_path)), spec, seed=0)
+
+
+def test_splits_with_other_classes_are_refused(tmp_path, spec):
+    for split, names in (("train", ["cat", "dog"]), ("test", ["dog", "cat"])):
+        write_parquet(tmp_path / f"{split}.parquet", [png(BLACK)] * 2, [0, 1], names=names)
+    with pytest.raises(XPrunerError, match="have the classes dog, cat, but its training images cat, dog"):
+        load_data(DataConfig(str(tmp_path)), spec, seed=0)
+
+
+def test_a_model_of_other_channels_is_refused(spec):
+    with pytest.raises(UsageError, match="takes 1 channels"):
+        load_data(DataConfig("digits"), replace(spec, channels=1), seed=0)
+
+
+@pytest.mark.skipif(not CIFAR10.is_dir(), reason=f"the CIFAR-10 parquet files are not in {CIFAR10}")
+def test_cifar10_from_its_parquet_files():
+    spec = InputSpec((96, 96), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    splits = load_data(DataConfig("cifar10", str(CIFAR10), val_size=5000), spec, seed=0)
+    assert splits.class_names[0] == "airplane" and splits.num_classes == 10
+    assert (len(splits.train), len(splits.val), len(splits.test)) == (45000, 5000, 10000)
+    assert splits.test.labels.bincount().tolist() == [1000] * 10
+    images, labels = next(iter(batches(splits.train, 64, seed=0)))
+    assert images.shape == (64, 3, 96, 96) and images.mean().abs() < 0.5 and 0.5 < images.std() < 1.5
+    assert labels.unique().numel() > 5

@@ -1,0 +1,70 @@
+"""Runs a tiny pipeline and kills its own process at a given place: ``python run_and_die.py OUTPUT [WHERE]``.
+
+WHERE is ``search:N`` or ``finetune:N`` (after the N-th update, counted over the stage) or ``stage:NAME`` (when that
+stage has computed its figures, before they are recorded).
+"""
+
+import os
+import signal
+import sys
+
+import torch
+
+from xpruner import pipeline
+from xpruner.config import DataConfig, FinetuneConfig, MaskConfig, ModelConfig, RunConfig, ThresholdConfig
+from xpruner.run import Run
+from xpruner.tracking import Tracker
+
+TINY = {"patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 3, "drop_path_rate": 0.1}
+
+
+def tiny_run(output: str) -> RunConfig:
+    return RunConfig(
+        output=output,
+        model=ModelConfig("vit_tiny_patch16_224", img_size=16, kwargs=TINY),
+        data=DataConfig("digits", train_size=160, test_size=60, calibration_size=64, batch_size=32),
+        rounds=2,
+        masks=MaskConfig(steps=4),
+        thresholds=ThresholdConfig(steps=6, refit_every=4),
+        finetune=FinetuneConfig(epochs=2, checkpoint_every=2, mixup=0.2, ema_decay=0.9),
+        precision="fp32",
+        latency=[],
+    )
+
+
+def die_at(where: str) -> None:
+    kind, place = where.split(":")
+
+    def die() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if kind == "stage":
+        stage = Run.stage
+
+        def patched(self, name, compute):
+            return stage(self, name, lambda: (compute(), die() if name == place else None)[0])
+
+        Run.stage = patched
+        return
+    scalars, count = Tracker.scalars, [0]
+
+    def counting(self, prefix):
+        write = scalars(self, prefix)
+
+        def step(number, figures):
+            write(number, figures)
+            count[0] += prefix == kind
+            if prefix == kind and count[0] == int(place):
+                die()
+
+        return step
+
+    Tracker.scalars = counting
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    torch.manual_seed(0)  # the dense model's random weights
+    if len(sys.argv) > 2:
+        die_at(sys.argv[2])
+    pipeline.run_pipeline(tiny_run(sys.argv[1]))

@@ -1,0 +1,53 @@
+import pytest
+import torch
+from tiny_models import VIT, build, tiny
+from torch import nn
+
+from xpruner.cost import count_macs, count_params, input_size, trace
+
+
+def test_macs_of_a_linear_layer_by_hand():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 4 * 4, 7))
+    assert count_macs(model, (3, 4, 4)) == 48 * 7
+
+
+def test_macs_of_a_convolution_by_hand():
+    assert count_macs(nn.Conv2d(3, 5, kernel_size=2, stride=2), (3, 8, 6)) == (4 * 3) * (3 * 2 * 2) * 5
+
+
+def test_params_by_hand():
+    assert count_params(nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2, bias=False))) == 4 * 3 + 3 + 6
+
+
+def test_shared_weights_count_once_as_params_and_each_time_as_macs():
+    layer = nn.Linear(4, 4, bias=False)
+    model = nn.Sequential(nn.Flatten(), layer, layer)
+    assert (count_params(model), count_macs(model, (1, 2, 2))) == (16, 32)
+
+
+def test_the_trace_tells_what_each_linear_layer_reads(tiny_swin):
+    _, shapes = trace(tiny_swin)
+    assert shapes["layers.0.blocks.0.attn.proj"] == (16, 16, 12)  # windows, tokens of a window, dim
+    assert shapes["layers.0.blocks.0.mlp.fc2"] == (1, 256, 48)
+    assert shapes["layers.1.blocks.1.mlp.fc1"] == (1, 64, 24)
+
+
+@pytest.mark.parametrize(
+    ("model", "size"),
+    [
+        (lambda: tiny("vit"), (3, 32, 32)),
+        (lambda: tiny("swin_padded_windows"), (3, 24, 36)),
+        (lambda: build("vit_tiny_patch16_224", in_chans=1, **VIT), (1, 32, 32)),
+        (lambda: nn.Conv2d(3, 3, 1), (3, 224, 224)),
+    ],
+)
+def test_the_models_own_image_size(model, size):
+    assert input_size(model()) == size
+
+
+def test_a_trace_that_fails_leaves_the_model_as_it_was(tiny_vit):
+    tiny_vit.train()
+    with pytest.raises(AssertionError, match="Input height"):
+        trace(tiny_vit, (3, 64, 64))
+    assert all(module.training and not module._forward_pre_hooks for module in tiny_vit.modules())
+    assert tiny_vit(torch.zeros(1, 3, 32, 32)).shape == (1, 5)

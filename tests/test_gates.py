@@ -1,0 +1,107 @@
+import pytest
+import torch
+from tiny_models import footprint, tiny, units_of
+
+from xpruner.errors import UsageError
+from xpruner.gates import gating, spread
+
+MODELS = ["vit", "vit_post_norm", "swin", "swin_padded_windows"]
+
+
+def test_gates_of_hidden_units_are_used_as_they_are():
+    gate = torch.tensor([1.0, 0.5])
+    assert torch.equal(spread(gate, torch.zeros(3, 4, 2), 1), gate)
+
+
+def test_gates_of_heads_are_repeated_over_their_channels():
+    assert spread(torch.tensor([1.0, 0.5]), torch.zeros(3, 4, 6), 3).tolist() == [1, 1, 1, 0.5, 0.5, 0.5]
+
+
+def test_a_samples_gates_hold_for_all_its_tokens():
+    gates = spread(torch.tensor([[1.0, 0.5], [0.0, 2.0]]), torch.zeros(2, 4, 2), 1)
+    assert gates.tolist() == [[[1.0, 0.5]], [[0.0, 2.0]]]
+
+
+def test_a_samples_gates_hold_for_all_its_windows():
+    gates = spread(torch.tensor([[1.0], [2.0]]), torch.zeros(6, 4, 2), 2)  # three windows a sample
+    assert gates[:, 0].tolist() == [[1, 1], [1, 1], [1, 1], [2, 2], [2, 2], [2, 2]]
+
+
+def test_a_samples_gates_hold_for_all_rows_and_columns_of_a_map():
+    assert spread(torch.ones(2, 5), torch.zeros(2, 4, 3, 5), 1).shape == (2, 1, 1, 5)
+
+
+def test_gates_follow_the_input_in_type_and_device():
+    x = torch.zeros(2, 4, 2, dtype=torch.bfloat16, device="meta")
+    gates = spread(torch.ones(2), x, 1)
+    assert (gates.dtype, gates.device) == (x.dtype, x.device)
+
+
+def test_a_gate_multiplies_what_the_consumer_reads(tiny_vit):
+    seen = []
+    units = units_of("vit")
+    mlp = tiny_vit.blocks[0].mlp
+    mlp.fc1.register_forward_hook(lambda _module, _args, output: seen.append(mlp.act(output)))
+    gate = torch.rand(96)
+    with gating(tiny_vit, units, {"blocks.0.mlp:hidden": gate}):
+        mlp.fc2.register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
+        tiny_vit(torch.randn(2, 3, 32, 32))
+    torch.testing.assert_close(seen[1], seen[0] * gate)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_open_gates_change_nothing(name):
+    model, units = tiny(name), units_of(name)
+    images = torch.randn(2, *units.input_size)
+    with torch.no_grad():
+        plain = model(images)
+        with gating(model, units, {group.key: torch.ones(group.size) for group in units}):
+            assert torch.equal(model(images), plain)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_each_sample_is_gated_by_its_own_row(name):
+    model, units = tiny(name), units_of(name)
+    images = torch.randn(3, *units.input_size)
+    tables = {group.key: torch.rand(3, group.size) for group in units}
+    with torch.no_grad():
+        with gating(model, units, tables):
+            together = model(images)
+        for i in range(3):
+            with gating(model, units, {key: table[i] for key, table in tables.items()}):
+                torch.testing.assert_close(together[i : i + 1], model(images[i : i + 1]), rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(together, model(images))
+
+
+def test_gradients_reach_the_gates(tiny_swin):
+    units = units_of("swin")
+    gates = {group.key: torch.ones(2, group.size, requires_grad=True) for group in units}
+    with gating(tiny_swin, units, gates):
+        tiny_swin(torch.randn(2, 3, 32, 32)).square().sum().backward()
+    assert all(gate.grad.abs().min() > 0 for gate in gates.values())
+
+
+def test_nothing_remains_after_the_block(tiny_swin):
+    units, before = units_of("swin"), footprint(tiny_swin)
+    with gating(tiny_swin, units, {group.key: torch.ones(group.size) for group in units}):
+        assert len(tiny_swin.layers[0].blocks[0].attn.proj._forward_pre_hooks) == 1
+        assert footprint(tiny_swin) != before
+    assert footprint(tiny_swin) == before
+
+
+def test_nothing_remains_after_an_exception(tiny_swin):
+    units, before = units_of("swin"), footprint(tiny_swin)
+    with pytest.raises(KeyboardInterrupt), gating(tiny_swin, units, {g.key: torch.ones(g.size) for g in units}):
+        raise KeyboardInterrupt
+    assert footprint(tiny_swin) == before
+
+
+def test_nothing_remains_after_a_wrong_key(tiny_vit):
+    units, before = units_of("vit"), footprint(tiny_vit)
+    gates = {"blocks.0.attn:head": torch.ones(3), "blocks.9.attn:head": torch.ones(3)}
+    with (
+        pytest.raises(UsageError, match=r"Unknown unit group 'blocks.9.attn:head'"),
+        gating(tiny_vit, units, gates),
+    ):
+        pass
+    assert footprint(tiny_vit) == before

@@ -1,0 +1,127 @@
+"""The pipeline over a run directory: what it leaves, and that nothing is lost when it is killed."""
+
+import json
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from run_and_die import tiny_run
+from safetensors.torch import load_file
+
+import xpruner
+from xpruner.config import FinetuneConfig, preset
+from xpruner.errors import UsageError
+from xpruner.pipeline import run_pipeline
+
+SCRIPT = Path(__file__).parent / "run_and_die.py"
+
+
+def run_script(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, str(SCRIPT), *arguments], capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    result = run_script(str(folder))
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+def test_a_run_leaves_every_file(whole):
+    expected = ["config.yaml", "metrics.json", "plan.json", "masks.safetensors", "log.txt", "dense", "pruned"]
+    assert [name for name in expected if not (whole / name).exists()] == []
+    assert list((whole / "tensorboard").glob("events*"))
+    assert not list(whole.rglob("*.pt")) + list(whole.rglob("*.pth")) + list(whole.rglob("*.bin"))
+
+
+def test_the_budget_is_met_by_torchs_counter(whole):
+    metrics = json.loads((whole / "metrics.json").read_text())
+    model = xpruner.load(whole / "pruned")
+    assert xpruner.count_macs(model) == metrics["finetuned"]["macs"]
+    assert abs(metrics["finetuned"]["macs"] / metrics["dense"]["macs"] - 0.5) <= 0.01 * 0.5
+
+
+def test_masks_are_stored_for_every_unit_of_the_dense_model(whole):
+    dense = xpruner.load(whole / "dense")
+    masks = load_file(whole / "masks.safetensors")
+    assert {key: m.shape for key, m in masks.items()} == {
+        group.key: (10, group.size) for group in xpruner.find_units(dense)
+    }
+
+
+WHERE = ["stage:dense", "search:3", "search:8", "search:13", "search:18", "stage:search", "stage:pruned",
+         "stage:compensated", "finetune:3", "finetune:7", "stage:finetuned"]  # fmt: skip
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("where", WHERE)
+def test_nothing_lost_when_killed(whole, tmp_path, where):
+    """A run killed by SIGKILL ends, after the same command again, with the weights of one left alone."""
+    folder = tmp_path / "run"
+    assert run_script(str(folder), where).returncode == -signal.SIGKILL
+    result = run_script(str(folder))
+    assert result.returncode == 0, result.stderr
+    ours, theirs = (load_file(path / "pruned" / "model.safetensors") for path in (folder, whole))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert (folder / "plan.json").read_text() == (whole / "plan.json").read_text()
+
+
+def test_a_finished_run_computes_nothing_again(whole):
+    before = {path: path.stat().st_mtime_ns for path in whole.rglob("model.safetensors")}
+    torch.manual_seed(0)
+    result = run_pipeline(tiny_run(str(whole)))
+    assert {path: path.stat().st_mtime_ns for path in whole.rglob("model.safetensors")} == before
+    assert result.metrics == json.loads((whole / "metrics.json").read_text())
+
+
+def test_a_run_directory_of_another_configuration_is_refused(whole):
+    with pytest.raises(UsageError, match=r"finetune\.lr 0\.0002, not 0\.1"):
+        run_pipeline(replace(tiny_run(str(whole)), finetune=replace(tiny_run("").finetune, lr=0.1)))
+
+
+@pytest.mark.parametrize("name", ["default", "paper"])
+def test_both_presets_run(tmp_path, name):
+    """On few steps; the module comes in as a stock timm model and the result is one call away."""
+    import timm
+    from run_and_die import TINY
+
+    model = timm.create_model("vit_tiny_patch16_224", img_size=16, num_classes=10, **TINY)
+    config = preset(name)
+    result = xpruner.prune(
+        model,
+        tiny_run("").data,
+        0.5,
+        preset=name,
+        output=tmp_path / "run",
+        masks=replace(config.masks, steps=2),
+        thresholds=replace(config.thresholds, steps=3),
+        finetune=replace(config.finetune, epochs=1),
+        precision="fp32",
+        latency=[2],
+    )
+    assert result.metrics["pruned"]["budget_error"] <= 0
+    assert result.metrics["pruned"]["budget_error"] >= -0.01
+    assert result.model.state_dict().keys() == model.state_dict().keys()
+    assert set(result.metrics["latency"]) == {"dense", "pruned"}
+
+
+def test_a_model_with_other_classes_is_refused(tiny_vit, tmp_path):
+    with pytest.raises(UsageError, match="5 classes but the data have 10"):
+        xpruner.prune(tiny_vit, "digits", output=tmp_path / "run")
+
+
+def test_an_unknown_option_names_the_nearest(tiny_vit):
+    with pytest.raises(UsageError, match="did you mean 'finetune'"):
+        xpruner.prune(tiny_vit, "digits", finetunes=FinetuneConfig())
+
+
+def test_a_budget_out_of_reach_is_refused_before_anything_is_computed(tmp_path):
+    with pytest.raises(UsageError, match="out of reach"):
+        run_pipeline(replace(tiny_run(str(tmp_path / "run")), budget="0.01"))
+    assert not (tmp_path / "run" / "metrics.json").exists()

@@ -1,0 +1,86 @@
+"""Every kind of model that can be pruned, small enough to run in milliseconds, and plans for them."""
+
+import copy
+from functools import cache
+
+import torch
+from torch import nn
+
+from xpruner._compat import declare_torchvision_ops
+
+declare_torchvision_ops()
+
+import timm
+
+from xpruner.plan import Plan
+from xpruner.units import UnitGroup, Units, find_units
+
+VIT = dict(patch_size=8, embed_dim=24, depth=2, num_heads=3)
+SWIN = dict(patch_size=2, window_size=4, embed_dim=12, depths=(2, 2), num_heads=(2, 4))
+MODELS = {
+    "vit": ("vit_tiny_patch16_224", VIT),
+    "vit_without_biases": ("vit_tiny_patch16_224", VIT | dict(qkv_bias=False, proj_bias=False, qk_norm=True)),
+    "vit_post_norm": ("vit_base_patch16_rpn_224", VIT),
+    "deit": ("deit_tiny_patch16_224", VIT | dict(embed_dim=20, num_heads=5)),
+    "deit_distilled": ("deit_tiny_distilled_patch16_224", VIT),
+    "deit3_layer_scale": ("deit3_small_patch16_224", VIT),
+    "swin": ("swin_tiny_patch4_window7_224", SWIN),
+    "swin_padded_windows": ("swin_tiny_patch4_window7_224", SWIN | dict(img_size=(24, 36), window_size=5)),
+    "swin_small_maps": ("swin_tiny_patch4_window7_224", SWIN | dict(patch_size=4, window_size=7)),
+    "swin_odd_heads": ("swin_tiny_patch4_window7_224", SWIN | dict(num_heads=(3, 3), head_dim=5)),
+}
+
+
+def build(name: str, **kwargs) -> nn.Module:
+    """Returns a timm model for five classes of 32-pixel images, in eval mode, with all its parameters stirred.
+
+    A fresh model's biases and position tables are zero or nearly so, and forgetting to cut them would go unnoticed.
+    """
+    model = timm.create_model(name, **{"img_size": 32, "num_classes": 5} | kwargs).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    return model
+
+
+@cache
+def _built(name: str) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        timm_name, kwargs = MODELS[name]
+        return build(timm_name, **kwargs)
+
+
+def tiny(name: str, *, fused: bool = True) -> nn.Module:
+    """Returns a copy of one of ``MODELS``, with fused or unfused attention."""
+    model = copy.deepcopy(_built(name))
+    for module in model.modules():
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = fused
+    return model
+
+
+@cache
+def units_of(name: str) -> Units:
+    """Returns the units of one of ``MODELS``."""
+    return find_units(_built(name))
+
+
+def some_plan(units: Units) -> Plan:
+    """Returns a plan that keeps about half of every group, at least one unit, at random."""
+    keep = {group.key: torch.randperm(group.size)[: (group.size + 1) // 2].tolist() for group in units}
+    return Plan.of(units, keep)
+
+
+def group(key: str, size: int, *, macs: float = 1, params: float = 1, width: int = 1) -> UnitGroup:
+    """Returns a group that belongs to no model."""
+    module, kind = key.split(":")
+    return UnitGroup(key, kind, module, f"{module}.consumer", size, width, macs, params)
+
+
+def footprint(model: nn.Module) -> dict:
+    """Returns the attributes of every module, how many hooks it has, and its mode."""
+    return {
+        path: (module.training, [(name, len(value) if "hooks" in name else 0) for name, value in vars(module).items()])
+        for path, module in model.named_modules()
+    }

@@ -5,11 +5,11 @@ import torch
 from tiny_models import MODELS, footprint, some_plan, tiny, units_of
 from torch import nn
 
-from xpruner import compensate as module
+from xpruner import compensation as module
 from xpruner.compensation import affine_prediction, channels, compensate, solve_ridge
 from xpruner.config import CompensateConfig
 from xpruner.errors import XPrunerError
-from xpruner.moments import Moments
+from xpruner.moments import Moments, reading
 from xpruner.plan import Plan
 from xpruner.surgery import apply
 from xpruner.units.branch import ConstantBranch
@@ -134,6 +134,18 @@ def test_each_mode_comes_closer_to_the_dense_model_than_the_one_before(name):
         for mode in ("none", "mean", "affine", "sequential")
     )
     assert sequential < affine < min(mean, none)
+
+
+@pytest.mark.parametrize("name", ["vit", "deit3_layer_scale", "swin"])
+def test_sequential_leaves_no_mean_error_in_the_residual_stream(name):
+    dense = tiny(name)
+    plan, batches = some_plan(units_of(name)), calibration(name)
+    pruned = compensate(apply(dense, plan), dense, plan, batches, CompensateConfig("sequential"))
+    images = torch.cat([images for images, _ in batches])
+    with torch.no_grad(), reading(dense, ["norm"]) as wanted, reading(pruned, ["norm"]) as got:
+        dense(images), pruned(images)
+    difference = (got["norm"] - wanted["norm"]).flatten(0, -2)
+    assert difference.mean(0).abs().max() < 1e-4 < difference.abs().mean()
 
 
 def test_sequential_is_the_default(tiny_vit):

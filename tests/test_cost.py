@@ -45,6 +45,11 @@ def test_the_models_own_image_size(model, size):
     assert input_size(model()) == size
 
 
+def test_a_model_in_training_mode_costs_what_it_costs_in_use():
+    model = build("vit_tiny_patch16_224", patch_drop_rate=0.5, **VIT)
+    assert count_macs(model.train()) == count_macs(model.eval()) == 336600
+
+
 def test_a_trace_that_fails_leaves_the_model_as_it_was(tiny_vit):
     tiny_vit.train()
     with pytest.raises(AssertionError, match="Input height"):

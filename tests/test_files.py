@@ -56,6 +56,15 @@ def test_the_file_is_not_there_before_it_is_whole(tmp_path):
     assert path.read_text() == "whole"
 
 
+def test_who_reads_the_old_file_meanwhile_reads_it_whole(tmp_path):
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+    with path.open() as reader:
+        write_text(path, "new")
+        assert reader.read() == "old"
+    assert path.read_text() == "new"
+
+
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(XPrunerError, match=r"Cannot write .*file/a\.txt: .* make it writable, then run"):

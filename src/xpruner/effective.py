@@ -19,7 +19,7 @@ class _Fit:
 
     Attributes:
         kept: (channels,) 1 where the channel was kept, else 0.
-        weight: (outputs, channels) W': a kept channel's column with what it takes over, a removed one's as it was.
+        weight: (outputs, channels) W': a channel's column with what it takes over, now or if it came back.
         own: (channels, channels) maps x - mu to the part of each unit that the kept ones cannot predict.
         mean: (channels,) mu.
         bias: (outputs,) the consumer's output at x = mu.
@@ -98,11 +98,24 @@ class EffectiveWeights:
         own = torch.eye(len(kept), dtype=torch.float64)
         own[outside[:, None], inside] = -predict
         own[inside[:, None], inside] = own_part(precision, group.width)
-        compensated = weight.clone()
-        compensated[:, inside] += weight[:, outside] @ predict
+        residual = covariance[outside][:, outside] - predict @ covariance[inside][:, outside]
+        compensated = torch.empty_like(weight)
+        compensated[:, inside] = weight[:, inside] + weight[:, outside] @ predict
+        compensated[:, outside] = weight[:, outside] @ over_own_blocks(residual, group.width)
         bias = weight @ mean + consumer.bias.detach().double().cpu()
         parts = (kept, compensated, own, mean, bias)
         return _Fit(*(part.to(consumer.weight) for part in parts))
+
+
+def over_own_blocks(covariance: Tensor, width: int) -> Tensor:
+    """Returns covariance[:, u] (covariance[u, u])^-1 for every unit u of ``width`` channels, side by side.
+
+    It tells how all units follow when the unpredictable part of unit u alone is known.
+    """
+    size = len(covariance) // width
+    columns = covariance.view(len(covariance), size, width)
+    blocks = torch.diagonal(covariance.view(size, width, size, width), dim1=0, dim2=2).permute(2, 0, 1)
+    return torch.linalg.solve(blocks, columns.permute(1, 2, 0)).permute(2, 0, 1).reshape(covariance.shape)
 
 
 def _with_biases(model: nn.Module, units: Units) -> nn.Module:

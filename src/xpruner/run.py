@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 
@@ -14,7 +14,9 @@ from xpruner.errors import UsageError, XPrunerError
 from xpruner.files import write_text
 
 log = logging.getLogger("xpruner")
-T = TypeVar("T")
+
+CHANGEABLE_BEFORE = {"finetune": "finetuned", "latency": "latency"}
+"""Options that may still change while the stage that reads them is not finished: a lower rate after a NaN, say."""
 
 
 class Run:
@@ -31,12 +33,11 @@ class Run:
     def __init__(self, config: RunConfig):
         self.folder = Path(config.output)
         self.config = config
+        self.metrics: dict[str, Any] = self._read_metrics()
         path = self.folder / "config.yaml"
         if path.exists():
             self._check(path)
-        else:
-            write_text(path, yaml.safe_dump(comparable(config), sort_keys=False))
-        self.metrics: dict[str, Any] = self._read_metrics()
+        write_text(path, yaml.safe_dump(comparable(config), sort_keys=False))
 
     def stage(self, name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """Returns the figures of a stage: from ``metrics.json`` when it is finished, else computed and written there.
@@ -67,7 +68,8 @@ class Run:
     def _check(self, path: Path) -> None:
         stored = _flat(yaml.safe_load(path.read_text()) or {})
         for key, value in _flat(comparable(self.config)).items():
-            if stored.get(key) != value:
+            stage = CHANGEABLE_BEFORE.get(key.split(".")[0])
+            if stored.get(key) != value and (stage is None or stage in self.metrics):
                 raise UsageError(
                     f"{self.folder} belongs to a run with {key} {stored.get(key)!r}, not {value!r}; choose another "
                     "output, or the same configuration to continue that run."

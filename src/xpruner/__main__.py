@@ -1,0 +1,8 @@
+"""``python -m xpruner`` is ``xpruner``."""
+
+import sys
+
+from xpruner.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

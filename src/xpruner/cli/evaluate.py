@@ -1,0 +1,75 @@
+"""``xpruner evaluate``: how accurate, large and fast one model is."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from xpruner.cli.console import showing_log
+from xpruner.cli.options import parse
+from xpruner.config import DataConfig, ModelConfig
+
+
+@dataclass
+class EvaluateOptions:
+    """A model and the images that it is measured on.
+
+    Attributes:
+        model: The model.
+        data: The images: those for testing, or the held-out ones where ``data.val_size`` asks for some.
+        seed: Of the choice of held-out images.
+        precision: Of the forward passes that accuracy is measured with: ``fp32``, ``bf16`` or ``fp16``.
+        latency: Batch sizes at which a forward pass is timed, such as ``[1,32]``; empty for none.
+        json: Print JSON, to be read by a program.
+    """
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    seed: int = 0
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    latency: list[int] = field(default_factory=list)
+    json: bool = False
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Prints the top-1 accuracy, MACs, parameters and, where asked for, the latency of a model.
+
+    Raises:
+        UsageError: If the request cannot be met.
+        XPrunerError: If a file is damaged.
+    """
+    options = parse("evaluate", EvaluateOptions(), arguments)
+    with showing_log():
+        figures = measure(options)
+    if options.json:
+        print(json.dumps(figures, indent=2))
+    else:
+        from xpruner.cli.tables import figures_table, show
+
+        show(figures_table(figures))
+
+
+def measure(options: EvaluateOptions) -> dict[str, Any]:
+    """Returns ``model``, ``images``, ``top1`` (0 to 1), ``macs``, ``params`` and ``latency`` (ms by batch size)."""
+    from xpruner.cost import count_macs, count_params
+    from xpruner.data import InputSpec, class_names, load_data
+    from xpruner.latency import compare_latency
+    from xpruner.models import load_model
+    from xpruner.training import evaluate
+
+    model, _ = load_model(options.model, len(class_names(options.data)))
+    spec = InputSpec.of(model)
+    data = load_data(options.data, spec, options.seed)
+    images = data.test if data.val is None else data.val
+    loading = {"batch_size": options.data.batch_size, "workers": options.data.workers}
+    figures = {
+        "model": options.model.name,
+        "images": len(images),
+        "top1": evaluate(model, images, **loading, precision=options.precision),
+        "macs": count_macs(model),
+        "params": count_params(model),
+    }
+    if not options.latency:
+        return figures
+    times = compare_latency({"model": model}, (spec.channels, *spec.size), options.latency)
+    return {**figures, "latency": {str(batch): milliseconds for batch, milliseconds in times["model"].items()}}

@@ -1,0 +1,67 @@
+"""``xpruner inspect``: what can be pruned in a model, layer by layer, and what it costs."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from xpruner.cli.options import parse
+from xpruner.config import ModelConfig
+
+if TYPE_CHECKING:
+    from xpruner.units import Units
+
+
+@dataclass
+class InspectOptions:
+    """A model to look into.
+
+    Attributes:
+        model: The model; its weights play no part.
+        units: Kinds of unit to list.
+        json: Print JSON, to be read by a program.
+    """
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    units: list[str] = field(default_factory=lambda: ["head", "hidden"])
+    json: bool = False
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Prints every group of units of a model with its MACs and parameters, and the totals.
+
+    Raises:
+        UsageError: If the model is unknown or has no adapter.
+    """
+    options = parse("inspect", InspectOptions(), arguments)
+    from xpruner.models import load_model
+    from xpruner.units import find_units
+
+    model, _ = load_model(options.model)
+    contents = describe(find_units(model, options.units))
+    if options.json:
+        print(json.dumps(contents, indent=2))
+    else:
+        from xpruner.cli.tables import show, units_table
+
+        show(units_table(contents))
+
+
+def describe(units: "Units") -> dict[str, Any]:
+    """Returns the groups, and the MACs (of one image) and parameters that are prunable and in all, as JSON."""
+    groups = [
+        {
+            "key": group.key,
+            "kind": group.kind,
+            "units": group.size,
+            "width": group.width,
+            "macs_per_unit": group.macs,
+            "macs": group.macs * group.size,
+            "share": group.macs * group.size / units.total_macs,
+            "params": group.params * group.size,
+        }
+        for group in units
+    ]
+    prunable = {resource: sum(group[resource] for group in groups) for resource in ("macs", "params")}
+    total = {"macs": units.total_macs, "params": units.total_params}
+    return {"input_size": list(units.input_size), "groups": groups, "prunable": prunable, "total": total}

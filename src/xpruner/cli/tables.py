@@ -1,0 +1,96 @@
+"""The tables that the commands print."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+STAGES = {"dense": "dense", "pruned": "pruned", "compensated": "compensated", "finetuned": "fine-tuned"}
+FILES = ("pruned", "plan.json", "masks.safetensors", "metrics.json", "config.yaml", "log.txt")
+FILE_WIDTH = 200  # characters a line where no terminal sets them
+
+
+def show(*parts: Table | str) -> None:
+    """Prints tables and plain text on stdout."""
+    console = Console(width=None if sys.stdout.isatty() else FILE_WIDTH)
+    for part in parts:
+        console.print(part, markup=False, highlight=False, soft_wrap=isinstance(part, str))
+
+
+def show_result(metrics: Mapping[str, Any], folder: Path) -> None:
+    """Prints the figures of every stage of a run, a word where pruning did not make it faster, and where the files are.
+
+    Args:
+        metrics: As in ``metrics.json``.
+        folder: The run directory.
+    """
+    files = ", ".join(name for name in FILES if (folder / name).exists())
+    show(stages_table(metrics), *filter(None, [slower(metrics)]), f"Files in {folder}: {files}")
+
+
+def stages_table(metrics: Mapping[str, Any]) -> Table:
+    """Returns a row for each stage: accuracy, cost with its share of the dense model's, and latency if measured."""
+    latency = metrics.get("latency", {"dense": {}})
+    table = _table("", "top-1 %", "MACs (M)", "parameters (M)", *(f"ms at batch {size}" for size in latency["dense"]))
+    times = {
+        "dense": [f"{ms:.2f}" for ms in latency["dense"].values()],
+        "finetuned": [
+            f"{ms:.2f} ({latency['dense'][size] / ms:.2f}×)" for size, ms in latency.get("pruned", {}).items()
+        ],
+    }
+    for stage, title in STAGES.items():
+        figures = metrics[stage]
+        costs = [_millions(figures[key], metrics["dense"][key]) for key in ("macs", "params")]
+        table.add_row(title, f"{100 * figures['top1']:.2f}", *costs, *times.get(stage, []))
+    return table
+
+
+def slower(metrics: Mapping[str, Any]) -> str | None:
+    """Returns the sentence that says at which batch sizes the pruned model is not faster, or None."""
+    latency = metrics.get("latency", {"dense": {}})
+    sizes = [size for size, ms in latency["dense"].items() if latency["pruned"][size] >= ms]
+    return f"The pruned model is not faster than the dense one at batch size {' and '.join(sizes)}." if sizes else None
+
+
+def figures_table(figures: Mapping[str, Any]) -> Table:
+    """Returns the figures of one model, as from ``xpruner evaluate``."""
+    latency = figures.get("latency", {})
+    table = _table("model", "images", "top-1 %", "MACs (M)", "parameters (M)", *(f"ms at batch {b}" for b in latency))
+    cells = [f"{100 * figures['top1']:.2f}", _millions(figures["macs"]), _millions(figures["params"])]
+    table.add_row(figures["model"], str(figures["images"]), *cells, *(f"{ms:.2f}" for ms in latency.values()))
+    return table
+
+
+def units_table(contents: Mapping[str, Any]) -> Table:
+    """Returns a row for each group of units, and the totals, as from ``xpruner inspect``."""
+    table = _table("group", "kind", "units", "width", "MACs a unit", "MACs (M)", "share %", "parameters (M)")
+    for group in contents["groups"]:
+        numbers = [str(group["units"]), str(group["width"]), f"{group['macs_per_unit']:,.0f}"]
+        table.add_row(group["key"], group["kind"], *numbers, *_sums(group, group["share"]))
+    table.add_section()
+    total = contents["total"]
+    for title in ("prunable", "total"):
+        sums = contents[title]
+        table.add_row(title, "", "", "", "", *_sums(sums, sums["macs"] / total["macs"]))
+    return table
+
+
+def _sums(costs: Mapping[str, float], share: float) -> list[str]:
+    return [_millions(costs["macs"]), f"{100 * share:.1f}", _millions(costs["params"])]
+
+
+def _table(first: str, *columns: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column(first, no_wrap=True)
+    for title in columns:
+        table.add_column(title, justify="right", no_wrap=True)
+    return table
+
+
+def _millions(amount: float, of: float | None = None) -> str:
+    share = "" if of is None else f" ({100 * amount / of:.1f} %)"
+    return f"{amount / 1e6:,.3f}{share}"

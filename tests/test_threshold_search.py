@@ -1,0 +1,112 @@
+"""Stage 2 and the method around it: the budget is met, and what is planted is found."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from xpruner.config import DataConfig, MaskConfig, RunConfig, ThresholdConfig, preset
+from xpruner.errors import UsageError
+from xpruner.learning import LoopOptions
+from xpruner.masks import ClassMasks
+from xpruner.methods import Problem, find_method
+from xpruner.moments import consumer_moments
+from xpruner.plan import Budget
+from xpruner.threshold_search import check_threshold_config, search_thresholds
+from xpruner.units import find_units
+
+
+class Noise(torch.utils.data.Dataset):
+    def __init__(self):
+        self.images = torch.randn(40, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+    def __len__(self) -> int:
+        return 40
+
+    def __getitem__(self, index: int):
+        return self.images[index], index % 5
+
+
+def batches() -> list:
+    data = Noise()
+    return [torch.utils.data.default_collate([data[i] for i in range(40)])]
+
+
+CONFIGS = {
+    "lagrangian": ThresholdConfig(steps=6, constraint="lagrangian", compensated=False, warmup=0.3),
+    "hinge sigmoid": ThresholdConfig(steps=6, constraint="hinge", compensated=False, form="sigmoid", slope_start=8.0),
+    "projected": ThresholdConfig(steps=6, compensated=False, distill=False),
+    "compensated": ThresholdConfig(steps=6, mask_lr=0.05, refit_every=2),
+    "global rank": ThresholdConfig(mode="global_rank"),
+    "no steps": ThresholdConfig(steps=0),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("budget", [Budget(0.5), Budget(0.7, "params")])
+def test_the_budget_is_met_from_below(tiny_vit, name, budget):
+    units = find_units(tiny_vit)
+    torch.manual_seed(1)
+    masks = ClassMasks(units, 5)
+    masks.start_from({g.key: torch.rand(5, g.size) for g in units})
+    plan = search_thresholds(
+        tiny_vit, masks, budget, Noise(), CONFIGS[name], LoopOptions(0, 8),
+        moments=consumer_moments(tiny_vit, units, batches()),
+    )  # fmt: skip
+    reached = plan.cost[f"{budget.resource}_pruned"] / plan.cost[f"{budget.resource}_dense"]
+    assert 0.98 * budget.amount <= reached <= budget.amount  # the tiny model's heads are 2 % of it
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"slope_end": 0.0}, "slope_end is 0.0; it must be positive"),
+        ({"warmup": 2.0}, "warmup is 2.0"),
+        ({"constraint": "hinge"}, "constraint is hinge; it must be projected when compensated"),
+    ],
+)
+def test_values_out_of_range_are_named(change, sentence):
+    with pytest.raises(UsageError, match=sentence):
+        check_threshold_config(ThresholdConfig(**change))
+
+
+def run_config(name: str) -> RunConfig:
+    config = preset(name)
+    return replace(
+        config,
+        data=DataConfig(batch_size=8),
+        masks=replace(config.masks, steps=min(config.masks.steps, 5)),
+        thresholds=replace(config.thresholds, steps=min(config.thresholds.steps, 5)),
+        precision="fp32",
+    )
+
+
+def problem(model, config: RunConfig) -> Problem:
+    return Problem(model, find_units(model), Noise(), batches(), 5, Budget(0.5), config)
+
+
+@pytest.mark.parametrize("name", ["default", "paper"])
+def test_the_method_is_deterministic_and_leaves_the_model_alone(tiny_vit, name):
+    before = {key: value.clone() for key, value in tiny_vit.state_dict().items()}
+    first, second = (find_method("xpruner")(problem(tiny_vit, run_config(name))) for _ in range(2))
+    assert first.plan == second.plan
+    assert all(torch.equal(first.masks[key], second.masks[key]) for key in first.masks)
+    assert all(torch.equal(value, before[key]) for key, value in tiny_vit.state_dict().items())
+
+
+def test_a_dead_unit_goes_and_a_planted_important_one_stays(tiny_vit):
+    """Hidden unit 0 of every block drives the output, half of the others are never read."""
+    with torch.no_grad():
+        for block in tiny_vit.blocks:
+            block.mlp.fc2.weight[:, 0] *= 20
+            block.mlp.fc2.weight[:, 48:] = 0
+    plan = find_method("xpruner")(problem(tiny_vit, run_config("default"))).plan
+    for key in ("blocks.0.mlp:hidden", "blocks.1.mlp:hidden"):
+        assert 0 in plan.keep[key]
+        assert max(plan.keep[key]) < 48
+
+
+def test_an_unknown_method_names_the_nearest():
+    with pytest.raises(UsageError, match="did you mean 'xpruner'"):
+        find_method("xpruned")
+    assert MaskConfig().evidence == "irreplaceable"

@@ -111,7 +111,7 @@ class ThresholdConfig:
 
     mode: Literal["learned", "global_rank"] = "learned"
     form: Literal["power", "sigmoid"] = "power"
-    importance: Literal["mean", "max", "abs_sum"] = "mean"
+    importance: Literal["mean", "max", "abs_sum", "odds"] = "odds"
     slope_start: float = 2.0
     slope_end: float = 4.0
     steps: int = 0
@@ -203,7 +203,7 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     units: list[str] = field(default_factory=lambda: ["head", "hidden"])
     method: str = "xpruner"
-    rounds: int = 4
+    rounds: int = 5
     masks: MaskConfig = field(default_factory=MaskConfig)
     thresholds: ThresholdConfig = field(default_factory=ThresholdConfig)
     compensate: CompensateConfig = field(default_factory=CompensateConfig)
@@ -231,7 +231,7 @@ def preset(name: str) -> RunConfig:
             rounds=1,
             masks=MaskConfig(evidence="none", steps=300, lr=0.05, wrong=0.0, mean=0.0, sparsity=0.5),
             thresholds=ThresholdConfig(
-                slope_start=8.0, slope_end=40.0, steps=300, lr=0.05, mask_lr=0.0, constraint="lagrangian",
+                importance="mean", slope_start=8.0, slope_end=40.0, steps=300, lr=0.05, mask_lr=0.0, constraint="lagrangian",
                 warmup=0.3, compensated=False, distill=False,
             ),
             compensate=CompensateConfig(mode="none"),

@@ -13,7 +13,7 @@ from xpruner.errors import UsageError
 from xpruner.gates import gating
 from xpruner.units import Units
 
-Importance = Literal["mean", "max", "abs_sum"]
+Importance = Literal["mean", "max", "abs_sum", "odds"]
 
 
 class ClassMasks(nn.Module):
@@ -77,7 +77,7 @@ class ClassMasks(nn.Module):
         return gating(model, self.units, self.gates(labels))
 
     def importance(self, kind: Importance = "mean", values: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """Returns s (units,) of every group: the mean or the maximum of m over the classes, or |sum_c m[c, u]|."""
+        """Returns s (units,) of every group, as :func:`reduce_classes`."""
         return {key: reduce_classes(m, kind) for key, m in (values or self.values()).items()}
 
     @torch.no_grad()
@@ -100,11 +100,18 @@ class ClassMasks(nn.Module):
 
 
 def reduce_classes(m: Tensor, kind: Importance) -> Tensor:
-    """Returns (units,) importance from (classes, units) masks; ``mean``, ``max`` or ``abs_sum`` (the first version)."""
+    """Returns (units,) importance from (classes, units) masks.
+
+    ``mean`` and ``max`` over the classes; ``abs_sum`` |sum_c m| (the paper's first version); ``odds`` the mean of
+    m / (1 - m), which does not saturate: a unit that one class needs badly counts as much as one that all need a
+    little. For masks started from evidence it is the mean evidence over e0.
+    """
     if kind == "mean":
         return m.mean(0)
     if kind == "max":
         return m.amax(0)
+    if kind == "odds":
+        return torch.special.logit(m, eps=1e-6).exp().mean(0)
     return m.sum(0).abs()
 
 

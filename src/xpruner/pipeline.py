@@ -72,10 +72,10 @@ class _Pipeline:
 
     def __init__(self, config: RunConfig, model: nn.Module | None, tracker: Tracker):
         self.config, self.tracker = config, tracker
-        names = class_names(config.data)
         self.kwargs: dict[str, Any] | None = None
         if model is None:
-            model, self.kwargs = load_model(config.model, len(names))
+            classes = config.model.num_classes or len(class_names(config.data))
+            model, self.kwargs = load_model(config.model, classes)
         self.dense = model.eval()
         self.spec = InputSpec.of(self.dense)
         self.data = load_data(config.data, self.spec, config.seed)

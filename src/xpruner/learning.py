@@ -14,8 +14,9 @@ from torch.utils.data import Dataset
 from xpruner.data import batches
 from xpruner.errors import XPrunerError
 from xpruner.training.devices import seed_step
+from xpruner.training.evaluate import evaluating
 from xpruner.training.progress import Progress
-from xpruner.training.state import Snapshot, StateFolder
+from xpruner.training.state import Snapshot, StateFolder, on_cpu, optimizer_tensors, restore_optimizer
 
 Loss = Callable[[float, Tensor, Tensor], tuple[Tensor, dict[str, float]]]
 """From the progress (0 to 1), images and labels of a step to the loss and the figures to log."""
@@ -96,13 +97,14 @@ def learn(
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
     """Puts a model in eval mode without parameter gradients while the block runs, and then back as it was."""
-    training, wanted = model.training, [parameter.requires_grad for parameter in model.parameters()]
-    try:
-        yield model.eval().requires_grad_(False)  # type: ignore[misc]
-    finally:
-        model.train(training)
-        for parameter, grad in zip(model.parameters(), wanted, strict=True):
-            parameter.requires_grad_(grad)
+    wanted = [parameter.requires_grad for parameter in model.parameters()]
+    with evaluating(model):
+        try:
+            model.requires_grad_(False)
+            yield
+        finally:
+            for parameter, grad in zip(model.parameters(), wanted, strict=True):
+                parameter.requires_grad_(grad)
 
 
 def _data(train: Dataset, options: LoopOptions, start: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -129,18 +131,12 @@ def _identity(name: str, options: LoopOptions, more: dict[str, Any] | None) -> d
 
 def _snapshot(learned: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> Snapshot:
     tensors = {f"learned.{name}": tensor for name, tensor in learned.state_dict().items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{key}": tensor for key, tensor in state.items()}
-    return Snapshot(step, {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()})
+    return Snapshot(step, on_cpu(tensors | optimizer_tensors(optimizer)))
 
 
 def _restore(learned: nn.Module, optimizer: torch.optim.Optimizer, snapshot: Snapshot) -> None:
     learned.load_state_dict(snapshot.part("learned"))
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in snapshot.part("optimizer").items():
-        index, key = name.split(".", 1)
-        state.setdefault(int(index), {})[key] = tensor.clone()
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    restore_optimizer(optimizer, snapshot)
 
 
 def _resume(learned: nn.Module, optimizer: torch.optim.Optimizer, folder: StateFolder | None) -> Snapshot:

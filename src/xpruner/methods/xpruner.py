@@ -1,5 +1,6 @@
 """X-Pruner: class-wise masks, learned layer-wise thresholds, and rounds in which the network is looked at anew."""
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from xpruner.threshold_search import search_thresholds
 from xpruner.training.evaluate import evaluating
 from xpruner.units import Units, find_units
 
+log = logging.getLogger("xpruner")
+
 
 @register_method("xpruner")
 def search(problem: Problem) -> Outcome:
@@ -34,6 +37,7 @@ def search(problem: Problem) -> Outcome:
     figures: dict[str, float] = {}
     model = problem.model
     for number, budget in enumerate(round_budgets(problem, rounds), 1):
+        log.info("round %d of %d, down to %.4g %s", number, rounds, budget.amount, budget.resource)
         folder = problem.state_dir / f"round-{number}" if problem.state_dir else None
         cut, masks = _round(problem, model, budget, folder, number)
         table = _in_dense_numbering(table, masks.tensors(), plan)

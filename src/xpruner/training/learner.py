@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from xpruner.config import FinetuneConfig
 from xpruner.training.recipe import make_ema, make_optimizer, make_schedule
-from xpruner.training.state import Snapshot, StateFolder
+from xpruner.training.state import Snapshot, StateFolder, on_cpu, optimizer_tensors, restore_optimizer
 
 
 class Learner:
@@ -55,21 +55,14 @@ class Learner:
         tensors = {f"student.{name}": tensor for name, tensor in self.student.state_dict().items()}
         if self.ema is not None:
             tensors |= {f"ema.{name}": tensor for name, tensor in self.ema.module.state_dict().items()}
-        for index, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{key}": tensor for key, tensor in state.items()}
-        copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
-        return Snapshot(step, copies, self.scaler.state_dict())
+        return Snapshot(step, on_cpu(tensors | optimizer_tensors(self.optimizer)), self.scaler.state_dict())
 
     def restore(self, snapshot: Snapshot) -> None:
         """Puts everything back as it was when the snapshot was taken."""
         self.student.load_state_dict(snapshot.part("student"))
         if self.ema is not None:
             self.ema.module.load_state_dict(snapshot.part("ema"))
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in snapshot.part("optimizer").items():
-            index, key = name.split(".", 1)
-            state.setdefault(int(index), {})[key] = tensor.clone()  # the optimizer will write into it
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+        restore_optimizer(self.optimizer, snapshot)
         self.scaler.load_state_dict(snapshot.scaler)
 
     def finish(self) -> nn.Module:

@@ -9,6 +9,7 @@ from typing import Any
 import safetensors.torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from torch.optim import Optimizer
 
 from xpruner.errors import UsageError
 from xpruner.files import write_whole
@@ -33,6 +34,26 @@ class Snapshot:
     def part(self, prefix: str) -> dict[str, Tensor]:
         """Returns the tensors whose names begin with ``prefix.``, without it."""
         return {name[len(prefix) + 1 :]: t for name, t in self.tensors.items() if name.startswith(f"{prefix}.")}
+
+
+def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
+    """Returns the optimizer's state under names such as ``optimizer.3.exp_avg``."""
+    states = optimizer.state_dict()["state"].items()
+    return {f"optimizer.{index}.{key}": tensor for index, state in states for key, tensor in state.items()}
+
+
+def restore_optimizer(optimizer: Optimizer, snapshot: Snapshot) -> None:
+    """Puts back the state that :func:`optimizer_tensors` named; its learning rates stay as they are."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in snapshot.part("optimizer").items():
+        index, key = name.split(".", 1)
+        state.setdefault(int(index), {})[key] = tensor.clone()  # the optimizer will write into it
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+
+def on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Returns copies that later steps do not change."""
+    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
 
 
 class StateFolder:

@@ -1,5 +1,6 @@
 """The dense model of a run: made by timm or read from a saved folder, with weights from wherever they lie."""
 
+import logging
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,8 @@ from xpruner.errors import UsageError, XPrunerError
 declare_torchvision_ops()
 
 import timm
+
+log = logging.getLogger("xpruner")
 
 NESTS = ("state_dict_ema", "state_dict", "model")
 """Keys under which training scripts put the weights; as in timm, averaged ones come first."""
@@ -50,6 +53,8 @@ def load_model(config: ModelConfig, num_classes: int | None = None) -> tuple[nn.
     model = _create(config, kwargs)
     if config.checkpoint:
         _load_weights(model, Path(config.checkpoint).expanduser())
+    elif not config.pretrained:
+        log.warning("%s has random weights; give a checkpoint, or set pretrained.", config.name)
     return model.eval(), kwargs
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentParser
@@ -38,7 +38,7 @@ def parse(command: str, defaults: Options, arguments: Sequence[str], settings: d
         base = parser.parse_object({**settings_of(defaults), **(settings or {})})
         parsed = parser.instantiate(parser.parse_args(flags, namespace=base))
     except argparse.ArgumentError as error:
-        raise UsageError(f"{_plain(error)}; `xpruner {command} --help` lists the options.") from error
+        raise UsageError(f"{_plain(error, known)}; `xpruner {command} --help` lists the options.") from error
     return type(defaults)(**{name: parsed[name] for name in get_type_hints(type(defaults))})
 
 
@@ -123,8 +123,7 @@ def _parser(command: str, options: type, with_file: bool) -> ArgumentParser:
 
 def _spelled_out(arguments: Sequence[str], known: dict[str, Any]) -> Iterator[str]:
     """Yields the arguments with short flags in full, and ``true`` behind a flag for a bool that stands alone."""
-    following = [*arguments[1:], "--"]
-    for argument, after in zip(arguments, following, strict=True):
+    for argument, after in zip(arguments, [*arguments[1:], "--"], strict=False):
         flag, equals, value = argument.partition("=")
         full = SHORT.get(flag, flag)
         yield full + equals + value
@@ -142,8 +141,16 @@ def _check_flags(flags: Sequence[str], known: dict[str, Any], more: Sequence[str
             raise unknown("flag", name, names)
 
 
-def _plain(error: Exception) -> str:
-    """Returns jsonargparse's message as one sentence, with types as they are written in Python."""
-    text = re.sub(r"<class '(\w+)'>", r"\1", " ".join(str(error).split()).rstrip("."))
-    text = re.sub(r"typing\.Literal\[(.*?)\]", r"one of \1", text).replace("typing.", "")
-    return re.sub(r'^Parser key "(.+?)": Expected an? (.+)\. Got value: (.+)$', r"\1 is '\3', but must be \2", text)
+def _plain(error: Exception, known: dict[str, Any]) -> str:
+    """Returns jsonargparse's message as one sentence, with a wrong value and what it must be."""
+    text = " ".join(str(error).split()).rstrip(".")
+    wrong = re.match(r'Parser key "([\w.]+)".* value: (.*)$', text)
+    if wrong is None or wrong[1] not in known:
+        return text
+    return f"{wrong[1]} is {wrong[2]!r}, but must be {_in_words(known[wrong[1]])}"
+
+
+def _in_words(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(get_args(kind))}"
+    return str(kind).replace("typing.", "") if get_args(kind) else kind.__name__

@@ -110,3 +110,16 @@ def test_an_unknown_method_names_the_nearest():
     with pytest.raises(UsageError, match="did you mean 'xpruner'"):
         find_method("xpruned")
     assert MaskConfig().evidence == "irreplaceable"
+
+
+def test_finished_rounds_are_not_computed_again(tiny_vit, tmp_path):
+    """Only the last round is missing: it is computed on what the first left, and the outcome is the same."""
+    setting = replace(problem(tiny_vit, replace(run_config("default"), rounds=2)), state_dir=tmp_path)
+    whole = find_method("xpruner")(setting)
+    (tmp_path / "round-2" / "plan.json").unlink()
+    first = (tmp_path / "round-1" / "plan.json").stat().st_mtime_ns
+    again = find_method("xpruner")(setting)
+    assert (tmp_path / "round-1" / "plan.json").stat().st_mtime_ns == first
+    assert again.plan == whole.plan
+    assert again.figures == whole.figures
+    assert all(torch.equal(again.masks[key], whole.masks[key]) for key in whole.masks)

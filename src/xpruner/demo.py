@@ -1,27 +1,30 @@
 """A run that needs nothing from outside: a small DeiT learns scikit-learn's digits and is pruned to half its MACs."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 
+from xpruner._compat import declare_torchvision_ops
 from xpruner.checkpoint import STRUCTURE, save
 from xpruner.config import DataConfig, FinetuneConfig, MaskConfig, ModelConfig, RunConfig, ThresholdConfig
 from xpruner.data import InputSpec, class_names, load_data
-from xpruner.models import load_model
 from xpruner.pipeline import PruneResult, run_pipeline
 from xpruner.run import Run
 from xpruner.tracking import Tracker
 from xpruner.training import finetune
 
+declare_torchvision_ops()
+
+import timm
+
 log = logging.getLogger("xpruner")
 
-DENSE = ModelConfig(
-    name="deit_tiny_patch16_224",
-    img_size=32,
-    kwargs={"patch_size": 8, "embed_dim": 96, "depth": 4, "num_heads": 3},
-)
-DENSE_RECIPE = FinetuneConfig(epochs=40, lr=1e-3, distill=0.0)
+ARCHITECTURE = "deit_tiny_patch16_224"
+SIZES = {"img_size": 32, "patch_size": 8, "embed_dim": 96, "depth": 4, "num_heads": 3}
+RECIPE = FinetuneConfig(epochs=40, lr=1e-3, mixup=0.5, distill=0.0)
 
 
 def demo_config(output: str | Path = "runs/demo", seed: int = 0) -> RunConfig:
@@ -36,8 +39,9 @@ def demo_config(output: str | Path = "runs/demo", seed: int = 0) -> RunConfig:
         output=str(output),
         model=ModelConfig(name=str(Path(output) / "dense_training")),
         data=DataConfig(name="digits", batch_size=32),
-        masks=MaskConfig(steps=50),
-        thresholds=ThresholdConfig(steps=100),
+        rounds=3,
+        masks=MaskConfig(steps=30),
+        thresholds=ThresholdConfig(steps=60),
         finetune=FinetuneConfig(epochs=5),
         seed=seed,
         precision="fp32",
@@ -45,13 +49,15 @@ def demo_config(output: str | Path = "runs/demo", seed: int = 0) -> RunConfig:
     )
 
 
-def run_demo(config: RunConfig, dense: ModelConfig = DENSE, recipe: FinetuneConfig = DENSE_RECIPE) -> PruneResult:
-    """Trains the dense model where ``config.model`` expects it, unless it lies there, and prunes it.
+def run_demo(
+    config: RunConfig, sizes: Mapping[str, int] = MappingProxyType(SIZES), recipe: FinetuneConfig = RECIPE
+) -> PruneResult:
+    """Trains the dense model into the folder that ``config.model`` names, unless it lies there, and prunes it.
 
     Args:
         config: The run, as from :func:`demo_config`.
-        dense: What to train.
-        recipe: How.
+        sizes: Of the dense model.
+        recipe: For the dense model.
 
     Raises:
         UsageError: If the output directory belongs to another run.
@@ -62,32 +68,24 @@ def run_demo(config: RunConfig, dense: ModelConfig = DENSE, recipe: FinetuneConf
         Run(config)  # another run's directory is refused before anything is trained
         if not (folder / STRUCTURE).exists():
             log.info("training the dense model")
-            train_dense(dense, recipe, config, folder)
+            train_dense(folder, sizes, recipe, config)
     return run_pipeline(config)
 
 
-def train_dense(dense: ModelConfig, recipe: FinetuneConfig, config: RunConfig, folder: Path) -> None:
+def train_dense(folder: Path, sizes: Mapping[str, int], recipe: FinetuneConfig, config: RunConfig) -> None:
     """Trains a model on labels alone and saves it; a training that was stopped goes on.
 
     Args:
-        dense: The model.
+        folder: Where the model goes; the state of its training goes into ``state``.
+        sizes: Of the model.
         recipe: How it is trained.
         config: Its data, seed and precision are used.
-        folder: Where the model goes, and the state of its training into ``state``.
     """
     names = class_names(config.data)
     torch.manual_seed(config.seed)
-    model, kwargs = load_model(dense, len(names))
-    spec = InputSpec.of(model)
-    finetune(
-        model,
-        None,
-        load_data(config.data, spec, config.seed).train,
-        recipe,
-        batch_size=config.data.batch_size,
-        workers=config.data.workers,
-        seed=config.seed,
-        precision=config.precision,
-        state_dir=folder / "state",
-    )
-    save(model, folder, kwargs=kwargs, input_spec=spec, class_names=names)
+    model = timm.create_model(ARCHITECTURE, num_classes=len(names), **sizes)
+    data = load_data(config.data, InputSpec.of(model), config.seed)
+    state = folder / "state"
+    options = {"batch_size": config.data.batch_size, "seed": config.seed, "precision": config.precision}
+    finetune(model, None, data.train, recipe, workers=config.data.workers, state_dir=state, **options)
+    save(model, folder, class_names=names)

@@ -1,4 +1,4 @@
-"""What a command shows while it runs: the log on stderr, and the traceback of the unexpected in the run's log."""
+"""What a command shows: results on stdout, the log on stderr, and the unexpected in the run's own log."""
 
 import logging
 import sys
@@ -7,7 +7,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from accelerate import PartialState
+from rich.console import Console
+from rich.table import Table
+
 from xpruner.errors import XPrunerError
+
+FILE_WIDTH = 200  # characters a line where no terminal sets them
+
+
+def show(*parts: Table | str) -> None:
+    """Prints tables and plain text on stdout, in the first process alone."""
+    if not PartialState().is_main_process:
+        return
+    console = Console(width=None if sys.stdout.isatty() else FILE_WIDTH)
+    for part in parts:
+        console.print(part, markup=False, highlight=False, emoji=False, soft_wrap=isinstance(part, str))
 
 
 class _Stderr(logging.Handler):
@@ -19,10 +34,10 @@ class _Stderr(logging.Handler):
 
 @contextmanager
 def showing_log() -> Iterator[None]:
-    """Shows the ``xpruner`` log on stderr for a while, errors left out: ``main`` reports them."""
+    """Shows the ``xpruner`` log of the first process on stderr for a while; errors are left to ``main``."""
     handler = _Stderr()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    handler.addFilter(lambda record: record.levelno < logging.ERROR)
+    handler.addFilter(lambda record: record.levelno < logging.ERROR and PartialState().is_main_process)
     logger = logging.getLogger("xpruner")
     level = logger.level
     logger.addHandler(handler)

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from xpruner.cli.console import showing_log, tracing
 from xpruner.cli.options import parse
 
 
@@ -28,6 +27,7 @@ def run(arguments: Sequence[str]) -> None:
         XPrunerError: If a stage fails; the same command continues.
     """
     options = parse("demo", DemoOptions(), arguments)
+    from xpruner.cli.console import showing_log, tracing
     from xpruner.cli.tables import show_result
     from xpruner.demo import demo_config, run_demo
 

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from xpruner.cli.console import showing_log
 from xpruner.cli.options import parse
 from xpruner.config import DataConfig, ModelConfig
 
@@ -39,14 +38,12 @@ def run(arguments: Sequence[str]) -> None:
         XPrunerError: If a file is damaged.
     """
     options = parse("evaluate", EvaluateOptions(), arguments)
+    from xpruner.cli.console import show, showing_log
+    from xpruner.cli.tables import figures_table
+
     with showing_log():
         figures = measure(options)
-    if options.json:
-        print(json.dumps(figures, indent=2))
-    else:
-        from xpruner.cli.tables import figures_table, show
-
-        show(figures_table(figures))
+    show(json.dumps(figures, indent=2) if options.json else figures_table(figures))
 
 
 def measure(options: EvaluateOptions) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """``xpruner inspect``: what can be pruned in a model, layer by layer, and what it costs."""
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -34,17 +35,15 @@ def run(arguments: Sequence[str]) -> None:
         UsageError: If the model is unknown or has no adapter.
     """
     options = parse("inspect", InspectOptions(), arguments)
+    from xpruner.cli.console import show
+    from xpruner.cli.tables import units_table
     from xpruner.models import load_model
     from xpruner.units import find_units
 
+    logging.getLogger("xpruner").setLevel(logging.ERROR)  # random weights are nothing to warn of here
     model, _ = load_model(options.model)
     contents = describe(find_units(model, options.units))
-    if options.json:
-        print(json.dumps(contents, indent=2))
-    else:
-        from xpruner.cli.tables import show, units_table
-
-        show(units_table(contents))
+    show(json.dumps(contents, indent=2) if options.json else units_table(contents))
 
 
 def describe(units: "Units") -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from xpruner.cli.console import showing_log, tracing
 from xpruner.cli.options import parse, read_yaml, take
 from xpruner.config import RunConfig, preset
 
@@ -15,6 +14,7 @@ def run(arguments: Sequence[str]) -> None:
         XPrunerError: If a stage fails; the same command continues the run.
     """
     config = read_options(arguments)
+    from xpruner.cli.console import showing_log, tracing
     from xpruner.cli.tables import show_result
     from xpruner.pipeline import run_pipeline
 

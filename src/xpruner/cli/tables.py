@@ -1,24 +1,16 @@
 """The tables that the commands print."""
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
+
+from xpruner.cli.console import show
 
 STAGES = {"dense": "dense", "pruned": "pruned", "compensated": "compensated", "finetuned": "fine-tuned"}
 FILES = ("pruned", "plan.json", "masks.safetensors", "metrics.json", "config.yaml", "log.txt")
-FILE_WIDTH = 200  # characters a line where no terminal sets them
-
-
-def show(*parts: Table | str) -> None:
-    """Prints tables and plain text on stdout."""
-    console = Console(width=None if sys.stdout.isatty() else FILE_WIDTH)
-    for part in parts:
-        console.print(part, markup=False, highlight=False, soft_wrap=isinstance(part, str))
 
 
 def show_result(metrics: Mapping[str, Any], folder: Path) -> None:

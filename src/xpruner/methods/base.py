@@ -1,14 +1,17 @@
 """What a pruning method is given and what it returns; methods are registered by name."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import safetensors.torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from xpruner.config import RunConfig
 from xpruner.errors import unknown
+from xpruner.files import write_text, write_whole
 from xpruner.learning import OnStep
 from xpruner.moments import Batches
 from xpruner.plan import Budget, Plan
@@ -55,6 +58,31 @@ class Outcome:
     plan: Plan
     masks: dict[str, Tensor] = field(default_factory=dict)
     figures: dict[str, float] = field(default_factory=dict)
+
+
+def write_outcome(folder: Path, outcome: Outcome) -> None:
+    """Writes ``masks.safetensors`` (where there are masks), ``figures.json`` and, last, ``plan.json``.
+
+    Raises:
+        XPrunerError: If the disk is full or the folder cannot be written.
+    """
+    if outcome.masks:
+        content = safetensors.torch.save(outcome.masks)
+        write_whole(folder / "masks.safetensors", lambda temporary: temporary.write_bytes(content))
+    write_text(folder / "figures.json", json.dumps(outcome.figures))
+    outcome.plan.save(folder / "plan.json")
+
+
+def read_outcome(folder: Path) -> Outcome | None:
+    """Reads what :func:`write_outcome` wrote; None where it was not finished."""
+    if not (folder / "plan.json").exists():
+        return None
+    masks = folder / "masks.safetensors"
+    return Outcome(
+        Plan.load(folder / "plan.json"),
+        safetensors.torch.load_file(masks) if masks.exists() else {},
+        json.loads((folder / "figures.json").read_text()),
+    )
 
 
 Method = Callable[[Problem], Outcome]

@@ -12,7 +12,7 @@ from xpruner.evidence import class_evidence
 from xpruner.learning import LoopOptions
 from xpruner.mask_learning import leak, learn_masks
 from xpruner.masks import ClassMasks
-from xpruner.methods.base import Outcome, Problem, register_method
+from xpruner.methods.base import Outcome, Problem, read_outcome, register_method, write_outcome
 from xpruner.moments import Moments, consumer_moments
 from xpruner.plan import Budget, Plan
 from xpruner.surgery import apply
@@ -31,27 +31,34 @@ def search(problem: Problem) -> Outcome:
     earlier rounds left, cut and compensated; two units that can stand in for each other both look dispensable until
     one is gone [our choice]. The plan is in the numbering of the dense model; a unit's mask is the last one it had.
     """
-    rounds = problem.config.rounds
     plan: Plan | None = None
     table: dict[str, Tensor] = {}
     figures: dict[str, float] = {}
-    model = problem.model
-    for number, budget in enumerate(round_budgets(problem, rounds), 1):
-        log.info("round %d of %d, down to %.4g %s", number, rounds, budget.amount, budget.resource)
+    budgets = round_budgets(problem, problem.config.rounds)
+    for number, budget in enumerate(budgets, 1):
         folder = problem.state_dir / f"round-{number}" if problem.state_dir else None
-        cut, masks = _round(problem, model, budget, folder, number)
-        table = _in_dense_numbering(table, masks.tensors(), plan)
-        if number == 1:
-            figures = leak(model, masks, problem.calibration, precision=problem.config.precision)
-        plan = cut if plan is None else cut.after(plan)
-        if number < rounds:
-            model = apply(problem.model, plan)
-            compensate(
-                model, problem.model, plan, problem.calibration, problem.config.compensate,
-                precision=problem.config.precision,
-            )  # fmt: skip
+        found = read_outcome(folder) if folder else None
+        if found is None:
+            log.info("round %d of %d, down to %.4g %s", number, len(budgets), budget.amount, budget.resource)
+            found = _round(problem, _left_by(problem, plan), budget, folder, number)
+            if folder:
+                write_outcome(folder, found)
+        table = _in_dense_numbering(table, found.masks, plan)
+        figures = figures or found.figures  # of the first round: the leak in the dense model
+        plan = found.plan if plan is None else found.plan.after(plan)
     assert plan is not None
     return Outcome(Plan.of(problem.units, plan.keep, "xpruner", problem.budget), table, figures)
+
+
+def _left_by(problem: Problem, plan: Plan | None) -> nn.Module:
+    """Returns the network that the rounds so far left, cut and compensated."""
+    if plan is None:
+        return problem.model
+    config = problem.config
+    return compensate(
+        apply(problem.model, plan), problem.model, plan, problem.calibration, config.compensate,
+        precision=config.precision,
+    )  # fmt: skip
 
 
 def round_budgets(problem: Problem, rounds: int) -> list[Budget]:
@@ -61,9 +68,7 @@ def round_budgets(problem: Problem, rounds: int) -> list[Budget]:
     return [Budget(dense * (target / dense) ** (r / rounds), resource) for r in range(1, rounds + 1)]
 
 
-def _round(
-    problem: Problem, model: nn.Module, budget: Budget, folder: Path | None, number: int
-) -> tuple[Plan, ClassMasks]:
+def _round(problem: Problem, model: nn.Module, budget: Budget, folder: Path | None, number: int) -> Outcome:
     config = problem.config
     units = find_units(model, config.units)
     masks = ClassMasks(units, problem.num_classes, config.masks.rank, config.masks.init)
@@ -84,7 +89,8 @@ def _round(
         model, masks, budget, problem.train, config.thresholds, _at(options, folder, "thresholds"),
         moments=moments, precision=config.precision,
     )  # fmt: skip
-    return plan, masks
+    figures = leak(model, masks, problem.calibration, precision=config.precision) if number == 1 else {}
+    return Outcome(plan, masks.tensors(), figures)
 
 
 def _moments(problem: Problem, model: nn.Module, units: Units) -> dict[str, Moments] | None:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 HEAD = [
-    "model", "preset", "MACs asked", "MACs reached", "dense", "cut", "compensated", "fine-tuned", "speed-up, batch 32",
+    "model", "preset", "MACs asked", "MACs reached", "dense", "cut", "compensated", "fine-tuned", "epochs",
+    "speed-up, batch 32",
     "search, s", "leak",
 ]  # fmt: skip
 
@@ -27,6 +28,7 @@ def row(record: dict) -> list[str]:
         percent(metrics["pruned"]["top1"]),
         percent(metrics["compensated"]["top1"]),
         percent(metrics["finetuned"]["top1"]),
+        str(config["finetune"]["epochs"]),
         f"{speed:.2f}x",
         f"{metrics['search']['seconds']:.0f}",
         percent(metrics["search"]["leak"]),

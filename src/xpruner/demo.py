@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
+from typing import Any
 
 import torch
 
@@ -28,7 +28,7 @@ RECIPE = FinetuneConfig(epochs=40, lr=1e-3, mixup=0.5, distill=0.0)
 
 
 def demo_config(output: str | Path = "runs/demo", seed: int = 0) -> RunConfig:
-    """Returns the run of the demo: the default preset with fewer steps, on 1,437 images of 32 x 32 pixels.
+    """Returns the run of the demo: the default preset with fewer steps, on 1,438 images of 32 x 32 pixels.
 
     Args:
         output: The run directory; the dense model is trained into ``dense_training`` in it.
@@ -49,9 +49,7 @@ def demo_config(output: str | Path = "runs/demo", seed: int = 0) -> RunConfig:
     )
 
 
-def run_demo(
-    config: RunConfig, sizes: Mapping[str, int] = MappingProxyType(SIZES), recipe: FinetuneConfig = RECIPE
-) -> PruneResult:
+def run_demo(config: RunConfig, sizes: Mapping[str, Any] = SIZES, recipe: FinetuneConfig = RECIPE) -> PruneResult:
     """Trains the dense model into the folder that ``config.model`` names, unless it lies there, and prunes it.
 
     Args:
@@ -72,7 +70,7 @@ def run_demo(
     return run_pipeline(config)
 
 
-def train_dense(folder: Path, sizes: Mapping[str, int], recipe: FinetuneConfig, config: RunConfig) -> None:
+def train_dense(folder: Path, sizes: Mapping[str, Any], recipe: FinetuneConfig, config: RunConfig) -> None:
     """Trains a model on labels alone and saves it; a training that was stopped goes on.
 
     Args:
@@ -85,7 +83,15 @@ def train_dense(folder: Path, sizes: Mapping[str, int], recipe: FinetuneConfig, 
     torch.manual_seed(config.seed)
     model = timm.create_model(ARCHITECTURE, num_classes=len(names), **sizes)
     data = load_data(config.data, InputSpec.of(model), config.seed)
-    state = folder / "state"
-    options = {"batch_size": config.data.batch_size, "seed": config.seed, "precision": config.precision}
-    finetune(model, None, data.train, recipe, workers=config.data.workers, state_dir=state, **options)
+    finetune(
+        model,
+        None,
+        data.train,
+        recipe,
+        batch_size=config.data.batch_size,
+        workers=config.data.workers,
+        seed=config.seed,
+        precision=config.precision,
+        state_dir=folder / "state",
+    )
     save(model, folder, class_names=names)

@@ -40,7 +40,7 @@ def run(arguments: Sequence[str]) -> None:
     from xpruner.models import load_model
     from xpruner.units import find_units
 
-    logging.getLogger("xpruner").setLevel(logging.ERROR)  # random weights are nothing to warn of here
+    logging.getLogger("xpruner").addHandler(logging.NullHandler())  # random weights are nothing to warn of here
     model, _ = load_model(options.model)
     contents = describe(find_units(model, options.units))
     show(json.dumps(contents, indent=2) if options.json else units_table(contents))
@@ -48,7 +48,7 @@ def run(arguments: Sequence[str]) -> None:
 
 def describe(units: "Units") -> dict[str, Any]:
     """Returns the groups, and the MACs (of one image) and parameters that are prunable and in all, as JSON."""
-    groups = [
+    groups: list[dict[str, Any]] = [
         {
             "key": group.key,
             "kind": group.kind,

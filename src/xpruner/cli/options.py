@@ -76,9 +76,9 @@ def read_yaml(path: str | Path, options: type) -> dict[str, Any]:
     return dict(_dotted({} if tree is None else tree, options, str(path)))
 
 
-def fields_of(options: type, prefix: str = "") -> dict[str, Any]:
+def fields_of(options: Any, prefix: str = "") -> dict[str, Any]:
     """Returns the type of every field of a dataclass, and of the dataclasses in it, by dotted key."""
-    found = {}
+    found: dict[str, Any] = {}
     for name, kind in get_type_hints(options).items():
         found |= fields_of(kind, f"{prefix}{name}.") if dataclasses.is_dataclass(kind) else {f"{prefix}{name}": kind}
     return found
@@ -86,7 +86,7 @@ def fields_of(options: type, prefix: str = "") -> dict[str, Any]:
 
 def settings_of(options: Any, prefix: str = "") -> dict[str, Any]:
     """Returns the values of a dataclass, and of the dataclasses in it, by dotted key."""
-    found = {}
+    found: dict[str, Any] = {}
     for field in dataclasses.fields(options):
         value, key = getattr(options, field.name), f"{prefix}{field.name}"
         found |= settings_of(value, f"{key}.") if dataclasses.is_dataclass(value) else {key: value}

@@ -1,0 +1,96 @@
+"""``xpruner inspect`` and ``xpruner evaluate`` on models small enough to count by hand."""
+
+import json
+
+import pytest
+from cli_process import one_line, xpruner
+
+from xpruner.cli import main
+from xpruner.cli.console import show
+from xpruner.cli.inspect import describe
+from xpruner.cli.tables import units_table
+from xpruner.units import UnitGroup, Units
+
+VIT = [
+    *("--model", "vit_tiny_patch16_224", "--model.img_size", "16", "--model.num_classes", "5"),
+    *("--model.kwargs.patch_size", "8", "--model.kwargs.embed_dim", "24"),
+    *("--model.kwargs.depth", "1", "--model.kwargs.num_heads", "3"),
+]
+
+
+def test_inspect_counts_what_can_be_counted_by_hand():
+    """4 patches and a class token make 5 tokens of 24 channels; a head has 8 of them, the MLP 96 hidden units."""
+    done = xpruner("inspect", *VIT, "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    contents = json.loads(done.stdout)
+    head_macs = 5 * (4 * 8 * 24 + 2 * 5 * 8)
+    hidden_macs = 5 * 2 * 24
+    total = 4 * 3 * 64 * 24 + 3 * head_macs + 96 * hidden_macs + 24 * 5
+    assert contents["input_size"] == [3, 16, 16]
+    assert contents["groups"] == [
+        {
+            "key": "blocks.0.attn:head",
+            "kind": "head",
+            "units": 3,
+            "width": 8,
+            "macs_per_unit": head_macs,
+            "macs": 3 * head_macs,
+            "share": pytest.approx(3 * head_macs / total),
+            "params": 3 * (3 * 8 * 25 + 8 * 24),
+        },
+        {
+            "key": "blocks.0.mlp:hidden",
+            "kind": "hidden",
+            "units": 96,
+            "width": 1,
+            "macs_per_unit": hidden_macs,
+            "macs": 96 * hidden_macs,
+            "share": pytest.approx(96 * hidden_macs / total),
+            "params": 96 * (25 + 24),
+        },
+    ]
+    assert contents["prunable"] == {"macs": 35760, "params": 7080}
+    assert contents["total"] == {"macs": total, "params": 12173}
+
+
+def test_the_table_of_units_ends_with_the_totals(capsys):
+    groups = (
+        UnitGroup("blocks.0.attn:head", "head", "blocks.0.attn", "blocks.0.attn.proj", 3, 8, 1e6, 2000),
+        UnitGroup("blocks.0.mlp:hidden", "hidden", "blocks.0.mlp", "blocks.0.mlp.fc2", 10, 1, 2e5, 100),
+    )
+    show(units_table(describe(Units(groups, 8e6, 14000, (3, 16, 16)))))
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()]
+    assert rows[2] == ["blocks.0.attn:head", "head", "3", "8", "1,000,000", "3.000", "37.5", "0.006"]
+    assert rows[3] == ["blocks.0.mlp:hidden", "hidden", "10", "1", "200,000", "2.000", "25.0", "0.001"]
+    assert rows[-2:] == [["prunable", "5.000", "62.5", "0.007"], ["total", "8.000", "100.0", "0.014"]]
+
+
+def test_an_unknown_model_is_answered_with_the_nearest():
+    done = xpruner("inspect", "--model.name", "deit_tny_patch16_224")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert one_line(done.stderr).startswith("xpruner: error: ")
+    assert one_line(done.stderr).endswith("'deit_tny_patch16_224'; did you mean 'deit_tiny_patch16_224'?")
+
+
+def test_evaluate_measures_a_saved_model_on_a_folder_of_images(says_dark, images):
+    """Every image is taken for a dark one, and so are 3 of the 4 test images."""
+    done = xpruner("evaluate", "--model", says_dark, "--data", images, "--latency", "[2]", "--json")
+    assert done.returncode == 0
+    figures = json.loads(done.stdout)
+    milliseconds = figures.pop("latency")
+    assert figures == {
+        "model": str(says_dark),
+        "images": 4,
+        "top1": 0.75,
+        "macs": 4 * 3 * 64 * 24 + 35760 + 24 * 2,
+        "params": 12173 - 3 * 25,
+    }
+    assert list(milliseconds) == ["2"]
+    assert milliseconds["2"] > 0
+
+
+def test_evaluate_prints_a_table(says_dark, images, capsys):
+    assert main(["evaluate", "--model", str(says_dark), "--data", str(images), "--batch_size", "1"]) == 0
+    title, _, row = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()]
+    assert " ".join(title) == "model images top-1 % MACs (M) parameters (M)"
+    assert row == [str(says_dark), "4", "75.00", "0.054", "0.012"]

@@ -1,56 +1,93 @@
-"""Writes the tables of docs/results.md from the JSON files in benchmarks/results: ``python benchmarks/table.py``."""
+"""Writes the tables of README.md and docs/results.md from benchmarks/results/*.json: ``python benchmarks/table.py``."""
 
 import json
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
 HEAD = [
     "model", "preset", "MACs asked", "MACs reached", "dense", "cut", "compensated", "fine-tuned", "epochs",
-    "speed-up, batch 32",
-    "search, s", "leak",
+    "speed-up, batch 32", "search, s", "leak",
 ]  # fmt: skip
+SHORT_HEAD = ["", "MACs", "parameters", "top-1 before any training", "top-1 after 3 epochs", "speed-up, batch 32"]
 
 
 def percent(value: float) -> str:
     return f"{100 * value:.2f}"
 
 
+def speed_up(metrics: dict) -> str:
+    latency = metrics["latency"]
+    return f"{latency['dense']['32'] / latency['pruned']['32']:.2f}x"
+
+
 def row(record: dict) -> list[str]:
     config, metrics = record["config"], record["metrics"]
-    dense, latency = metrics["dense"], metrics.get("latency", {})
-    speed = latency["dense"]["32"] / latency["pruned"]["32"] if latency else float("nan")
     return [
         record["model"],
         config["preset"],
         f"{float(config['budget']):.3f}",
-        f"{metrics['finetuned']['macs'] / dense['macs']:.4f}",
-        percent(dense["top1"]),
-        percent(metrics["pruned"]["top1"]),
-        percent(metrics["compensated"]["top1"]),
-        percent(metrics["finetuned"]["top1"]),
+        f"{metrics['finetuned']['macs'] / metrics['dense']['macs']:.4f}",
+        *(percent(metrics[stage]["top1"]) for stage in ("dense", "pruned", "compensated", "finetuned")),
         str(config["finetune"]["epochs"]),
-        f"{speed:.2f}x",
+        speed_up(metrics),
         f"{metrics['search']['seconds']:.0f}",
         percent(metrics["search"]["leak"]),
     ]
 
 
-def markdown(rows: list[list[str]]) -> str:
-    lines = [HEAD, ["---"] * len(HEAD), *rows]
+def short_rows(records: list[dict]) -> list[list[str]]:
+    """DeiT-tiny by the default preset, for the README."""
+    chosen = [r for r in records if r["model"] == "deit_tiny" and r["config"]["preset"] == "default"]
+    dense = chosen[0]["metrics"]["dense"]
+    rows = [["dense", f"{dense['macs'] / 1e6:.0f} M", f"{dense['params'] / 1e6:.2f} M", percent(dense["top1"]), "", ""]]
+    for record in chosen:
+        metrics, tuned = record["metrics"], record["metrics"]["finetuned"]
+        rows.append(
+            [
+                f"pruned to {float(record['config']['budget']):.0%}",
+                f"{tuned['macs'] / 1e6:.0f} M",
+                f"{tuned['params'] / 1e6:.2f} M",
+                percent(metrics["compensated"]["top1"]),
+                percent(tuned["top1"]),
+                speed_up(metrics),
+            ]
+        )
+    return rows
+
+
+def speed_rows(speed: dict) -> list[list[str]]:
+    steps = [
+        [f"{name} step", f"{speed['step_ms'][name]:.0f} ms", f"{speed['step_ratio'][name]:.2f}",
+         f"{speed['peak_mb'][name]:.0f} MB", f"{speed['peak_ratio'][name]:.2f}"]
+        for name in speed["step_ms"]
+    ]  # fmt: skip
+    cuts = [[f"apply, {name}", f"{ms:.0f} ms", "", "", ""] for name, ms in speed["apply_ms"].items()]
+    search = ["default search, in epochs of training", "", f"{speed['search_in_epochs']:.2f}", "", ""]
+    return [*steps, *cuts, search, ["xpruner --help", f"{1000 * speed['help_s']:.0f} ms", "", "", ""]]
+
+
+def markdown(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def put(page: Path, name: str, table: str) -> None:
+    """Replaces what stands between the two markers of a table."""
+    before, _, rest = page.read_text().partition(f"<!-- {name} -->\n")
+    after = rest.partition(f"<!-- end of {name} -->")[2]
+    page.write_text(f"{before}<!-- {name} -->\n{table}\n<!-- end of {name} -->{after}")
+
+
 def main() -> None:
-    records = [
-        json.loads(path.read_text()) for path in sorted((ROOT / "benchmarks" / "results").glob("cifar10_*.json"))
-    ]
+    records = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("cifar10_*.json"))]
     pruned = [record for record in records if "search" in record["metrics"]]
     pruned.sort(key=lambda r: (r["model"], r["config"]["preset"], -float(r["config"]["budget"])))
-    page = ROOT / "docs" / "results.md"
-    before, _, rest = page.read_text().partition("<!-- table -->\n")
-    after = rest.partition("<!-- end of table -->")[2]
-    table = markdown([row(record) for record in pruned])
-    page.write_text(f"{before}<!-- table -->\n{table}\n<!-- end of table -->{after}")
+    put(ROOT / "docs" / "results.md", "pruning", markdown(HEAD, [row(record) for record in pruned]))
+    put(ROOT / "README.md", "short", markdown(SHORT_HEAD, short_rows(pruned)))
+    speed = json.loads((RESULTS / "speed.json").read_text())
+    head = ["", "median", "against training", "peak memory", "against training"]
+    put(ROOT / "docs" / "results.md", "speed", markdown(head, speed_rows(speed)))
 
 
 if __name__ == "__main__":

@@ -34,8 +34,8 @@ class Tracker:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
-        if error is not None:
-            logging.getLogger("xpruner").error("stopped: %s", error)
+        if kind is not None:
+            logging.getLogger("xpruner").error("stopped: %s", str(error) or kind.__name__)
         logging.getLogger("xpruner").removeHandler(self._handler)
         self._handler.close()
         if self._writer is not None:

@@ -40,9 +40,10 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     for name in args.presets:
         for budget in args.budgets:
-            record(args, f"{name}_{budget}", prune_once(args, name, budget))
+            flags = f"--presets {name} --budgets {budget}"
+            record(args, f"{name}_{budget}", flags, prune_once(args, name, budget))
     if args.dense:
-        record(args, "dense_finetuned", finetune_dense(args))
+        record(args, "dense_finetuned", "--presets --dense", finetune_dense(args))
 
 
 def parse() -> argparse.Namespace:
@@ -61,6 +62,8 @@ def parse() -> argparse.Namespace:
     if args.weights is None:
         shared = "../shared/models/deit_tiny_cifar10_96.safetensors"
         args.weights = shared if args.model == "deit_tiny" else "benchmarks/weights/swin_cifar10.safetensors"
+    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
+    args.commit = git.stdout.strip()  # of the code that is loaded now
     return args
 
 
@@ -98,16 +101,15 @@ def finetune_dense(args: argparse.Namespace) -> dict:
     return {"config": {"finetune": asdict(config.finetune)}, "metrics": metrics}
 
 
-def record(args: argparse.Namespace, what: str, result: dict) -> None:
-    arguments = [f"--model {args.model}", f"--epochs {args.epochs}", f"--seed {args.seed}"]
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
+def record(args: argparse.Namespace, what: str, flags: str, result: dict) -> None:
+    command = f"python benchmarks/cifar10.py --model {args.model} {flags} --epochs {args.epochs} --seed {args.seed}"
     head = {
-        "command": "python benchmarks/cifar10.py " + " ".join(arguments),
+        "command": command,
         "what": what,
         "model": args.model,
         "seed": args.seed,
         "data": "CIFAR-10, 50,000 training and 10,000 test images",
-        "commit": commit.stdout.strip(),
+        "commit": args.commit,
     }
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"cifar10_{args.model}_{what}_seed{args.seed}.json"

@@ -145,11 +145,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "speed.json")
     args = parser.parse_args()
     torch.manual_seed(0)
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
     step_ms = milliseconds({name: (make(), repeats) for name, (make, repeats) in STEPS.items()})
     megabytes = {name: peak_megabytes(name) for name in STEPS}
     python = sys.executable
     record = {
         "command": "python benchmarks/speed.py",
+        "commit": commit.stdout.strip(),
         "step_ms": step_ms,
         "step_ratio": {name: ms / step_ms["training"] for name, ms in step_ms.items()},
         "peak_mb": megabytes,

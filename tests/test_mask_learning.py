@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from tiny_models import Noise
 
 from xpruner.config import MaskConfig
 from xpruner.errors import UsageError
@@ -22,17 +23,6 @@ from xpruner.mask_learning import (
 )
 from xpruner.masks import ClassMasks
 from xpruner.units import find_units
-
-
-class Noise(torch.utils.data.Dataset):
-    def __init__(self):
-        self.images = torch.randn(20, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-
-    def __len__(self) -> int:
-        return 20
-
-    def __getitem__(self, index: int):
-        return self.images[index], index % 5
 
 
 def test_roles_come_in_the_shares_asked_for():
@@ -68,7 +58,7 @@ def test_sparsity_closes_masks_and_the_weights_stay(tiny_vit, smooth, rank):
     masks = ClassMasks(find_units(tiny_vit), 5, rank)
     start = torch.cat([m.flatten() for m in masks.values().values()]).mean()
     config = MaskConfig(steps=5, lr=0.1, sparsity=100.0, smooth=smooth)
-    learn_masks(tiny_vit, masks, Noise(), config, LoopOptions(0, 10))
+    learn_masks(tiny_vit, masks, Noise(20), config, LoopOptions(0, 10))
     assert torch.cat([m.flatten() for m in masks.values().values()]).mean() < start - 0.01
     assert all(torch.equal(p, before[name]) for name, p in tiny_vit.state_dict().items())
     assert not any(m._forward_pre_hooks for m in tiny_vit.modules())
@@ -78,8 +68,8 @@ def test_masks_by_the_true_class_alone_leak_the_label(tiny_vit):
     """A network of random weights knows nothing; gated by the label it gets better all the same."""
     masks = ClassMasks(find_units(tiny_vit), 5, init=0.5)
     config = MaskConfig(steps=60, lr=0.3, wrong=0.0, mean=0.0, sparsity=0.0, smooth="none")
-    learn_masks(tiny_vit, masks, Noise(), config, LoopOptions(0, 20))
-    data = [torch.utils.data.default_collate([Noise()[i] for i in range(20)])]
+    learn_masks(tiny_vit, masks, Noise(20), config, LoopOptions(0, 20))
+    data = [torch.utils.data.default_collate([Noise(20)[i] for i in range(20)])]
     figures = leak(tiny_vit, masks, data)
     assert figures["leak"] == pytest.approx(figures["gated"] - figures["label_free"])
     assert figures["leak"] >= 0.2

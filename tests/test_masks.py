@@ -182,3 +182,9 @@ def test_temporal_smoothness_averages_over_all_entries_and_learns_nothing_itself
     assert (penalty.item(), moved["a:head"].grad.item()) == (1.0, 1.0)  # 2^2 / 4, and its derivative 2 x 2 / 4
     assert list(smoothness.parameters()) == []
     assert smoothness.state_dict()["a:head"].item() == pytest.approx(0.2)
+
+
+def test_importance_by_mean_odds_does_not_saturate():
+    """Odds of 1/2 and 3/4 are 1 and 3; of 0.1 and 0.9, 1/9 and 9: one class that needs a unit badly is enough."""
+    m = torch.tensor([[0.5, 0.1], [0.75, 0.9]])
+    assert torch.allclose(reduce_classes(m, "odds"), torch.tensor([2.0, (1 / 9 + 9) / 2]))

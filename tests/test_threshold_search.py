@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tiny_models import Noise
 
 from xpruner.config import DataConfig, MaskConfig, RunConfig, ThresholdConfig, preset
 from xpruner.errors import UsageError
@@ -16,19 +17,8 @@ from xpruner.threshold_search import check_threshold_config, search_thresholds
 from xpruner.units import find_units
 
 
-class Noise(torch.utils.data.Dataset):
-    def __init__(self):
-        self.images = torch.randn(40, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-
-    def __len__(self) -> int:
-        return 40
-
-    def __getitem__(self, index: int):
-        return self.images[index], index % 5
-
-
 def batches() -> list:
-    data = Noise()
+    data = Noise(40)
     return [torch.utils.data.default_collate([data[i] for i in range(40)])]
 
 
@@ -50,7 +40,7 @@ def test_the_budget_is_met_from_below(tiny_vit, name, budget):
     masks = ClassMasks(units, 5)
     masks.start_from({g.key: torch.rand(5, g.size) for g in units})
     plan = search_thresholds(
-        tiny_vit, masks, budget, Noise(), CONFIGS[name], LoopOptions(0, 8),
+        tiny_vit, masks, budget, Noise(40), CONFIGS[name], LoopOptions(0, 8),
         moments=consumer_moments(tiny_vit, units, batches()),
     )  # fmt: skip
     reached = plan.cost[f"{budget.resource}_pruned"] / plan.cost[f"{budget.resource}_dense"]
@@ -82,7 +72,7 @@ def run_config(name: str) -> RunConfig:
 
 
 def problem(model, config: RunConfig) -> Problem:
-    return Problem(model, find_units(model), Noise(), batches(), 5, Budget(0.5), config)
+    return Problem(model, find_units(model), Noise(40), batches(), 5, Budget(0.5), config)
 
 
 @pytest.mark.parametrize("name", ["default", "paper"])

@@ -84,3 +84,16 @@ def footprint(model: nn.Module) -> dict:
         path: (module.training, [(name, len(value) if "hooks" in name else 0) for name, value in vars(module).items()])
         for path, module in model.named_modules()
     }
+
+
+class Noise(torch.utils.data.Dataset):
+    """Random 32-pixel images, the same ones each time, with the labels 0 to 4 in turn."""
+
+    def __init__(self, size: int):
+        self.images = torch.randn(size, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return self.images[index], index % 5

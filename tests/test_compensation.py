@@ -95,7 +95,7 @@ def test_a_constant_is_made_up_for_exactly(name, mode):
     fc1 = dense.get_submodule(mlp.module).fc1
     fc1.weight.data[:40], fc1.bias.data[:40] = 0, 1.5
     values = dense.get_submodule(attn.module).qkv
-    last = slice(-attn.width, None)  # the values of the last head
+    last = slice(-attn.gates[0].inner, None)  # the values of the last head
     values.weight.data[last], values.bias.data[last] = 0, -0.7
     plan = Plan.of(units_of(name), {attn.key: range(attn.size - 1), mlp.key: range(40, mlp.size)})
     pruned = apply(dense, plan)
@@ -208,9 +208,9 @@ def test_statistics_that_are_not_finite_are_refused(mode, tiny_vit):
 
 def test_channels_of_what_is_kept_and_removed():
     heads, hidden = units_of("swin").groups[:2]
-    kept, removed = channels(heads, [1])
+    kept, removed = channels([heads], Plan({heads.key: [1]}, {}))
     assert (kept.tolist(), removed.tolist()) == ([6, 7, 8, 9, 10, 11], [0, 1, 2, 3, 4, 5])
-    kept, removed = channels(hidden, [3, 0])
+    kept, removed = channels([hidden], Plan({hidden.key: [0, 3]}, {}))
     assert (kept.tolist(), removed.tolist()) == ([0, 3], [i for i in range(48) if i not in (0, 3)])
 
 

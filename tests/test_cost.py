@@ -25,11 +25,15 @@ def test_shared_weights_count_once_as_params_and_each_time_as_macs():
     assert (count_params(model), count_macs(model, (1, 2, 2))) == (16, 32)
 
 
-def test_the_trace_tells_what_each_linear_layer_reads(tiny_swin):
-    _, shapes = trace(tiny_swin)
-    assert shapes["layers.0.blocks.0.attn.proj"] == (16, 16, 12)  # windows, tokens of a window, dim
-    assert shapes["layers.0.blocks.0.mlp.fc2"] == (1, 256, 48)
-    assert shapes["layers.1.blocks.1.mlp.fc1"] == (1, 64, 24)
+def test_the_trace_tells_what_each_module_does(tiny_swin):
+    traced = trace(tiny_swin)
+    macs = traced.below("layers.0.blocks.0")
+    assert macs("attn.proj") == 256 * 12 * 12
+    assert macs("attn") == 256 * (4 * 12 * 12 + 2 * 16 * 12)  # 16 tokens in a window
+    assert macs("mlp") == 256 * 2 * 12 * 48
+    assert macs("") == macs("attn") + macs("mlp")
+    assert macs("norm1") == 0
+    assert traced.total == 2175096
 
 
 @pytest.mark.parametrize(

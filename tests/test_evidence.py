@@ -18,20 +18,31 @@ def test_own_part_of_two_correlated_units_is_what_regression_leaves():
     """With variances 1 and correlation r, the part of x1 that x2 does not predict is x1 - r x2."""
     r = 0.6
     precision = torch.linalg.inv(torch.tensor([[1.0, r], [r, 1.0]], dtype=torch.float64))
-    assert torch.allclose(own_part(precision, 1), torch.tensor([[1.0, -r], [-r, 1.0]], dtype=torch.float64))
+    assert torch.allclose(
+        own_part(precision, torch.tensor([[0], [1]])), torch.tensor([[1.0, -r], [-r, 1.0]], dtype=torch.float64)
+    )
 
 
 def test_own_part_of_heads_is_the_residual_of_a_regression_on_the_other_heads():
     x = torch.randn(200, 6, dtype=torch.float64) @ torch.randn(6, 6, dtype=torch.float64)
     x -= x.mean(0)
-    own = own_part(torch.linalg.inv(x.T @ x), 2)
+    own = own_part(torch.linalg.inv(x.T @ x), torch.arange(6).view(3, 2))
     others = x[:, 2:]
     residual = x[:, :2] - others @ torch.linalg.lstsq(others, x[:, :2]).solution
     assert torch.allclose(x @ own[:2].T, residual, atol=1e-8)
 
 
+def test_own_part_of_units_that_lie_interleaved():
+    x = torch.randn(200, 6, dtype=torch.float64) @ torch.randn(6, 6, dtype=torch.float64)
+    precision = torch.linalg.inv(x.T @ x)
+    order = [0, 3, 1, 4, 2, 5]  # unit u owns the channels u and u + 3
+    own = own_part(precision, torch.tensor([[0, 3], [1, 4], [2, 5]]))
+    together = own_part(precision[order][:, order], torch.arange(6).view(3, 2))
+    assert torch.allclose(own[order][:, order], together)
+
+
 def test_own_part_without_units_is_empty():
-    assert own_part(torch.zeros(0, 0, dtype=torch.float64), 8).shape == (0, 0)
+    assert own_part(torch.zeros(0, 0, dtype=torch.float64), torch.zeros(0, 8, dtype=torch.long)).shape == (0, 0)
 
 
 @pytest.mark.parametrize("name", ["tiny_vit", "tiny_swin"])

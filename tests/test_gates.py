@@ -4,37 +4,84 @@ from tiny_models import footprint, tiny, units_of
 
 from xpruner.errors import UsageError
 from xpruner.gates import gating, spread
+from xpruner.units import KINDS, Gate, UnitGroup, Units, find_units
 
+SINGLE = Gate("")
 MODELS = ["vit", "vit_post_norm", "swin", "swin_padded_windows"]
 
 
 def test_gates_of_hidden_units_are_used_as_they_are():
     gate = torch.tensor([1.0, 0.5])
-    assert torch.equal(spread(gate, torch.zeros(3, 4, 2), 1), gate)
+    assert torch.equal(spread(gate, torch.zeros(3, 4, 2), SINGLE).flatten(), gate)
 
 
 def test_gates_of_heads_are_repeated_over_their_channels():
-    assert spread(torch.tensor([1.0, 0.5]), torch.zeros(3, 4, 6), 3).tolist() == [1, 1, 1, 0.5, 0.5, 0.5]
+    assert spread(torch.tensor([1.0, 0.5]), torch.zeros(3, 4, 6), Gate("", inner=3)).flatten().tolist() == [
+        1,
+        1,
+        1,
+        0.5,
+        0.5,
+        0.5,
+    ]
 
 
 def test_a_samples_gates_hold_for_all_its_tokens():
-    gates = spread(torch.tensor([[1.0, 0.5], [0.0, 2.0]]), torch.zeros(2, 4, 2), 1)
+    gates = spread(torch.tensor([[1.0, 0.5], [0.0, 2.0]]), torch.zeros(2, 4, 2), SINGLE)
     assert gates.tolist() == [[[1.0, 0.5]], [[0.0, 2.0]]]
 
 
 def test_a_samples_gates_hold_for_all_its_windows():
-    gates = spread(torch.tensor([[1.0], [2.0]]), torch.zeros(6, 4, 2), 2)  # three windows a sample
+    gates = spread(torch.tensor([[1.0], [2.0]]), torch.zeros(6, 4, 2), Gate("", inner=2))  # three windows a sample
     assert gates[:, 0].tolist() == [[1, 1], [1, 1], [1, 1], [2, 2], [2, 2], [2, 2]]
 
 
 def test_a_samples_gates_hold_for_all_rows_and_columns_of_a_map():
-    assert spread(torch.ones(2, 5), torch.zeros(2, 4, 3, 5), 1).shape == (2, 1, 1, 5)
+    assert spread(torch.ones(2, 5), torch.zeros(2, 4, 3, 5), SINGLE).shape == (2, 1, 1, 5)
 
 
 def test_gates_follow_the_input_in_type_and_device():
     x = torch.zeros(2, 4, 2, dtype=torch.bfloat16, device="meta")
-    gates = spread(torch.ones(2), x, 1)
+    gates = spread(torch.ones(2), x, SINGLE)
     assert (gates.dtype, gates.device) == (x.dtype, x.device)
+
+
+def test_units_that_repeat_are_gated_wherever_they_lie():
+    gates = spread(torch.tensor([1.0, 0.5]), torch.zeros(3, 4, 8), Gate("", outer=2, inner=2))
+    assert gates.flatten().tolist() == [1, 1, 0.5, 0.5, 1, 1, 0.5, 0.5]
+
+
+def test_channels_behind_those_of_the_units_stay_open():
+    assert spread(torch.zeros(2), torch.zeros(3, 4, 5), SINGLE).flatten().tolist() == [0, 0, 1, 1, 1]
+
+
+def test_the_channels_of_a_convolution_lie_in_the_second_dimension():
+    gates = spread(torch.tensor([[1.0, 0.5], [0.0, 2.0]]), torch.zeros(2, 2, 3, 3), SINGLE, axis=1)
+    assert gates.shape == (2, 2, 1, 1)
+    assert gates.flatten().tolist() == [1, 0.5, 0, 2]
+
+
+def test_a_gated_norm_looks_at_the_open_channels_alone():
+    norm, x, keep = torch.nn.LayerNorm(6), torch.randn(2, 3, 6), [0, 2, 3]
+    torch.nn.init.normal_(norm.weight)
+    torch.nn.init.normal_(norm.bias)
+    group = UnitGroup("n:embed", "embed", "n", 6, (Gate("0", "norm"),), 1, 1)
+    gates = {group.key: torch.tensor([1.0, 0, 1, 1, 0, 0])}
+    with gating(torch.nn.Sequential(norm), Units((group,), 1, 1, (1, 1, 1)), gates):
+        gated = norm(x)
+    alone = torch.nn.functional.layer_norm(x[..., keep], (3,), norm.weight[keep], norm.bias[keep])
+    torch.testing.assert_close(gated[..., keep], alone)
+    assert not gated[..., [1, 4, 5]].any()
+
+
+def test_a_gated_block_is_between_its_input_and_its_output(tiny_vit):
+    units, images = find_units(tiny_vit, ["block"]), torch.randn(2, 3, 32, 32)
+    seen = []
+    tiny_vit.norm.register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
+    for gate in (0.0, 1.0, 0.25):
+        with gating(tiny_vit, units, {"blocks.1:block": torch.tensor([gate])}):
+            tiny_vit(images)
+    torch.testing.assert_close(seen[2], 0.75 * seen[0] + 0.25 * seen[1])
 
 
 def test_a_gate_multiplies_what_the_consumer_reads(tiny_vit):
@@ -59,9 +106,11 @@ def test_open_gates_change_nothing(name):
             assert torch.equal(model(images), plain)
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_each_sample_is_gated_by_its_own_row(name):
-    model, units = tiny(name), units_of(name)
+@pytest.mark.parametrize("kinds", [KINDS[:2], KINDS[2:4], KINDS[4:]], ids=lambda kinds: "+".join(kinds))
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "vit_post_norm"])
+def test_each_sample_is_gated_by_its_own_row(name, kinds):
+    model = tiny(name)
+    units = find_units(model, kinds)
     images = torch.randn(3, *units.input_size)
     tables = {group.key: torch.rand(3, group.size) for group in units}
     with torch.no_grad():

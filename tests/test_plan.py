@@ -9,7 +9,7 @@ from tiny_models import group, units_of
 
 from xpruner.errors import UsageError, XPrunerError
 from xpruner.plan import Budget, Plan, minimum, solve
-from xpruner.units import Units, find_units
+from xpruner.units import Term, Units, find_units
 
 HAND = Units(
     (group("a:head", 3, macs=10, params=4), group("b:hidden", 10, macs=1, params=2)),
@@ -95,7 +95,7 @@ def test_the_best_units_that_fit_are_kept(budget, heads, first_hidden, cost):
     plan = solve(HAND, SCORES, Budget(budget), "by hand")
     assert plan.keep == {"a:head": heads, "b:hidden": list(range(first_hidden, 10))}
     assert plan.cost["macs_pruned"] == cost
-    assert (plan.method, plan.budget) == ("by hand", {"amount": budget, "resource": "macs"})
+    assert (plan.method, plan.budget) == ("by hand", {"amount": budget, "resource": "macs", "round_to": {}})
     assert plan.sizes == {"a:head": 3, "b:hidden": 10}
 
 
@@ -176,6 +176,56 @@ def test_the_wrong_model_is_refused():
         plan.check({"a:head": 4})
 
 
+def terms(*amounts: tuple[float, str]) -> tuple[Term, ...]:
+    return tuple(Term(macs, 0, tuple(names.split())) for macs, names in amounts)
+
+
+PAIR = Units(
+    (group("a:head", 4), group("a:v", 10)), 140, 0, (3, 8, 8), terms((80, "a:head a:v"), (20, "a:head"))
+)  # fmt: skip
+"""Of 140 MACs 80 go with heads and value dimensions, 20 with heads alone, and 40 are fixed."""
+
+
+def test_a_cost_that_two_groups_share_is_the_product_of_their_shares():
+    assert PAIR.cost({"a:head": [0, 1]}) == 40 + 40 + 10
+    assert PAIR.cost({"a:v": [0]}) == 40 + 8 + 20
+    assert PAIR.cost({"a:head": [0], "a:v": list(range(5))}) == 40 + 80 / 4 / 2 + 5
+    assert PAIR.cost({"a:head": [], "a:v": [0]}) == 40
+
+
+def test_the_price_of_a_unit_follows_what_else_is_kept():
+    scores = {"a:head": torch.tensor([9.0, 8, 1, 0]), "a:v": torch.tensor([7.0, 6, 5, 4, 3.5, 3, 2.5, 2, 0.5, 0])}
+    plan = solve(PAIR, scores, Budget(82))
+    assert plan.keep == {"a:head": [0, 1], "a:v": list(range(8))}
+    assert plan.cost["macs_pruned"] == 40 + 80 / 2 * 0.8 + 10 == 82
+
+
+def test_kept_widths_are_multiples_and_the_budget_is_met():
+    units = Units((group("a:hidden", 64), group("b:hidden", 64), group("c:head", 3, macs=4)), 200, 200, (3, 8, 8))
+    scores = {g.key: torch.rand(g.size) for g in units}
+    for amount in (0.5, 0.7, 0.9):
+        plan = solve(units, scores, Budget(amount, round_to={"hidden": 16}))
+        assert all(len(plan.keep[key]) % 16 == 0 and plan.keep[key] for key in ("a:hidden", "b:hidden"))
+        assert 200 * amount - 16 < plan.cost["macs_pruned"] <= 200 * amount
+
+
+def test_a_bundle_is_as_good_as_its_mean():
+    units = Units((group("a:hidden", 16), group("b:hidden", 16)), 32, 32, (3, 8, 8))
+    scores = {"a:hidden": torch.tensor([9.0] * 8 + [8] + [0] * 7), "b:hidden": torch.tensor([9.0] * 8 + [2] * 8)}
+    assert len(solve(units, scores, Budget(24)).keep["a:hidden"]) == 9
+    rounded = solve(units, scores, Budget(24, round_to={"hidden": 8}))
+    assert [len(rounded.keep[key]) for key in ("a:hidden", "b:hidden")] == [8, 16]
+
+
+@pytest.mark.parametrize(("round_to", "message"), [
+    ({"hiden": 8}, "Unknown unit kind 'hiden'; did you mean 'hidden'"),
+    ({"hidden": 0}, "round_to is 0 for 'hidden'; it must be 1 or more"),
+])  # fmt: skip
+def test_widths_that_cannot_be_rounded_so(round_to, message):
+    with pytest.raises(UsageError, match=message):
+        Budget.parse("0.5", round_to)
+
+
 def test_two_plans_become_one_in_the_first_ones_numbering():
     first = Plan.of(HAND, {"a:head": [0, 2], "b:hidden": []})
     left = Units((group("a:head", 2, macs=10, params=4), group("c:head", 4, macs=1, params=2)), 80, 26, (3, 8, 8))
@@ -184,7 +234,7 @@ def test_two_plans_become_one_in_the_first_ones_numbering():
     assert both.keep == {"a:head": [2], "b:hidden": [], "c:head": [0, 3]}
     assert both.sizes == {"a:head": 3, "b:hidden": 10, "c:head": 4}
     assert both.cost == {"macs_dense": 100, "macs_pruned": 68, "params_dense": 50, "params_pruned": 18}
-    assert (both.method, both.budget) == ("second", {"amount": 0.9, "resource": "macs"})
+    assert (both.method, both.budget) == ("second", {"amount": 0.9, "resource": "macs", "round_to": {}})
 
 
 def test_a_plan_survives_its_file(tmp_path):

@@ -13,7 +13,7 @@ declare_torchvision_ops()
 import timm
 
 from xpruner.plan import Plan
-from xpruner.units import UnitGroup, Units, find_units
+from xpruner.units import Gate, UnitGroup, Units, find_units
 
 VIT = dict(patch_size=8, embed_dim=24, depth=2, num_heads=3)
 SWIN = dict(patch_size=2, window_size=4, embed_dim=12, depths=(2, 2), num_heads=(2, 4))
@@ -75,7 +75,7 @@ def some_plan(units: Units) -> Plan:
 def group(key: str, size: int, *, macs: float = 1, params: float = 1, width: int = 1) -> UnitGroup:
     """Returns a group that belongs to no model."""
     module, kind = key.split(":")
-    return UnitGroup(key, kind, module, f"{module}.consumer", size, width, macs, params)
+    return UnitGroup(key, kind, module, size, (Gate(f"{module}.consumer", inner=width),), macs, params)
 
 
 def footprint(model: nn.Module) -> dict:

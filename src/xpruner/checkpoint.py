@@ -1,10 +1,7 @@
-"""Models on disk: ``model.safetensors`` beside ``structure.json``, from which stock timm rebuilds what was pruned."""
+"""Models on disk: ``model.safetensors`` beside ``structure.json``, from which the library rebuilds what was cut."""
 
-import difflib
 import json
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,85 +9,20 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
-from xpruner._compat import declare_torchvision_ops
 from xpruner.data.spec import InputSpec
-from xpruner.errors import UsageError, XPrunerError, unknown
+from xpruner.errors import UsageError, XPrunerError
 from xpruner.files import write_text, write_whole
+from xpruner.outputs import tensors_of
 from xpruner.plan import Plan
+from xpruner.skeleton import Misfit, guesses, identify, skeleton, version_of
+from xpruner.structure import Structure
 from xpruner.surgery import apply
 from xpruner.training.evaluate import evaluating
-from xpruner.units import prunable_parts
-from xpruner.units.branch import ConstantBranch
+from xpruner.units import DEFAULT_KINDS, prunable_parts
 
-declare_torchvision_ops()
-
-import timm
-
-WEIGHTS, STRUCTURE = "model.safetensors", "structure.json"
-FORMAT, VERSION, LIBRARY = "xpruner", 1, "timm"
+WEIGHTS, STRUCTURE, CONFIG = "model.safetensors", "structure.json", "config.json"
 PICKLES = (".bin", ".pth", ".pt")
-FAMILIES = {"deit": "deit*", "swin_transformer": "swin_*", "vision_transformer": "vit_*"}
-"""timm's modules whose models can be pruned, and how those are called."""
-
-
-@dataclass(frozen=True)
-class Structure:
-    """What a model is built of; with its weights it is the whole model.
-
-    Attributes:
-        architecture: timm's name of the dense model.
-        kwargs: Arguments of ``timm.create_model`` that build it.
-        units: For each group's key how many units are there now; 0 where the whole branch is gone.
-        biases: Paths of the linear layers with a bias that the stock model lacks; compensation adds them.
-        input: The images that the model expects.
-        class_names: Of the classifier's outputs in order, where known.
-        timm: Version of timm that the model was saved with.
-    """
-
-    architecture: str
-    kwargs: dict[str, Any]
-    units: dict[str, int]
-    biases: list[str]
-    input: InputSpec
-    class_names: list[str] | None = None
-    timm: str = timm.__version__
-
-    def to_json(self) -> str:
-        """Returns the structure as JSON text."""
-        head = {"format": FORMAT, "version": VERSION, "library": LIBRARY}
-        return json.dumps({**head, **vars(self), "input": self.input.to_dict()}, indent=1)
-
-    @classmethod
-    def from_json(cls, text: str) -> "Structure":
-        """Reads :meth:`to_json`.
-
-        Raises:
-            XPrunerError: If the text is something else, or of a newer version.
-        """
-        try:
-            data = json.loads(text)
-            kind, version, library = data["format"], data["version"], data["library"]
-            if version > VERSION:
-                raise XPrunerError(
-                    f"The structure has version {version} but this xpruner reads up to {VERSION}; update xpruner."
-                )
-            if (kind, library) != (FORMAT, LIBRARY):
-                raise XPrunerError(f"The structure is of format {kind!r} for {library!r}, not xpruner's for timm.")
-            return cls(
-                architecture=str(data["architecture"]),
-                kwargs=dict(data["kwargs"]),
-                units={key: int(count) for key, count in data["units"].items()},
-                biases=list(data["biases"]),
-                input=InputSpec.from_dict(data["input"]),
-                class_names=data["class_names"],
-                timm=str(data["timm"]),
-            )
-        except KeyError as error:
-            raise XPrunerError(f"The structure lacks {error}; save the model again.") from error
-        except (ValueError, TypeError, AttributeError) as error:
-            raise XPrunerError(f"The structure is damaged ({error}); save the model again.") from error
 
 
 def save(
@@ -106,9 +38,11 @@ def save(
     Before anything is written the model is rebuilt as :func:`load` will do it, and the outputs are compared.
 
     Args:
-        model: Made by ``timm.create_model``, and pruned any number of times.
+        model: Made by ``timm.create_model`` or of a class of transformers, and pruned any number of times.
         folder: Where to; made if absent.
-        kwargs: The arguments given to ``timm.create_model``; deduced from the model when absent.
+        kwargs: The arguments given to ``timm.create_model``; deduced from the model when absent. A model of
+            transformers knows its configuration itself; where that can express what was cut, the folder can be read by
+            ``from_pretrained`` too.
         input_spec: The images that the model expects; as the model says when absent.
         class_names: Of the classifier's outputs in order.
 
@@ -119,13 +53,17 @@ def save(
     names = list(class_names) if class_names is not None else None
     structure = _describe(model, kwargs, input_spec or InputSpec.of(model), names)
     folder = Path(folder).expanduser()
-    weights = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
+    weights = {name: tensor.cpu().clone().contiguous() for name, tensor in model.state_dict().items()}  # some are tied
+    config = _own_config(model, structure, weights)
 
     def write_weights(temporary: Path) -> None:  # safetensors' own save_file does not tell a full disk by its errno
         temporary.write_bytes(safetensors.torch.save(weights, {"format": "pt"}))
-        (folder / STRUCTURE).unlink(missing_ok=True)  # an older structure must never stand beside these weights
+        for older in (STRUCTURE, CONFIG):  # must never stand beside these weights
+            (folder / older).unlink(missing_ok=True)
 
     write_whole(folder / WEIGHTS, write_weights)
+    if config:
+        write_text(folder / CONFIG, config)
     write_text(folder / STRUCTURE, structure.to_json())
 
 
@@ -146,13 +84,16 @@ def load(folder: str | Path) -> nn.Module:
     except (SafetensorError, OSError) as error:
         raise XPrunerError(f"{path} is damaged ({error}); copy it again or save the model again.") from error
     try:
-        model = _fit(_skeleton(structure.architecture, structure.kwargs), structure, weights)
-    except _Misfit as misfit:
+        dense = skeleton(structure.library, structure.architecture, structure.kwargs)
+        model = _fit(dense, structure, weights)
+    except Misfit as misfit:
+        library = structure.library
         raise XPrunerError(
-            f"{path} does not fit its {STRUCTURE} in timm {timm.__version__}: {misfit}; "
-            f"save the model again, or use timm {structure.timm}, which it was saved with."
+            f"{path} does not fit its {STRUCTURE} in {library} {version_of(library)}: {misfit}; "
+            f"save the model again, or use {library} {structure.made_with}, which it was saved with."
         ) from misfit
-    model.pretrained_cfg.update(structure.input.to_dict())
+    if structure.library == "timm":
+        model.pretrained_cfg.update(structure.input.to_dict())
     return model
 
 
@@ -190,71 +131,108 @@ def first_difference(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) 
     return None
 
 
-def unknown_model(name: str) -> UsageError:
-    """Returns the error for a name that is none of timm's, with the nearest of those that can be pruned."""
-    names = [name for module in FAMILIES for name in timm.list_models(module=module)]
-    return unknown("timm model", name, difflib.get_close_matches(name, names, n=1, cutoff=0.5) or FAMILIES.values())
-
-
-class _Misfit(Exception):
-    """Why weights and structure do not go together, in words."""
-
-
 def _describe(
     model: nn.Module, kwargs: Mapping[str, Any] | None, spec: InputSpec, class_names: list[str] | None
 ) -> Structure:
     """Returns the model's structure, proven by rebuilding the model from it."""
-    parts = prunable_parts(model)
-    weights = model.state_dict()
-    architecture = (getattr(model, "pretrained_cfg", None) or {}).get("architecture")
-    if architecture is None:
-        raise UsageError("The model does not name its timm architecture; make it with timm.create_model.")
-    arguments = _deduce(model, architecture) if kwargs is None else _as_json(kwargs)
-    try:
-        dense = _skeleton(architecture, arguments)
-        units = {
-            key: parts[key].adapter.size(parts[key].module) if key in parts else 0 for key in prunable_parts(dense)
-        }
-        biases = [
-            path
-            for path, layer in dense.named_modules()
-            if isinstance(layer, nn.Linear) and layer.bias is None and f"{path}.bias" in weights
-        ]
-        structure = Structure(architecture, arguments, units, biases, spec, class_names)
-        if not _same_outputs(_fit(dense, structure, weights), model):
-            raise _Misfit("its outputs are others")
-    except _Misfit as misfit:
-        raise UsageError(
-            f"The model cannot be rebuilt by timm.create_model({architecture!r}, **{arguments}): {misfit}; "
-            "pass the arguments that it was made with as kwargs=."
-        ) from misfit
+    prunable_parts(model)  # a model that cannot be pruned is refused before it is asked where it comes from
+    library, architecture = identify(model)
+    misfits = []
+    for arguments in guesses(model, library, architecture) if kwargs is None else [_as_json(kwargs)]:
+        try:
+            return _proven(model, library, architecture, arguments, spec, class_names)
+        except Misfit as misfit:
+            misfits.append((arguments, misfit))
+    arguments, first = misfits[0]
+    raise UsageError(
+        f"The model cannot be rebuilt by timm.create_model({architecture!r}, **{arguments}): {first}; "
+        "pass the arguments that it was made with as kwargs=."
+        if library == "timm"
+        else f"The {architecture} cannot be rebuilt from its configuration: {first}; undo what changed it."
+    ) from first
+
+
+def _proven(
+    model: nn.Module,
+    library: str,
+    architecture: str,
+    arguments: dict[str, Any],
+    spec: InputSpec,
+    class_names: list[str] | None,
+) -> Structure:
+    dense, weights = skeleton(library, architecture, arguments), model.state_dict()
+    biases = [
+        path
+        for path, layer in dense.named_modules()
+        if isinstance(layer, nn.Linear | nn.Conv2d) and layer.bias is None and f"{path}.bias" in weights
+    ]
+    counts = _counts(model, dense)
+    made_with = version_of(library)
+    structure = Structure(architecture, arguments, counts, biases, spec, class_names, library, made_with)
+    if not _same_outputs(_fit(dense, structure, weights), model):
+        raise Misfit("its outputs are others")
     return structure
+
+
+def _counts(model: nn.Module, dense: nn.Module) -> dict[str, int]:
+    """Returns how many units each group of the dense model has left; 0 where a branch or block is gone."""
+    left = {key: part.size for key, part in prunable_parts(model).items()}
+    whole = {key: part.size for key, part in prunable_parts(dense).items()}
+    skipped = [f"{key.removesuffix(':block')}." for key in whole if key.endswith(":block") and key not in left]
+    counts = {}
+    for key, size in whole.items():
+        kind = key.rpartition(":")[2]
+        if kind in DEFAULT_KINDS and not key.startswith(tuple(skipped)):
+            counts[key] = left.get(key, 0)
+        elif kind == "block" and key not in left:
+            counts[key] = 0
+        elif left.get(key, size) != size:
+            counts[key] = left[key]
+    return counts
+
+
+def _own_config(model: Any, structure: Structure, weights: Mapping[str, Tensor]) -> str | None:
+    """Returns the configuration with which transformers itself rebuilds the pruned model, if there is one."""
+    if structure.library != "transformers":
+        return None
+    config = {**structure.kwargs, "architectures": [structure.architecture]}
+    hidden = {count for key, count in structure.units.items() if key.endswith(":hidden")}
+    if len(hidden) == 1 and "intermediate_size" in config:
+        config["intermediate_size"] = hidden.pop()
+    try:
+        rebuilt = skeleton("transformers", structure.architecture, config)
+    except Misfit:
+        return None
+    return None if first_difference(weights, rebuilt.state_dict()) else json.dumps(config, indent=1)
 
 
 def _fit(dense: Any, structure: Structure, weights: Mapping[str, Tensor]) -> Any:
     """Cuts a dense skeleton to the structure, in place, and gives it the weights, in eval mode."""
-    sizes = {key: part.adapter.size(part.module) for key, part in prunable_parts(dense).items()}
+    sizes = {key: part.size for key, part in prunable_parts(dense).items()}
     for key, count in structure.units.items():
         if not 0 <= count <= sizes.get(key, -1):
-            raise _Misfit(f"{count} units in {key!r} where there are {sizes.get(key, 0)}")
+            raise Misfit(f"{count} units in {key!r} where there are {sizes.get(key, 0)}")
     keep = {key: list(range(count)) for key, count in structure.units.items()}
-    model: Any = apply(dense, Plan(keep, sizes), inplace=True)
+    try:
+        model: Any = apply(dense, Plan(keep, sizes), inplace=True)
+    except UsageError as error:
+        raise Misfit(str(error).rstrip(".")) from error
     layers = dict(model.named_modules())
     for path in structure.biases:
-        if not isinstance(layers.get(path), nn.Linear):
-            raise _Misfit(f"a bias for {path!r} where there is no linear layer")
-        layers[path].bias = nn.Parameter(torch.empty(layers[path].out_features))
+        if not isinstance(layers.get(path), nn.Linear | nn.Conv2d):
+            raise Misfit(f"a bias for {path!r} where there is no linear layer")
+        layers[path].bias = nn.Parameter(torch.empty(len(layers[path].weight)))
     stock = model.state_dict()
     difference = first_difference(weights, stock)
     if difference:
-        raise _Misfit(difference)
+        raise Misfit(difference)
     model.load_state_dict(weights, assign=True)
     for name, buffer in model.named_buffers():
         if name not in stock and buffer.is_floating_point():  # such as Swin's masks, which are built in float32
             owner, _, leaf = name.rpartition(".")
-            like = next(model.get_submodule(owner).parameters())
+            like = next(model.get_submodule(owner).parameters(), next(model.parameters()))
             setattr(model.get_submodule(owner), leaf, buffer.to(like.dtype))
-    return model.to(model.patch_embed.proj.weight.device).eval()
+    return model.to(next(model.parameters()).device).eval()
 
 
 @torch.no_grad()
@@ -262,34 +240,19 @@ def _same_outputs(rebuilt: Any, model: nn.Module) -> bool:
     """Compares on one image, with room for the rounding of other kernels and for nothing else."""
     spec = InputSpec.of(model)
     image = torch.rand(1, spec.channels, *spec.size, generator=torch.Generator().manual_seed(0))
-    image = image.to(rebuilt.patch_embed.proj.weight)
-    with evaluating(model):
-        wanted, given = model(image), rebuilt(image)
+    image = image.to(next(rebuilt.parameters()))
+    outputs = []
+    with evaluating(model), torch.random.fork_rng(devices=[]):
+        for each in (rebuilt, model):
+            torch.manual_seed(0)  # masked autoencoders hide patches at random
+            outputs.append(tensors_of(each(image)))
+    pairs = list(zip(*outputs, strict=True))
+    return all(given.shape == wanted.shape and _close(given, wanted) for given, wanted in pairs)
+
+
+def _close(given: Tensor, wanted: Tensor) -> bool:
     tolerance = torch.finfo(wanted.dtype).eps ** (2 / 3) * wanted.abs().nan_to_num().max()
-    return given.shape == wanted.shape and torch.allclose(given, wanted, rtol=0, atol=tolerance.item(), equal_nan=True)
-
-
-class _Unwritten(TorchFunctionMode):
-    """Leaves new parameters unwritten: to draw weights only to replace them takes most of the time of a load."""
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        target = args[0] if args else kwargs.get("tensor")
-        name = getattr(func, "__name__", "")
-        in_place = name.endswith("_") and not name.endswith("__")
-        return target if in_place and isinstance(target, nn.Parameter) else func(*args, **kwargs)
-
-
-def _skeleton(architecture: str, kwargs: Mapping[str, Any]) -> Any:
-    """Returns the dense model with parameters of the right shapes, their values undefined, and true buffers."""
-    if not timm.is_model(architecture):
-        raise unknown_model(architecture)
-    try:
-        with torch.random.fork_rng(devices=[]), _Unwritten():
-            # checkpoint_path is given so that kwargs from a file cannot: timm would read a pickle from it
-            return timm.create_model(architecture, pretrained=False, checkpoint_path=None, **kwargs)
-    except Exception as error:  # whatever timm raises at arguments that it does not take
-        raise _Misfit(f"timm refuses the arguments ({type(error).__name__}: {error})") from error
+    return torch.allclose(given, wanted, rtol=0, atol=tolerance.item(), equal_nan=True)
 
 
 def _as_json(kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -297,61 +260,3 @@ def _as_json(kwargs: Mapping[str, Any]) -> dict[str, Any]:
         return json.loads(json.dumps(dict(kwargs)))
     except TypeError as error:
         raise UsageError(f"The kwargs {dict(kwargs)} cannot be written as JSON ({error}); give names.") from error
-
-
-def _deduce(model: nn.Module, architecture: str) -> dict[str, Any]:
-    """Returns the arguments of ``timm.create_model`` in which a model differs from its plain architecture.
-
-    The skeleton needs hidden units enough to be cut from, so a pruned MLP needs no ``mlp_ratio`` of its own.
-    """
-    own, plain = _read(model), _read(_skeleton(architecture, {}))
-    ratio, plain_ratio = own.pop("mlp_ratio"), plain.pop("mlp_ratio")
-    kwargs = {
-        name: value
-        for name, value in own.items()
-        if value is not None and (value != plain[name] or name in ("num_classes", "img_size"))
-    }
-    return kwargs if ratio <= plain_ratio else {**kwargs, "mlp_ratio": math.ceil(ratio)}
-
-
-def _read(model: Any) -> dict[str, Any]:
-    """Reads arguments of ``timm.create_model`` off the modules of a VisionTransformer or SwinTransformer."""
-    windowed = hasattr(model, "layers")
-    stages = [list(stage.blocks) for stage in model.layers] if windowed else [list(model.blocks)]
-    blocks = [block for stage in stages for block in stage]
-    embed, heads = model.patch_embed, [_dense_heads(stage) for stage in stages]
-    mlps = [(block.mlp, block.norm1.weight.numel()) for block in blocks if not isinstance(block.mlp, ConstantBranch)]
-    read = {
-        "num_classes": model.num_classes,
-        "img_size": _side(embed.img_size),
-        "patch_size": _side(embed.patch_size),
-        "in_chans": embed.proj.in_channels,
-        "embed_dim": embed.proj.out_channels,
-        "global_pool": model.global_pool,
-        "mlp_ratio": max((mlp.fc1.out_features / dim for mlp, dim in mlps), default=0.0),
-        "drop_path_rate": round(max(getattr(block.drop_path1, "drop_prob", 0.0) for block in blocks), 6),
-    }
-    if windowed:
-        window = _side(max(block.window_size for block in blocks))  # smaller ones are clipped to the image
-        return {**read, "depths": [len(stage) for stage in stages], "num_heads": heads, "window_size": window}
-    scaled = any(name.endswith("ls1.gamma") for name, _ in model.named_parameters())
-    return {
-        **read,
-        "depth": len(blocks),
-        "num_heads": heads[0],
-        "class_token": model.has_class_token,
-        "no_embed_class": model.no_embed_class,
-        "dynamic_img_size": model.dynamic_img_size,
-        "init_values": 1e-5 if scaled else None,  # any value does: the scales are among the weights
-    }
-
-
-def _dense_heads(stage: Sequence[Any]) -> int:
-    """Returns how many heads a block had before pruning; a head keeps its width, and the stream its own."""
-    dim = stage[0].norm1.weight.numel()
-    attentions = [block.attn for block in stage if not isinstance(block.attn, ConstantBranch)]
-    return dim * attentions[0].num_heads // attentions[0].proj.in_features if attentions else 1
-
-
-def _side(size: tuple[int, int] | None) -> int | list[int] | None:
-    return size[0] if size and size[0] == size[1] else size and list(size)

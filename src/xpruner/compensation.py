@@ -1,5 +1,6 @@
 """Compensation: closed-form least squares on the consumers of what was cut, so that less accuracy is lost."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -7,13 +8,14 @@ from torch import Tensor, nn
 
 from xpruner.config import CompensateConfig
 from xpruner.errors import XPrunerError
-from xpruner.moments import Batches, Moments, consumer_moments, reading, ridge
+from xpruner.moments import Batches, Moments, channels_last, consumer_moments, reading, ridge
 from xpruner.plan import Plan
 from xpruner.training.devices import autocast
 from xpruner.training.evaluate import evaluating
-from xpruner.units import UnitGroup, Units, find_units
+from xpruner.units import DEFAULT_KINDS, UnitGroup, Units, find_units
 from xpruner.units.branch import ConstantBranch
-from xpruner.units.timm import stream_point
+from xpruner.units.embed import stream_key
+from xpruner.units.stream import stream_point
 
 
 def compensate(
@@ -48,37 +50,97 @@ def compensate(
     config = config or CompensateConfig()
     if config.mode == "none":
         return pruned
-    units = find_units(dense)
+    readers = _readers(pruned, dense, plan)
     with evaluating(dense), evaluating(pruned):
         if config.mode == "sequential":
-            for group in units:
-                _fit_to_stream(pruned, dense, group, batches, config.ridge, precision)
+            for reader in readers:
+                _fit_to_stream(reader, batches, config.ridge, precision)
             for path in _classifiers(dense):
                 _fit_classifier(pruned, dense, path, batches, config.ridge, precision)
             return pruned
-        cut = [group for group in units if len(plan.keep.get(group.key, range(group.size))) < group.size]
-        moments = consumer_moments(dense, Units(tuple(cut), 0, 0, units.input_size), batches, precision)
-    for group in cut:
-        kept, removed = channels(group, plan.keep[group.key])
-        consumer: Any = dense.get_submodule(group.consumer)
-        weight = consumer.weight.detach().double().cpu()
-        predict = affine_prediction(moments[group.key], kept, removed, config)
-        mean = moments[group.key].mean
-        _add(
-            _reader(pruned, group),
-            weight[:, removed] @ predict,
-            weight[:, removed] @ (mean[removed] - predict @ mean[kept]),
-            group.key,
-        )
+        cut = [reader for reader in readers if len(reader.removed)]
+        groups = tuple(group for reader in cut for group in reader.groups)
+        moments = consumer_moments(dense, Units(groups, 0, 0, (0, 0, 0)), batches, precision)
+    for reader in cut:
+        found = moments[reader.groups[0].key]
+        weight = reader.source.weight.detach().double().cpu().flatten(1)[reader.outputs][:, reader.removed]
+        predict = affine_prediction(found, reader.kept, reader.removed, config)
+        bias = weight @ (found.mean[reader.removed] - predict @ found.mean[reader.kept])
+        _add(reader.target, weight @ predict, bias, reader.path)
     return pruned
 
 
-def channels(group: UnitGroup, keep: list[int]) -> tuple[Tensor, Tensor]:
-    """Returns the consumer's input channels that stay and those that go, ascending."""
-    kept = torch.zeros(group.size, dtype=torch.bool)
-    kept[keep] = True
-    wide = kept.repeat_interleave(group.width)
-    return wide.nonzero()[:, 0], (~wide).nonzero()[:, 0]
+@dataclass(frozen=True)
+class _Reader:
+    """A consumer in the dense and in the pruned model.
+
+    Attributes:
+        pruned: The pruned model.
+        dense: The dense model.
+        path: Of the consumer in the dense model.
+        groups: The groups that it reads.
+        kept: Its input channels that stay, ascending.
+        removed: Its input channels that go.
+        outputs: Its output channels that stay; the others belong to cut embedding channels.
+    """
+
+    pruned: nn.Module
+    dense: nn.Module
+    path: str
+    groups: list[UnitGroup]
+    kept: Tensor
+    removed: Tensor
+    outputs: Tensor
+
+    @property
+    def source(self) -> Any:
+        """The consumer in the dense model."""
+        return self.dense.get_submodule(self.path)
+
+    @property
+    def branch(self) -> str:
+        """The path of the module whose units it reads."""
+        return self.groups[0].module
+
+    @property
+    def target(self) -> Any:
+        """What stands for the consumer in the pruned model: itself, or the constant that is left of its branch."""
+        module = self.pruned.get_submodule(self.branch)
+        return module if isinstance(module, ConstantBranch) else self.pruned.get_submodule(self.path)
+
+
+def _readers(pruned: nn.Module, dense: nn.Module, plan: Plan) -> list[_Reader]:
+    """Returns every consumer that is left and is linear in its input, in forward order."""
+    kinds = {key.rpartition(":")[2] for key in plan.keep}
+    if not kinds <= set(DEFAULT_KINDS):
+        kinds |= set(DEFAULT_KINDS)  # whatever was cut, these are what can make up for it
+    skipped = [key.rpartition(":")[0] for key, indices in plan.keep.items() if key.endswith(":block") and not indices]
+    readers = []
+    for path, groups in find_units(dense, sorted(kinds or DEFAULT_KINDS)).of_consumers().items():
+        layer: Any = dense.get_submodule(path)
+        gone = any(path.startswith(f"{block}.") for block in skipped)
+        if gone or not _is_linear(layer) or path in _classifiers(dense):
+            continue
+        kept, removed = channels(groups, plan)
+        outputs = plan.keep.get(stream_key(dense, path), range(layer.weight.shape[0]))
+        readers.append(_Reader(pruned, dense, path, groups, kept, removed, torch.tensor(list(outputs))))
+    return readers
+
+
+def _is_linear(layer: Any) -> bool:
+    return isinstance(layer, nn.Linear) or (
+        isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1) and layer.groups == 1
+    )
+
+
+def channels(groups: list[UnitGroup], plan: Plan) -> tuple[Tensor, Tensor]:
+    """Returns a consumer's input channels that stay and those that go, ascending; each group it reads must keep one."""
+    kept = torch.ones(groups[0].channels.numel(), dtype=torch.bool)
+    for group in groups:
+        gone = torch.ones(group.size, dtype=torch.bool)
+        gone[plan.keep.get(group.key, range(group.size))] = False
+        kept[group.channels[gone].flatten()] = False
+    return kept.nonzero()[:, 0], (~kept).nonzero()[:, 0]
 
 
 def affine_prediction(moments: Moments, kept: Tensor, removed: Tensor, config: CompensateConfig) -> Tensor:
@@ -114,37 +176,35 @@ def solve_ridge(covariance: Tensor, cross: Tensor, samples: int, least: float) -
 
 
 @torch.no_grad()
-def _fit_to_stream(
-    pruned: nn.Module, dense: nn.Module, group: UnitGroup, batches: Batches, least: float, precision: str
-) -> None:
+def _fit_to_stream(reader: _Reader, batches: Batches, least: float, precision: str) -> None:
     """Fits one consumer so that the residual stream after its branch comes closest to the dense model's.
 
     With z what the consumer reads in the pruned model, the ridge regression is of the remaining error
     r = dense output + (dense stream - pruned stream) / scale - W z, where scale is the branch's layer scale. Where the
-    branch ends in a norm the stream cannot be aimed at, and the target is the dense output alone.
+    stream cannot be aimed at, as behind a branch that ends in a norm, the target is the dense output alone.
     """
-    reader = _reader(pruned, group)
-    source: Any = dense.get_submodule(group.consumer)
-    point = stream_point(dense, group)
-    path = group.module if isinstance(reader, ConstantBranch) else group.consumer
-    inputs = 0 if isinstance(reader, ConstantBranch) else reader.in_features
-    moments = Moments(inputs, source.out_features)
-    device = source.weight.device
+    target, source = reader.target, reader.source
+    empty = isinstance(target, ConstantBranch)
+    path = reader.branch if empty else reader.path
+    moments = Moments(0 if empty else len(reader.kept), len(reader.outputs))
+    point = stream_point(reader.dense, reader.branch)
+    norms = [point.norm] if point else []
     for images, _ in batches:
-        images = images.to(device)
-        read = _until(pruned, [point.norm, path], path, images, precision)
-        wanted = _until(dense, [point.norm, group.consumer], group.consumer, images, precision)
-        target = source(wanted[group.consumer].float())
-        if point.aims_at_stream:
-            error = wanted[point.norm].float() - read[point.norm].float()
-            target = target + point.arrange(error).reshape(target.shape) / point.scale
+        images = images.to(source.weight.device)
+        read = _until(reader.pruned, [*norms, path], path, images, precision)
+        wanted = _until(reader.dense, [*norms, reader.path], reader.path, images, precision)
+        goal = channels_last(source, source(wanted[reader.path].float()))[..., reader.outputs]
+        if point:
+            error = wanted[point.norm].float()[..., reader.outputs] - read[point.norm].float()
+            scale = point.scale[reader.outputs] if isinstance(point.scale, Tensor) else point.scale
+            goal = goal + point.arrange(error).reshape(goal.shape) / scale
         z = read[path].float()
-        if isinstance(reader, ConstantBranch):
-            moments.update(z[..., :0], target - reader.bias)
+        if empty:
+            moments.update(z[..., :0], goal - target.bias)
         else:
-            moments.update(z, target - reader(z))
+            moments.update(channels_last(source, z), goal - channels_last(source, target(z)))
     change = solve_ridge(moments.covariance, moments.cross_covariance, moments.count, least)
-    _add(reader, change, moments.mean_y - change @ moments.mean, group.key)
+    _add(target, change, moments.mean_y - change @ moments.mean, reader.path)
 
 
 def _classifiers(model: Any) -> list[str]:
@@ -191,17 +251,12 @@ def _until(model: nn.Module, paths: list[str], last: str, images: Tensor, precis
     return dict(inputs)
 
 
-def _reader(pruned: nn.Module, group: UnitGroup) -> Any:
-    module = pruned.get_submodule(group.module)
-    return module if isinstance(module, ConstantBranch) else pruned.get_submodule(group.consumer)
-
-
 @torch.no_grad()
 def _add(reader: Any, weight: Tensor, bias: Tensor, key: str) -> None:
     if not (torch.isfinite(weight).all() and torch.isfinite(bias).all()):
         raise XPrunerError(f"Compensation of {key!r} is not finite; raise compensate.ridge or use precision fp32.")
     if weight.numel():
-        reader.weight += weight.to(reader.weight)
+        reader.weight += weight.to(reader.weight).view(reader.weight.shape)
     if reader.bias is None:
         reader.bias = nn.Parameter(torch.zeros(len(bias), dtype=reader.weight.dtype, device=reader.weight.device))
     reader.bias += bias.to(reader.bias)

@@ -184,7 +184,9 @@ class RunConfig:
         output: The run directory; the same command continues what lies there.
         model: The dense model.
         data: The images.
-        units: Kinds of unit to prune.
+        units: Kinds of unit to prune: ``head``, ``hidden``, ``qk``, ``v``, ``embed``, ``block``.
+        round_to: For a kind of unit the number of which every kept width is a multiple, such as ``{hidden: 16}``.
+        rotate: Where ``qk`` or ``v`` are pruned, first sort every head's dimensions by what they contribute.
         method: What makes the plan.
         rounds: How often X-Pruner looks, cuts and compensates before the plan is final.
         masks: Stage 1.
@@ -202,6 +204,8 @@ class RunConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     units: list[str] = field(default_factory=lambda: ["head", "hidden"])
+    round_to: dict[str, int] = field(default_factory=dict)
+    rotate: bool = True
     method: str = "xpruner"
     rounds: int = 5
     masks: MaskConfig = field(default_factory=MaskConfig)

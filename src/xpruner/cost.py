@@ -1,14 +1,40 @@
-"""What a model costs: multiply-accumulates by torch's own counter, parameters, and the shapes behind them."""
+"""What a model costs: multiply-accumulates by torch's own counter, module by module, and parameters."""
 
 import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 
-def input_size(model: nn.Module) -> tuple[int, int, int]:
-    """Returns (channels, height, width) of the images that a timm model takes as it was built."""
+@dataclass(frozen=True)
+class Trace:
+    """The multiply-accumulates of one image, of the model ("") and of every module that does any, by path."""
+
+    macs: Mapping[str, float]
+
+    @property
+    def total(self) -> float:
+        """Of the whole model."""
+        return self.macs.get("", 0)
+
+    def below(self, path: str) -> Callable[[str], float]:
+        """Returns the function that gives the MACs of a module by its path relative to ``path``."""
+        return lambda inner: self.macs.get(f"{path}.{inner}".strip("."), 0)
+
+
+def input_size(model: Any) -> tuple[int, int, int]:
+    """Returns (channels, height, width) of the images that a timm or transformers model takes as it was built."""
+    config: Any = getattr(model, "config", None)
+    config = getattr(config, "vision_config", config)
+    if getattr(config, "image_size", None):
+        side = config.image_size
+        height, width = (side, side) if isinstance(side, int) else side
+        return getattr(config, "num_channels", 3), height, width
     published = (getattr(model, "pretrained_cfg", None) or {}).get("input_size", (3, 224, 224))
     embed = getattr(model, "patch_embed", None)
     channels = getattr(getattr(embed, "proj", None), "in_channels", published[0])
@@ -28,21 +54,28 @@ def count_macs(model: nn.Module, size: tuple[int, int, int] | None = None) -> fl
         model: Any module that takes (batch, channels, height, width).
         size: (channels, height, width); the model's own when absent.
     """
-    return trace(model, size)[0]
+    return trace(model, size).total
 
 
-def trace(model: nn.Module, size: tuple[int, int, int] | None = None) -> tuple[float, dict[str, torch.Size]]:
-    """Runs one image through a weightless twin of the model on the meta device; the model itself is not touched.
-
-    Returns:
-        The MACs of the image, and for every linear layer the shape of its input (rows, tokens, channels).
-    """
+def trace(model: nn.Module, size: tuple[int, int, int] | None = None) -> Trace:
+    """Runs one image through a weightless twin of the model on the meta device; the model itself is not touched."""
     weightless = {id(tensor): tensor.detach().to("meta") for tensor in (*model.parameters(), *model.buffers())}
     twin = copy.deepcopy(model, weightless).eval()
-    shapes: dict[str, torch.Size] = {}
-    for name, module in twin.named_modules():
-        if isinstance(module, nn.Linear):
-            module.register_forward_pre_hook(lambda _, args, name=name: shapes.__setitem__(name, args[0].shape))
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        twin(torch.empty(1, *(size or input_size(model)), device="meta"))
-    return counter.get_total_flops() / 2, shapes
+    with _Agreeing(), FlopCounterMode(display=False) as counter, torch.no_grad():
+        twin(torch.empty(1, *(size or input_size(model)), dtype=next(model.parameters()).dtype, device="meta"))
+    root = type(twin).__name__
+    counts = {
+        name.removeprefix(root).removeprefix("."): sum(flops.values()) / 2
+        for name, flops in counter.get_flop_counts().items()
+        if name != "Global"
+    }
+    return Trace(counts)
+
+
+class _Agreeing(TorchDispatchMode):
+    """Says yes to whatever a model asks of tensors without values, such as whether its mask of padding is all ones."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten._local_scalar_dense.default and args[0].is_meta and args[0].dtype == torch.bool:
+            return True
+        return func(*args, **(kwargs or {}))

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xpruner.evidence import own_part
+from xpruner.errors import UsageError
+from xpruner.evidence import own_part, unit_blocks
 from xpruner.moments import Moments, ridge
 from xpruner.units import UnitGroup, Units
 
@@ -53,6 +54,7 @@ class EffectiveWeights:
     """
 
     def __init__(self, model: nn.Module, units: Units, moments: Mapping[str, Moments], least_ridge: float = 1e-3):
+        _check_one_kind_a_consumer(units)
         self.model, self.units = _with_biases(model, units), units
         self._means = {g.key: moments[g.key].mean for g in units}
         self._covariances = {}
@@ -71,7 +73,8 @@ class EffectiveWeights:
     def refit(self, keep: Mapping[str, Tensor]) -> None:
         """Solves the compensation anew for hard gates (units,), 0 or 1, of every group."""
         for group in self.units:
-            self._fits[group.key] = self._fit(group, keep[group.key].bool().cpu().repeat_interleave(group.width))
+            kept = keep[group.key].bool().cpu().repeat_interleave(group.gates[0].inner)
+            self._fits[group.key] = self._fit(group, kept)
 
     def weights(self, gates: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Returns the consumers' weights and biases by parameter name, for ``torch.func.functional_call``.
@@ -82,14 +85,14 @@ class EffectiveWeights:
         overrides = {}
         for group in self.units:
             fit = self._fits[group.key]
-            change = gates[group.key].repeat_interleave(group.width) - fit.kept
+            change = gates[group.key].repeat_interleave(group.gates[0].inner) - fit.kept
             weight = fit.weight * fit.kept + (fit.weight * change) @ fit.own
             overrides[f"{group.consumer}.weight"] = weight
             overrides[f"{group.consumer}.bias"] = fit.bias - weight @ fit.mean
         return overrides
 
     def _fit(self, group: UnitGroup, kept: Tensor) -> _Fit:
-        consumer: Any = self.model.get_submodule(group.consumer)
+        consumer: Any = self.model.get_submodule(group.gates[0].path)
         weight = consumer.weight.detach().double().cpu()
         covariance, mean = self._covariances[group.key], self._means[group.key]
         inside, outside = kept.nonzero()[:, 0], (~kept).nonzero()[:, 0]
@@ -97,31 +100,48 @@ class EffectiveWeights:
         predict = covariance[outside][:, inside] @ precision
         own = torch.eye(len(kept), dtype=torch.float64)
         own[outside[:, None], inside] = -predict
-        own[inside[:, None], inside] = own_part(precision, group.width)
+        own[inside[:, None], inside] = own_part(precision, _blocks(len(inside), group))
         residual = covariance[outside][:, outside] - predict @ covariance[inside][:, outside]
         compensated = torch.empty_like(weight)
         compensated[:, inside] = weight[:, inside] + weight[:, outside] @ predict
-        compensated[:, outside] = weight[:, outside] @ over_own_blocks(residual, group.width)
+        compensated[:, outside] = weight[:, outside] @ over_own_blocks(residual, _blocks(len(outside), group))
         bias = weight @ mean + consumer.bias.detach().double().cpu()
         parts = (kept, compensated, own, mean, bias)
         return _Fit(*(part.to(consumer.weight) for part in parts))
 
 
-def over_own_blocks(covariance: Tensor, width: int) -> Tensor:
-    """Returns covariance[:, u] (covariance[u, u])^-1 for every unit u of ``width`` channels, side by side.
+def _blocks(channels: int, group: UnitGroup) -> Tensor:
+    return torch.arange(channels).view(-1, group.gates[0].inner)
+
+
+def over_own_blocks(covariance: Tensor, channels: Tensor) -> Tensor:
+    """Returns covariance[:, u] (covariance[u, u])^-1 for every unit u, side by side in the order of the channels.
 
     It tells how all units follow when the unpredictable part of unit u alone is known.
+
+    Args:
+        covariance: (all channels, all channels).
+        channels: (units, channels of one unit) indices.
     """
-    size = len(covariance) // width
-    columns = covariance.view(len(covariance), size, width)
-    blocks = torch.diagonal(covariance.view(size, width, size, width), dim1=0, dim2=2).permute(2, 0, 1)
-    return torch.linalg.solve(blocks, columns.permute(1, 2, 0)).permute(2, 0, 1).reshape(covariance.shape)
+    over = torch.empty_like(covariance)
+    over[:, channels] = torch.linalg.solve(unit_blocks(covariance, channels), covariance[channels]).permute(2, 0, 1)
+    return over
+
+
+def _check_one_kind_a_consumer(units: Units) -> None:
+    readers = units.of_consumers()
+    for group in units:
+        if group.consumer is None or len(readers[group.consumer]) > 1:
+            raise UsageError(
+                f"The compensated search knows heads and hidden units, not {group.kind!r} beside them; "
+                "set thresholds.compensated to false, or thresholds.steps to 0."
+            )
 
 
 def _with_biases(model: nn.Module, units: Units) -> nn.Module:
     twin = copy.deepcopy(model)
     for group in units:
-        consumer: Any = twin.get_submodule(group.consumer)
+        consumer: Any = twin.get_submodule(group.gates[0].path)
         if consumer.bias is None:
             consumer.bias = nn.Parameter(consumer.weight.new_zeros(consumer.weight.shape[0]))
     return twin

@@ -1,7 +1,9 @@
 """The two ways in which a call can end badly, each one clear sentence for the user."""
 
 import difflib
+import importlib
 from collections.abc import Iterable
+from types import ModuleType
 
 
 class XPrunerError(Exception):
@@ -22,3 +24,15 @@ def unknown(what: str, name: str, known: Iterable[str]) -> UsageError:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     remedy = f"did you mean {near[0]!r}?" if near else f"known are: {', '.join(known)}."
     return UsageError(f"Unknown {what} {name!r}; {remedy}")
+
+
+def require(library: str, purpose: str) -> ModuleType:
+    """Imports an optional library.
+
+    Raises:
+        UsageError: If it is not installed, with what it is needed for and how to get it.
+    """
+    try:
+        return importlib.import_module(library)
+    except ImportError as error:
+        raise UsageError(f"{library} is needed to {purpose}; pip install 'xpruner[{library}]'.") from error

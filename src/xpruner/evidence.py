@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from xpruner.gates import gating
 from xpruner.learning import frozen
-from xpruner.moments import Batches, Moments, reading, ridge
+from xpruner.moments import Batches, Moments, channels_last, reading, ridge
+from xpruner.outputs import logits_of
 from xpruner.training.devices import autocast
 from xpruner.units import UnitGroup, Units
 
@@ -43,24 +45,29 @@ def class_evidence(
         least_ridge: Smallest ridge, as a share of the mean variance.
         precision: Of the forward and backward pass.
     """
-    parts = {g.key: _irreplaceable_part(moments[g.key], g, least_ridge) for g in units} if moments else {}
+    known = moments or {}
+    parts = {g.key: _irreplaceable_part(known[g.key], g, least_ridge) for g in units if g.key in known}
     tables = {group.key: torch.zeros(num_classes, group.size) for group in units}
     counts = torch.zeros(num_classes)
     device = next(model.parameters()).device
-    consumers = [group.consumer for group in units]
-    with frozen(model), _differentiable(model, units), reading(model, consumers) as inputs:
+    readers = units.of_consumers()
+    unread = [group for group in units if group.consumer is None]
+    with frozen(model), _differentiable(model, units), reading(model, readers) as inputs:
         for images, labels in batches:
-            with autocast(precision, device):
-                logits = model(images.to(device))
+            gates = {g.key: torch.ones(len(images), g.size, device=device, requires_grad=True) for g in unread}
+            with autocast(precision, device), gating(model, units, gates):
+                logits = logits_of(model(images.to(device)))
             loss = F.cross_entropy(logits.float(), labels.to(device), reduction="sum")
-            gradients = torch.autograd.grad(loss, [inputs[consumer] for consumer in consumers])
+            watched = [*(inputs[path] for path in readers), *gates.values()]
+            gradients = dict(zip((*readers, *gates), torch.autograd.grad(loss, watched), strict=True))
             counts += torch.bincount(labels, minlength=num_classes)
-            for group, gradient in zip(units, gradients, strict=True):
-                x = inputs[group.consumer].detach().float()
-                if parts:
-                    mean, part = parts[group.key]
-                    x = F.linear(x - mean.to(x), part.to(x))
-                slope = _per_unit(gradient.float() * x, len(labels), group)
+            for group in units:
+                if group.consumer is None:
+                    slope = gradients[group.key]
+                else:
+                    layer = model.get_submodule(group.consumer)
+                    x, gradient = (channels_last(layer, t) for t in (inputs[group.consumer], gradients[group.consumer]))
+                    slope = _slope(x.detach().float(), gradient.float(), len(labels), group, parts.get(group.key))
                 tables[group.key].index_add_(0, labels, slope.square().cpu())
     seen = counts > 0
     for table in tables.values():
@@ -69,9 +76,13 @@ def class_evidence(
     return tables
 
 
-def _per_unit(product: Tensor, batch: int, group: UnitGroup) -> Tensor:
-    """Sums (batch x windows, ..., units x width) to (batch, units)."""
-    return product.reshape(batch, -1, group.size, group.width).sum((1, 3))
+def _slope(x: Tensor, gradient: Tensor, batch: int, group: UnitGroup, part: tuple[Tensor, Tensor] | None) -> Tensor:
+    """Returns (batch, units): gradient times x, or its irreplaceable part, over (batch x windows, ..., channels)."""
+    if part is not None:
+        mean, own = part
+        x = F.linear(x - mean.to(x), own.to(x))
+    product = (gradient * x).reshape(batch, -1, x.shape[-1]).sum(1)
+    return product[:, group.channels].sum(-1)
 
 
 def _irreplaceable_part(moments: Moments, group: UnitGroup, least: float) -> tuple[Tensor, Tensor]:
@@ -79,33 +90,38 @@ def _irreplaceable_part(moments: Moments, group: UnitGroup, least: float) -> tup
     covariance = moments.covariance
     lam = ridge(covariance, moments.count, least)
     precision = torch.linalg.inv(covariance + lam * torch.eye(len(covariance), dtype=covariance.dtype))
-    return moments.mean.float(), own_part(precision, group.width).float()
+    return moments.mean.float(), own_part(precision, group.channels).float()
 
 
-def own_part(precision: Tensor, width: int) -> Tensor:
+def own_part(precision: Tensor, channels: Tensor) -> Tensor:
     """Returns the matrix whose rows for unit u are (P_uu)^-1 P_u, with P_uu the unit's diagonal block.
 
     Args:
-        precision: (channels, channels) inverse covariance P.
-        width: Channels of a unit.
+        precision: (all channels, all channels) inverse covariance P.
+        channels: (units, channels of one unit) indices.
     """
-    if width == 1:
+    if channels.shape[1] == 1:
         return precision / precision.diagonal()[:, None]
-    size = len(precision) // width
-    rows = precision.view(size, width, len(precision))
-    blocks = torch.diagonal(rows.view(size, width, size, width), dim1=0, dim2=2).permute(2, 0, 1)
-    return torch.linalg.solve(blocks, rows).reshape(precision.shape)
+    own = torch.empty_like(precision)
+    own[channels] = torch.linalg.solve(unit_blocks(precision, channels), precision[channels])
+    return own
+
+
+def unit_blocks(matrix: Tensor, channels: Tensor) -> Tensor:
+    """Returns the (units, width, width) blocks of a (channels, channels) matrix that belong to the units."""
+    return matrix[channels[:, :, None], channels[:, None, :]]
 
 
 @contextmanager
 def _differentiable(model: nn.Module, units: Units):
-    """Makes the first consumer's input require a gradient, although no weight does."""
+    """Makes the consumers' inputs require a gradient, although no weight does."""
 
     def require(_module: nn.Module, args: tuple[Tensor, ...]):
         return (args[0] if args[0].requires_grad else args[0].requires_grad_(), *args[1:])
 
-    handle = model.get_submodule(units.groups[0].consumer).register_forward_pre_hook(require)
+    handles = [model.get_submodule(path).register_forward_pre_hook(require) for path in units.of_consumers()]
     try:
         yield
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()

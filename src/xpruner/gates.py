@@ -1,16 +1,18 @@
-"""Gates: forward pre-hooks that multiply what a unit hands to the linear layer that consumes it."""
+"""Gates: hooks that multiply what a unit hands on, wherever its group says, and leave nothing behind."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from xpruner.units import Units
+from xpruner.units import Gate, Units
 
 
 @contextmanager
-def gating(model: nn.Module, units: Units, gates: Mapping[str, torch.Tensor]) -> Iterator[None]:
+def gating(model: nn.Module, units: Units, gates: Mapping[str, Tensor]) -> Iterator[None]:
     """Multiplies every unit's output by its gate while the block runs; every hook is gone afterwards.
 
     Args:
@@ -21,41 +23,89 @@ def gating(model: nn.Module, units: Units, gates: Mapping[str, torch.Tensor]) ->
     """
     handles = []
     try:
-        for key, gate in gates.items():
-            group = units[key]
-            hook = _multiply(gate, group.width)
-            handles.append(model.get_submodule(group.consumer).register_forward_pre_hook(hook))
+        for key, values in gates.items():
+            for gate in units[key].gates:
+                handles.append(_attach(model.get_submodule(gate.path), gate, values))
         yield
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _multiply(gate: torch.Tensor, width: int):
-    def hook(_module: nn.Module, args: tuple[torch.Tensor, ...]):
-        x = args[0]
-        return (x * spread(gate, x, width), *args[1:])
+def channel_axis(module: nn.Module) -> int:
+    """Returns the dimension of a layer's input and output that holds the channels."""
+    return 1 if isinstance(module, nn.Conv2d | nn.Conv1d | nn.ConvTranspose2d | nn.BatchNorm2d) else -1
+
+
+def _attach(module: nn.Module, gate: Gate, values: Tensor) -> Any:
+    if gate.at == "input":
+        return module.register_forward_pre_hook(_on_input(gate, values, channel_axis(module)))
+    hooks: dict[str, Callable] = {"output": _on_output, "norm": _on_norm, "skip": _on_block}
+    return module.register_forward_hook(hooks[gate.at](gate, values, channel_axis(module)))
+
+
+def _on_input(gate: Gate, values: Tensor, axis: int):
+    def hook(_module: nn.Module, args: tuple[Tensor, ...]):
+        return (args[0] * spread(values, args[0], gate, axis), *args[1:])
 
     return hook
 
 
-def spread(gate: torch.Tensor, x: torch.Tensor, width: int) -> torch.Tensor:
-    """Brings gates to the shape of the input they multiply.
+def _on_output(gate: Gate, values: Tensor, axis: int):
+    """Channels of the output behind those of the units, such as keys behind queries, stay open."""
+
+    def hook(_module: nn.Module, _args: tuple[Tensor, ...], output: Tensor):
+        return output * spread(values, output, gate, axis)
+
+    return hook
+
+
+def _on_norm(gate: Gate, values: Tensor, axis: int):
+    """A LayerNorm over the open channels alone; a channel that is half open counts half."""
+
+    def hook(norm: Any, args: tuple[Tensor, ...], _output: Tensor):
+        x = args[0]
+        g = spread(values, x, gate, axis).expand(x.shape)
+        count = g.sum(-1, keepdim=True)
+        mean = (g * x).sum(-1, keepdim=True) / count
+        variance = (g * (x - mean).square()).sum(-1, keepdim=True) / count
+        return ((x - mean) * torch.rsqrt(variance + norm.eps) * norm.weight + norm.bias) * g
+
+    return hook
+
+
+def _on_block(_gate: Gate, values: Tensor, _axis: int):
+    def hook(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor):
+        open_ = values.to(output).view(-1, *[1] * (output.ndim - 1))
+        return torch.lerp(args[0].to(output), output, open_)
+
+    return hook
+
+
+def spread(values: Tensor, x: Tensor, gate: Gate, axis: int = -1) -> Tensor:
+    """Brings gates to the shape of the channels they multiply.
 
     Args:
-        gate: (units,) or (batch, units).
-        x: (batch, ..., units x width); in windowed attention (batch x windows, ..., units x width), batch-major.
-        width: Channels per unit.
+        values: (units,) or (batch, units).
+        x: (batch, ..., channels); in windowed attention (batch x windows, ..., channels), batch-major.
+        gate: How the channels are laid out; channels before and behind outer x units x inner get a gate of 1.
+        axis: Dimension of x that holds the channels.
 
     Returns:
-        (units x width,) or (batch x windows, 1, ..., units x width), in the type of x and on its device.
+        A tensor in the type of x and on its device that broadcasts against it.
     """
-    gate = gate.to(x)
-    if width > 1:
-        gate = gate.repeat_interleave(width, -1)
-    if gate.ndim == 1:
-        return gate
-    windows = x.shape[0] // gate.shape[0]
-    if windows > 1:
-        gate = gate.repeat_interleave(windows, 0)
-    return gate.view(gate.shape[0], *[1] * (x.ndim - 2), gate.shape[1])
+    values = values.to(x)
+    if gate.inner > 1:
+        values = values.repeat_interleave(gate.inner, -1)
+    if gate.outer > 1:
+        values = values.repeat(*[1] * (values.ndim - 1), gate.outer)
+    axis %= x.ndim
+    behind = x.shape[axis] - values.shape[-1] - gate.before
+    if gate.before or behind:
+        values = F.pad(values, (gate.before, behind), value=1.0)
+    shape = [1] * x.ndim
+    shape[axis] = x.shape[axis]
+    if values.ndim > 1:
+        values = values.repeat_interleave(x.shape[0] // len(values), 0)
+        shape[0] = len(values)
+    return values.view(shape)

@@ -13,6 +13,7 @@ from xpruner.errors import UsageError
 from xpruner.gates import gating
 from xpruner.learning import LoopOptions, frozen, learn
 from xpruner.masks import ClassMasks, TemporalSmoothness, class_variance, sparsity, total_variation
+from xpruner.outputs import logits_of
 from xpruner.training.devices import autocast
 from xpruner.training.distill import distillation_loss
 
@@ -61,9 +62,9 @@ def learn_masks(
         gate_labels = torch.where(roles == WRONG, wrong_labels(labels, masks.num_classes), labels)
         with autocast(precision, images.device):
             with torch.no_grad():
-                dense = model(images[roles == MEAN]).float() if config.mean else None
+                dense = logits_of(model(images[roles == MEAN])).float() if config.mean else None
             with gating(model, masks.units, role_gates(values, roles, gate_labels)):
-                logits = model(images).float()
+                logits = logits_of(model(images)).float()
         task = role_loss(logits, dense, roles, gate_labels)
         total = task + config.sparsity * sparsity(values, masks.units)
         if config.smooth != "none":
@@ -187,8 +188,8 @@ def leak(model: nn.Module, masks: ClassMasks, batches, *, precision: str = "fp32
             images, labels = images.to(device), labels.to(device)
             with autocast(precision, device):
                 with gating(model, masks.units, masks.gates(labels, values)):
-                    hits += int((model(images).argmax(1) == labels).sum())
+                    hits += int((logits_of(model(images)).argmax(1) == labels).sum())
                 with gating(model, masks.units, mean):
-                    free += int((model(images).argmax(1) == labels).sum())
+                    free += int((logits_of(model(images)).argmax(1) == labels).sum())
             total += len(labels)
     return {"gated": hits / total, "label_free": free / total, "leak": (hits - free) / total}

@@ -12,9 +12,10 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from xpruner._compat import declare_torchvision_ops
-from xpruner.checkpoint import STRUCTURE, first_difference, load, read_structure, unknown_model
+from xpruner.checkpoint import STRUCTURE, first_difference, load, read_structure
 from xpruner.config import ModelConfig
 from xpruner.errors import UsageError, XPrunerError
+from xpruner.skeleton import unknown_model
 
 declare_torchvision_ops()
 

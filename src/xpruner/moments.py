@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from xpruner.gates import channel_axis
 from xpruner.training.devices import autocast
 from xpruner.units import Units
 
@@ -81,6 +82,11 @@ def ridge(covariance: Tensor, samples: int, least: float = 1e-3) -> float:
     return max(least, oas_shrinkage(covariance, samples)) * scale + torch.finfo(torch.float64).tiny
 
 
+def channels_last(layer: nn.Module, x: Tensor) -> Tensor:
+    """Returns what a layer reads or puts out with its channels in the last dimension."""
+    return x.movedim(channel_axis(layer), -1)
+
+
 @contextmanager
 def reading(model: nn.Module, paths: Iterable[str]) -> Iterator[dict[str, Tensor]]:
     """Records the newest input of each module by its path while the block runs; every hook is gone afterwards."""
@@ -100,7 +106,9 @@ def reading(model: nn.Module, paths: Iterable[str]) -> Iterator[dict[str, Tensor
 
 @torch.no_grad()
 def consumer_moments(model: nn.Module, units: Units, batches: Batches, precision: str = "fp32") -> dict[str, Moments]:
-    """Returns, for each group's key, the moments of its consumer's input over all tokens of the batches.
+    """Returns the moments of every consumer's input over all tokens of the batches, by the keys of its groups.
+
+    Groups that one consumer reads share their moments; groups without a consumer have none.
 
     Args:
         model: In the mode it should be measured in, usually eval.
@@ -108,12 +116,13 @@ def consumer_moments(model: nn.Module, units: Units, batches: Batches, precision
         batches: Calibration images; labels are not read.
         precision: Of the forward pass; the sums are float64 whatever it is.
     """
-    moments = {group.key: Moments(group.size * group.width) for group in units}
+    readers = units.of_consumers()
+    moments = {path: Moments(groups[0].channels.numel()) for path, groups in readers.items()}
     device = next(model.parameters()).device
-    with reading(model, [group.consumer for group in units]) as inputs:
+    with reading(model, readers) as inputs:
         for images, _ in batches:
             with autocast(precision, device):
                 model(images.to(device))
-            for group in units:
-                moments[group.key].update(inputs[group.consumer])
-    return moments
+            for path, found in moments.items():
+                found.update(channels_last(model.get_submodule(path), inputs[path]))
+    return {group.key: moments[path] for path, groups in readers.items() for group in groups}

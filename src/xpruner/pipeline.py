@@ -23,6 +23,7 @@ from xpruner.latency import compare_latency
 from xpruner.methods import Problem, find_method
 from xpruner.models import load_model
 from xpruner.plan import Budget, Plan
+from xpruner.rotation import rotate_heads
 from xpruner.run import Run
 from xpruner.surgery import apply
 from xpruner.tracking import Tracker
@@ -81,7 +82,7 @@ class _Pipeline:
         self.data = load_data(config.data, self.spec, config.seed)
         _check_classes(self.dense, self.data)
         self.units = find_units(self.dense, config.units)
-        self.budget = Budget.parse(config.budget)
+        self.budget = Budget.parse(config.budget, config.round_to)
         self.budget.target(self.units)  # out of reach is known before anything is computed
         self.run_folder = Run(config)
         self._calibration: list[tuple[Tensor, Tensor]] | None = None
@@ -90,6 +91,8 @@ class _Pipeline:
         """Runs the stages in the order of the method."""
         run = self.run_folder
         run.stage("dense", self._dense)
+        if self._rotates():
+            self.dense = load(run.folder / "dense")
         run.stage("search", self._search)
         plan = Plan.load(run.folder / "plan.json")
         run.stage("pruned", lambda: self._pruned(plan))
@@ -102,7 +105,12 @@ class _Pipeline:
         masks = run.folder / "masks.safetensors"
         return PruneResult(pruned, plan, load_file(masks) if masks.exists() else {}, run.metrics, run.folder)
 
+    def _rotates(self) -> bool:
+        return self.config.rotate and not {"qk", "v"}.isdisjoint(self.config.units)
+
     def _dense(self) -> dict[str, Any]:
+        if self._rotates():
+            rotate_heads(self.dense, self._calibration_batches(), self.config.precision)
         self._save(self.dense, self.run_folder.folder / "dense")
         return self._figures(self.dense)
 

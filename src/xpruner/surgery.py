@@ -1,14 +1,19 @@
 """Surgery: cut the weights, and every attribute that depends on them, so that a plan becomes a smaller model."""
 
 import copy
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import nn
 
+from xpruner.errors import UsageError
+from xpruner.gates import channel_axis
 from xpruner.plan import Plan
 from xpruner.units import prunable_parts
+from xpruner.units.blocks import SkippedBlock
 from xpruner.units.branch import ConstantBranch
+from xpruner.units.registry import PrunablePart, adapter_of
 
 
 def apply(model: nn.Module, plan: Plan, *, inplace: bool = False) -> nn.Module:
@@ -16,27 +21,56 @@ def apply(model: nn.Module, plan: Plan, *, inplace: bool = False) -> nn.Module:
 
     Args:
         model: The model the plan was made for; it may have been pruned before.
-        plan: Kept units in the numbering of this model. A group without kept units loses its whole branch, which
-            becomes the constant that its consumer's bias adds.
+        plan: Kept units in the numbering of this model. A group of heads or hidden units without kept ones loses its
+            whole branch, which becomes the constant that its consumer's bias adds; a block that is not kept is skipped.
         inplace: Cut this very model instead of a copy.
 
     Raises:
-        UsageError: If the plan was made for another model.
+        UsageError: If the plan was made for another model, or empties a group that must keep something.
     """
-    plan.check({key: part.adapter.size(part.module) for key, part in prunable_parts(model).items()})
-    model = model if inplace else copy.deepcopy(model)
     parts = prunable_parts(model)
+    plan.check({key: part.size for key, part in parts.items()})
     for key, indices in plan.keep.items():
-        part = parts[key]
-        if not indices:
-            parent, _, name = part.path.rpartition(".")
-            setattr(model.get_submodule(parent), name, _constant(model.get_submodule(part.consumer)))
-        elif len(indices) < plan.sizes[key]:
-            device = next(part.module.parameters()).device
-            part.adapter.cut(part.module, torch.tensor(indices, device=device))
+        if not indices and not parts[key].adapter.may_be_empty:
+            raise UsageError(f"The plan keeps nothing of {key!r}; keep at least one unit of it.")
+    model = model if inplace else copy.deepcopy(model)
+    emptied: dict[str, PrunablePart] = {}
+    for key in sorted(plan.keep, key=lambda key: len(parts[key].path)):  # blocks before what is inside them
+        if not plan.keep[key] and not _within(parts[key], emptied):
+            emptied[parts[key].path] = parts[key]
+            _replace(model, parts[key].path, _remains(model, parts[key]))
+    for key, indices in plan.keep.items():
+        if len(indices) < plan.sizes[key] and not _within(parts[key], emptied):
+            _cut(model, parts[key], indices)
     return model
 
 
-def _constant(consumer: Any) -> ConstantBranch:
+def _within(part: PrunablePart, emptied: Iterable[str]) -> bool:
+    return any(f"{part.path}.".startswith(f"{path}.") for path in emptied)
+
+
+def _cut(model: nn.Module, part: PrunablePart, indices: list[int]) -> None:
+    whole = part.adapter.kind == "embed"  # its units run through the whole model
+    module = model if whole else model.get_submodule(part.path)
+    if not whole:
+        able = part.adapter.resizable(module)
+        if able is not module:
+            _replace(model, part.path, able)
+            module = able
+    adapter = part.adapter if whole else adapter_of(module, part.adapter.kind)
+    adapter.cut(module, torch.tensor(indices))
+
+
+def _remains(model: nn.Module, part: PrunablePart) -> nn.Module:
+    if part.adapter.kind == "block":
+        return SkippedBlock()
+    module: Any = model.get_submodule(part.path)
+    consumer = module.get_submodule(part.adapter.gate(module).path)
     bias = consumer.bias
-    return ConstantBranch(bias if bias is not None else consumer.weight.new_zeros(consumer.weight.shape[0]))
+    bias = bias if bias is not None else consumer.weight.new_zeros(consumer.weight.shape[0])
+    return ConstantBranch(bias, channel_axis(consumer))
+
+
+def _replace(model: nn.Module, path: str, module: nn.Module) -> None:
+    parent, _, name = path.rpartition(".")
+    setattr(model.get_submodule(parent), name, module)

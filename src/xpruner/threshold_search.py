@@ -16,6 +16,7 @@ from xpruner.gates import gating
 from xpruner.learning import LoopOptions, frozen, learn
 from xpruner.masks import ClassMasks
 from xpruner.moments import Moments
+from xpruner.outputs import logits_of
 from xpruner.plan import Budget, Plan, solve
 from xpruner.thresholds import (
     AugmentedLagrangian,
@@ -115,7 +116,8 @@ class _Search:
         self.masks, self.resource, self.target, self.config, self.precision = masks, resource, target, config, precision
         self.units = masks.units
         self.dense = model
-        self.effective = EffectiveWeights(model, self.units, moments) if config.compensated and moments else None
+        compensated = moments if config.compensated and config.steps else None
+        self.effective = EffectiveWeights(model, self.units, compensated) if compensated else None
         self.model = self.effective.model if self.effective else model
         self.thresholds = Thresholds(self.units, _open_start(masks, config), config.form)
         constraints = {"lagrangian": AugmentedLagrangian, "hinge": SquaredHinge, "projected": nn.Identity}
@@ -166,15 +168,15 @@ class _Search:
     def _logits(self, images: Tensor, keep: Mapping[str, Tensor]) -> Tensor:
         with autocast(self.precision, images.device):
             if self.effective is not None:
-                return functional_call(self.model, self.effective.weights(keep), images).float()
+                return logits_of(functional_call(self.model, self.effective.weights(keep), images)).float()
             with gating(self.model, self.units, keep):
-                return self.model(images).float()
+                return logits_of(self.model(images)).float()
 
     def _task(self, logits: Tensor, images: Tensor, labels: Tensor) -> Tensor:
         if not self.config.distill:
             return F.cross_entropy(logits, labels)
         with torch.no_grad(), autocast(self.precision, images.device):
-            dense = self.dense(images).float()
+            dense = logits_of(self.dense(images)).float()
         return distillation_loss(logits, dense)
 
 

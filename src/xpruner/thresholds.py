@@ -86,8 +86,7 @@ class Thresholds(nn.Module):
 
 def expected_cost(keep: Mapping[str, Tensor], units: Units, resource: str = "macs") -> Tensor:
     """F(k) / F(1): the share of the dense model's cost that remains when unit u counts k[u], differentiable in k."""
-    removed = [getattr(group, resource) * (1 - keep[group.key]).sum() for group in units if group.key in keep]
-    return 1 - torch.stack(removed).sum() / units.total(resource)
+    return units.cost_of({key: k.mean() for key, k in keep.items()}, resource) / units.total(resource)
 
 
 class AugmentedLagrangian(nn.Module):
@@ -149,22 +148,29 @@ def project(margins: Mapping[str, Tensor], n: float, units: Units, target: float
         Soft gates k = sigmoid(n (margin - offset)) with F(k) = target, where the gradient knows that the offset
         follows the margins (implicit function theorem), and hard gates of 0 and 1 that meet the target as well.
     """
-    cost = torch.cat([torch.full_like(margins[g.key], getattr(g, resource)) for g in units]) / units.total(resource)
+    sizes = [group.size for group in units]
+
+    def grouped(gates: Tensor) -> dict[str, Tensor]:
+        return dict(zip((group.key for group in units), gates.split(sizes), strict=True))
+
+    def cost(gates: Tensor) -> Tensor:
+        return expected_cost(grouped(gates), units, resource)
+
     all_margins = torch.cat([margins[group.key] for group in units])
     values = all_margins.detach()
-    fixed = 1 - cost.sum()
-    offset = _bisect(lambda o: fixed + (cost * torch.sigmoid(n * (values - o))).sum() > target, values)
-    k = torch.sigmoid(n * (values - offset))
-    slope_of_cost = -(cost * n * k * (1 - k)).sum().clamp(min=1e-12)
-    drift = (cost * torch.sigmoid(n * (all_margins - offset))).sum() - (cost * k).sum()
-    soft = torch.sigmoid(n * (all_margins - offset + drift / slope_of_cost))
+    offset = torch.tensor(
+        _bisect(lambda o: cost(torch.sigmoid(n * (values - o))) > target, values),
+        dtype=values.dtype, device=values.device, requires_grad=True,
+    )  # fmt: skip
+    with torch.enable_grad():
+        (slope_of_cost,) = torch.autograd.grad(cost(torch.sigmoid(n * (values - offset))), offset)
+    offset = offset.detach()
+    here = cost(torch.sigmoid(n * (all_margins - offset)))
+    drift = here - here.detach()
+    soft = torch.sigmoid(n * (all_margins - offset + drift / slope_of_cost.clamp(max=-1e-12)))
     protected = torch.cat([_protect(margins[group.key].detach(), minimum(group)) for group in units])
-    edge = _bisect(lambda o: fixed + (cost * (protected > o)).sum() > target, values)
-    sizes = [group.size for group in units]
-    return tuple(
-        dict(zip((group.key for group in units), gates.split(sizes), strict=True))
-        for gates in (soft, (protected > edge).to(values.dtype))
-    )
+    edge = _bisect(lambda o: cost((protected > o).to(values.dtype)) > target, values)
+    return grouped(soft), grouped((protected > edge).to(values.dtype))
 
 
 def _protect(margins: Tensor, least: int) -> Tensor:

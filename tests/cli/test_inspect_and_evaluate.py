@@ -9,7 +9,7 @@ from xpruner.cli import main
 from xpruner.cli.console import show
 from xpruner.cli.inspect import describe
 from xpruner.cli.tables import units_table
-from xpruner.units import UnitGroup, Units
+from xpruner.units import Gate, UnitGroup, Units
 
 VIT = [
     *("--model", "vit_tiny_patch16_224", "--model.img_size", "16", "--model.num_classes", "5"),
@@ -55,8 +55,8 @@ def test_inspect_counts_what_can_be_counted_by_hand():
 
 def test_the_table_of_units_ends_with_the_totals(capsys):
     groups = (
-        UnitGroup("blocks.0.attn:head", "head", "blocks.0.attn", "blocks.0.attn.proj", 3, 8, 1e6, 2000),
-        UnitGroup("blocks.0.mlp:hidden", "hidden", "blocks.0.mlp", "blocks.0.mlp.fc2", 10, 1, 2e5, 100),
+        UnitGroup("blocks.0.attn:head", "head", "blocks.0.attn", 3, (Gate("blocks.0.attn.proj", inner=8),), 1e6, 2000),
+        UnitGroup("blocks.0.mlp:hidden", "hidden", "blocks.0.mlp", 10, (Gate("blocks.0.mlp.fc2"),), 2e5, 100),
     )
     show(units_table(describe(Units(groups, 8e6, 14000, (3, 16, 16)))))
     rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()]

@@ -53,7 +53,7 @@ def describe(units: "Units") -> dict[str, Any]:
             "key": group.key,
             "kind": group.kind,
             "units": group.size,
-            "width": group.width,
+            "width": group.channels.shape[1] if group.consumer else 1,
             "macs_per_unit": group.macs,
             "macs": group.macs * group.size,
             "share": group.macs * group.size / units.total_macs,

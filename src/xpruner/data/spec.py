@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from xpruner._compat import declare_torchvision_ops
+from xpruner.cost import input_size
 
 declare_torchvision_ops()
 
@@ -37,16 +38,16 @@ class InputSpec:
 
     @classmethod
     def of(cls, model: nn.Module) -> "InputSpec":
-        """Reads the input of a timm model.
+        """Reads the input of a model of timm or transformers.
 
         The size that the model was built for wins over the one of its published weights. The crop belongs to those
         weights: with another size, or where none were published, images are taken whole.
         """
         config = resolve_model_data_config(model)
         published = getattr(model, "pretrained_cfg", None) or {}
-        patches = getattr(model, "patch_embed", None)
         published_size = tuple(config["input_size"][1:])
-        size = tuple(getattr(patches, "img_size", None) or published_size)
+        channels, height, width = input_size(model)
+        size = (height, width)
         as_published = size == published_size and any(published.get(key) for key in ("url", "hf_hub_id", "file"))
         return cls(
             size=size,
@@ -55,7 +56,7 @@ class InputSpec:
             interpolation=config["interpolation"],
             crop_pct=config["crop_pct"] if as_published else 1.0,
             crop_mode=config["crop_mode"],
-            channels=getattr(getattr(patches, "proj", None), "in_channels", config["input_size"][0]),
+            channels=channels,
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -65,7 +65,8 @@ def round_budgets(problem: Problem, rounds: int) -> list[Budget]:
     """Returns the budget of each round as an absolute cost, falling geometrically to the one that is asked."""
     resource = problem.budget.resource
     dense, target = problem.units.total(resource), problem.budget.target(problem.units)
-    return [Budget(dense * (target / dense) ** (r / rounds), resource) for r in range(1, rounds + 1)]
+    amounts = [dense * (target / dense) ** (r / rounds) for r in range(1, rounds + 1)]
+    return [replace(problem.budget, amount=amount) for amount in amounts]
 
 
 def _round(problem: Problem, model: nn.Module, budget: Budget, folder: Path | None, number: int) -> Outcome:
@@ -103,8 +104,9 @@ def _moments(problem: Problem, model: nn.Module, units: Units) -> dict[str, Mome
 
 def _removed_share(units: Units, budget: Budget) -> float:
     """Returns about which share of the prunable cost goes, so that masks start at one half near the cut."""
-    prunable = sum(getattr(group, budget.resource) * group.size for group in units)
-    return min(0.95, max(0.05, (units.total(budget.resource) - budget.target(units)) / prunable))
+    total = units.total(budget.resource)
+    prunable = total - units.cost({group.key: [] for group in units}, budget.resource)
+    return min(0.95, max(0.05, (total - budget.target(units)) / prunable))
 
 
 def _at(options: LoopOptions, folder: Path | None, name: str) -> LoopOptions:

@@ -9,6 +9,7 @@ from torch.utils.data import Dataset
 
 from xpruner.data import batches
 from xpruner.errors import UsageError
+from xpruner.outputs import logits_of
 from xpruner.training.devices import accelerator, autocast
 from xpruner.training.progress import Progress
 
@@ -39,7 +40,7 @@ def evaluate(
     show = Progress("evaluating", len(loader), enabled=place.is_main_process)
     with evaluating(model), torch.inference_mode(), autocast(precision, place.device), show:
         for images, labels in loader:
-            predicted, labels = place.gather_for_metrics((model(images).argmax(dim=-1), labels))
+            predicted, labels = place.gather_for_metrics((logits_of(model(images)).argmax(dim=-1), labels))
             hits += (predicted == labels).sum()
             total += len(labels)
             show.advance(len(labels))

@@ -1,16 +1,36 @@
-"""The nouns of the library: a group of units, all groups of a model, and the registry of what can be cut."""
+"""The nouns of the library: a group of units, all groups of a model, and what the model costs without some of them."""
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal
 
 import torch
-from torch import nn
 
-from xpruner.errors import UsageError, unknown
+from xpruner.errors import unknown
 
 Keep = Mapping[str, list[int]]
 """For each group's key the unit indices to keep; a group that is absent keeps all."""
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Where and how a gate acts on the channels of one module; the channels read (outer, units, inner).
+
+    Attributes:
+        path: Path of the module.
+        at: ``input`` or ``output`` multiplies the module's channels; ``norm`` makes a LayerNorm look at the open
+            channels alone; ``skip`` takes the module's change of its input away.
+        outer: How often the units repeat, e.g. the 4 patches that Swin's patch merging reads side by side.
+        inner: Consecutive channels of one unit.
+        before: Channels of others in front of the units.
+    """
+
+    path: str
+    at: Literal["input", "output", "norm", "skip"] = "input"
+    outer: int = 1
+    inner: int = 1
+    before: int = 0
 
 
 @dataclass(frozen=True)
@@ -19,23 +39,48 @@ class UnitGroup:
 
     Attributes:
         key: ``<module path>:<kind>``, e.g. ``blocks.3.attn:head``.
-        kind: ``head`` or ``hidden``.
+        kind: ``head``, ``hidden``, ``qk``, ``v``, ``embed`` or ``block``.
         module: Path of the module that owns the units.
-        consumer: Path of the linear layer that reads their output; a gate multiplies its input.
         size: How many units there are.
-        width: Consecutive input channels of the consumer that belong to one unit (head dim; 1 for hidden units).
-        macs: Multiply-accumulates of one unit, for one image, at the traced input size.
-        params: Parameters of one unit.
+        gates: Where a gate on the units acts; heads and hidden units have one, at the input of their consumer.
+        macs: Multiply-accumulates that go with one unit of the dense model, for one image, at the traced input size.
+        params: Parameters that go with one unit of the dense model.
     """
 
     key: str
     kind: str
     module: str
-    consumer: str
     size: int
-    width: int
+    gates: tuple[Gate, ...]
     macs: float
     params: float
+
+    @property
+    def consumer(self) -> str | None:
+        """Path of the layer that reads the units and can make up for those that go; None for kinds without one."""
+        return self.gates[0].path if self.gates[0].at == "input" else None
+
+    @property
+    def channels(self) -> torch.Tensor:
+        """The (units, channels of one unit) indices of the consumer's input channels that belong to each unit."""
+        gate = self.gates[0]
+        numbers = torch.arange(gate.outer * self.size * gate.inner).view(gate.outer, self.size, gate.inner)
+        return gate.before + numbers.transpose(0, 1).reshape(self.size, -1)
+
+
+@dataclass(frozen=True)
+class Term:
+    """A part of a model's cost that is proportional to the kept share of every group that it names.
+
+    Attributes:
+        macs: Multiply-accumulates for one image when all units are there.
+        params: Parameters when all units are there.
+        groups: Keys of the groups.
+    """
+
+    macs: float
+    params: float
+    groups: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -47,12 +92,19 @@ class Units:
         total_macs: Multiply-accumulates of the whole model for one image.
         total_params: Parameters of the whole model.
         input_size: (channels, height, width) at which the MACs were traced.
+        terms: How the cost depends on what is kept; when absent, every unit costs what its group says.
     """
 
     groups: tuple[UnitGroup, ...]
     total_macs: float
     total_params: float
     input_size: tuple[int, int, int]
+    terms: tuple[Term, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.terms:
+            linear = tuple(Term(g.macs * g.size, g.params * g.size, (g.key,)) for g in self.groups)
+            object.__setattr__(self, "terms", linear)
 
     def __iter__(self) -> Iterator[UnitGroup]:
         return iter(self.groups)
@@ -68,90 +120,31 @@ class Units:
 
     def cost(self, keep: Keep, resource: str = "macs") -> float:
         """Returns the MACs or parameters of the model that keeps only the units in ``keep``."""
-        total = self.total(resource)
-        return total - sum(
-            getattr(group, resource) * (group.size - len(keep[group.key])) for group in self if group.key in keep
+        shares = {group.key: len(keep[group.key]) / group.size for group in self if group.key in keep}
+        return round(self.cost_of(shares, resource), 3)
+
+    def cost_of(self, shares: Mapping[str, Any], resource: str = "macs") -> Any:
+        """Returns the MACs or parameters when these shares of the groups are kept; all of the groups not named.
+
+        Args:
+            shares: Numbers, or tensors () that a gradient may flow through.
+            resource: ``macs`` or ``params``.
+        """
+        removed = (
+            getattr(term, resource) * (1 - math.prod(shares[key] for key in term.groups if key in shares))
+            for term in self.terms
+            if any(key in shares for key in term.groups)
         )
+        return self.total(resource) - sum(removed)
 
     def total(self, resource: str = "macs") -> float:
         """Returns the dense model's ``macs`` or ``params``."""
         return {"macs": self.total_macs, "params": self.total_params}[resource]
 
-
-class Adapter(Protocol):
-    """How the units of one class of module are counted and cut; one stateless instance a class.
-
-    ``module`` is typed Any below: an adapter reads attributes that only its own class has.
-    """
-
-    kind: str
-    consumer: str
-
-    def refuse(self, module: Any) -> str | None:
-        """Returns why this instance of the module cannot be cut exactly, or None."""
-
-    def size(self, module: Any) -> int:
-        """Returns how many units the module has."""
-
-    def width(self, module: Any) -> int:
-        """Returns how many input channels of the consumer belong to one unit."""
-
-    def macs(self, module: Any, shape: torch.Size) -> float:
-        """Returns the MACs of one unit when the consumer's input has ``shape`` (..., tokens, channels)."""
-
-    def params(self, module: Any) -> int:
-        """Returns the parameters of one unit."""
-
-    def cut(self, module: Any, keep: torch.Tensor) -> None:
-        """Keeps only the units in ``keep`` (at least one index), with every attribute that depends on them."""
-
-
-@dataclass(frozen=True)
-class PrunablePart:
-    """A module that holds units, where it lies, and the adapter that cuts it."""
-
-    path: str
-    module: nn.Module
-    adapter: Adapter
-
-    @property
-    def key(self) -> str:
-        """The key of its unit group."""
-        return f"{self.path}:{self.adapter.kind}"
-
-    @property
-    def consumer(self) -> str:
-        """The path of the linear layer that reads its units."""
-        return f"{self.path}.{self.adapter.consumer}"
-
-
-_adapters: dict[type[nn.Module], Adapter] = {}
-
-
-def register_adapter(*classes: type[nn.Module]) -> Callable[[type], type]:
-    """Registers an :class:`Adapter` for modules of exactly these classes."""
-
-    def register(adapter: type) -> type:
-        for cls in classes:
-            _adapters[cls] = adapter()
-        return adapter
-
-    return register
-
-
-def adapter_of(module: nn.Module, path: str) -> Adapter:
-    """Returns the adapter that cuts ``module``.
-
-    Raises:
-        UsageError: If no adapter knows the module's class, or this instance cannot be cut exactly.
-    """
-    adapter = _adapters.get(type(module))
-    if adapter is None:
-        supported = ", ".join(sorted(cls.__name__ for cls in _adapters))
-        raise UsageError(
-            f"Cannot prune {path!r}: its class {type(module).__name__} has no adapter; supported are {supported}."
-        )
-    reason = adapter.refuse(module)
-    if reason:
-        raise UsageError(f"Cannot prune {path!r} ({type(module).__name__}): {reason}.")
-    return adapter
+    def of_consumers(self) -> dict[str, list[UnitGroup]]:
+        """Returns the groups by the consumer that reads them, in forward order; groups without one are left out."""
+        readers: dict[str, list[UnitGroup]] = {}
+        for group in self:
+            if group.consumer is not None:
+                readers.setdefault(group.consumer, []).append(group)
+        return readers

@@ -12,12 +12,15 @@ class ConstantBranch(nn.Module):
 
     Args:
         bias: (dim,) the bias of the linear layer that consumed the units; zeros when it had none.
+        axis: The dimension of the branch's input and output that holds the channels.
     """
 
-    def __init__(self, bias: torch.Tensor):
+    def __init__(self, bias: torch.Tensor, axis: int = -1):
         super().__init__()
         self.bias = nn.Parameter(bias.detach().clone())
+        self.axis = axis
 
     def forward(self, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
-        """Returns the bias for every token of x (..., dim); masks and further arguments of attention are ignored."""
-        return self.bias.to(x.dtype).expand_as(x)
+        """Returns the bias for every token of x (..., any); masks and further arguments of attention are ignored."""
+        shape = [*x.movedim(self.axis, -1).shape[:-1], len(self.bias)]
+        return self.bias.to(x.dtype).expand(shape).movedim(-1, self.axis)

@@ -1,193 +1,168 @@
-"""Adapters for timm: which modules of a VisionTransformer or SwinTransformer hold units, and how they are cut."""
+"""Adapters for the attention and MLPs of timm's VisionTransformer and SwinTransformer; other families lie beside."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
-import torch
 from torch import nn
 
 from xpruner._compat import declare_torchvision_ops
-from xpruner.errors import UsageError
-from xpruner.units.base import UnitGroup, register_adapter
-from xpruner.units.branch import ConstantBranch
+from xpruner.units.base import Gate
+from xpruner.units.registry import Share, register_adapter
+from xpruner.units.slices import Slice, SlicedAdapter, columns, params_of, rows, table
+from xpruner.units.slim import SlimAttention, SlimWindowAttention
 
 declare_torchvision_ops()
 
 from timm.layers import Attention, Mlp
-from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock, WindowAttention, window_partition
-from timm.models.vision_transformer import Block, ResPostBlock, VisionTransformer
+from timm.models.swin_transformer import WindowAttention
 
-MODELS = (VisionTransformer, SwinTransformer)
-BLOCKS = (Block, ResPostBlock, SwinTransformerBlock)
+NORM_SPANS_HEADS = "its norm spans all heads, so cutting one head would change the others"
+NORM_SPANS_HIDDEN = "its norm spans all hidden units, so cutting one would change the others"
 
 
-def branches(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yields (path, module) of every attention and MLP branch in forward order, empty branches left out.
+def is_identity(module: nn.Module | None) -> bool:
+    """Whether an optional layer is absent."""
+    return module is None or isinstance(module, nn.Identity)
 
-    Raises:
-        UsageError: If the model or one of its blocks is of an unknown class.
+
+@register_adapter(Attention, WindowAttention, SlimAttention, SlimWindowAttention)
+class HeadAdapter(SlicedAdapter):
+    """Heads of self-attention with q, k and v stacked in ``qkv`` (or ``qk`` and ``v``), and what else follows them.
+
+    ``scale`` and ``head_dim`` keep their dense values: a head itself does not change.
     """
-    if not isinstance(model, MODELS):
-        supported = ", ".join(cls.__name__ for cls in MODELS)
-        raise UsageError(f"Cannot prune a {type(model).__name__}; supported are timm's {supported}.")
-    for path, block in model.named_modules():
-        parent, _, leaf = path.rpartition(".")
-        if not (leaf.isdigit() and parent.split(".")[-1] == "blocks"):
-            continue
-        if type(block) not in BLOCKS:
-            supported = ", ".join(cls.__name__ for cls in BLOCKS)
-            raise UsageError(
-                f"Cannot prune {path!r}: its class {type(block).__name__} has no adapter; supported are {supported}."
-            )
-        for name in ("attn", "mlp"):
-            branch = block.get_submodule(name)
-            if not isinstance(branch, ConstantBranch):
-                yield f"{path}.{name}", branch
-
-
-@dataclass(frozen=True)
-class StreamPoint:
-    """Where a branch leaves the residual stream, and how its output comes back.
-
-    Attributes:
-        norm: Path of the norm whose input is the stream.
-        aims_at_stream: Whether the branch's output is added to the stream as a linear function of its consumer's.
-        scale: Layer scale of the branch, (dim,) or 1.
-        arrange: Brings a stream tensor to the rows that the branch's consumer reads, such as Swin's shifted windows.
-    """
-
-    norm: str
-    aims_at_stream: bool
-    scale: torch.Tensor | float
-    arrange: Callable[[torch.Tensor], torch.Tensor]
-
-
-def stream_point(model: nn.Module, group: UnitGroup) -> StreamPoint:
-    """Returns where the branch of a group reads the residual stream."""
-    path = group.module.rpartition(".")[0]
-    block: Any = model.get_submodule(path)
-    number = "1" if group.kind == "head" else "2"
-    scale = getattr(getattr(block, f"ls{number}", None), "gamma", 1.0)
-    windowed = isinstance(block, SwinTransformerBlock) and group.kind == "head"
-    arrange = partial(_windows, block) if windowed else _identity
-    if isinstance(block, ResPostBlock):
-        return StreamPoint(f"{path}.{'attn' if group.kind == 'head' else 'mlp'}", False, 1.0, _identity)
-    return StreamPoint(f"{path}.norm{number}", True, scale, arrange)
-
-
-def _identity(x: torch.Tensor) -> torch.Tensor:
-    return x
-
-
-def _windows(block: Any, x: torch.Tensor) -> torch.Tensor:
-    """Shifts, pads and partitions a (batch, height, width, dim) stream as the block does before its attention."""
-    shifted = torch.roll(x, [-shift for shift in block.shift_size], dims=(1, 2))
-    pad = [-x.shape[axis + 1] % block.window_size[axis] for axis in (0, 1)]
-    padded = torch.nn.functional.pad(shifted, (0, 0, 0, pad[1], 0, pad[0]))
-    return window_partition(padded, block.window_size)
-
-
-def _select(parameter: torch.Tensor, keep: torch.Tensor, dim: int) -> nn.Parameter:
-    return nn.Parameter(parameter.detach().index_select(dim, keep), requires_grad=parameter.requires_grad)
-
-
-def _slice_linear(linear: nn.Linear, keep: torch.Tensor, dim: int) -> None:
-    """Keeps the output rows (dim 0) or input columns (dim 1) of a linear layer, in place."""
-    linear.weight = _select(linear.weight, keep, dim)
-    if dim == 1:
-        linear.in_features = len(keep)
-        return
-    linear.out_features = len(keep)
-    if linear.bias is not None:
-        linear.bias = _select(linear.bias, keep, 0)
-
-
-@register_adapter(Attention)
-class HeadAdapter:
-    """Heads of timm's Attention: rows of qkv (and of the output gate), columns of proj."""
 
     kind = "head"
     consumer = "proj"
+    may_be_empty = True
 
     def refuse(self, module: Any) -> str | None:
-        if not isinstance(getattr(module, "norm", nn.Identity()), nn.Identity):
-            return "its norm spans all heads, so cutting one head would change the others"
-        return None
+        return None if is_identity(getattr(module, "norm", None)) else NORM_SPANS_HEADS
 
     def size(self, module: Any) -> int:
         return module.num_heads
 
-    def width(self, module: Any) -> int:
-        return module.proj.in_features // module.num_heads
+    def slices(self, module: Any) -> list[Slice]:
+        return [
+            *rows(module, "qkv", 3),
+            *rows(module, "qk", 2),
+            *rows(module, "v"),
+            *rows(module, "gate"),
+            *table(module, "relative_position_bias_table", 1),
+            columns("proj"),
+        ]
 
-    def _producers(self, module: Any) -> list[nn.Linear]:
-        gate = getattr(module, "gate", None)
-        return [module.qkv] if gate is None else [module.qkv, gate]
+    def attributes(self, module: Any, count: int) -> dict[str, Any]:
+        width = module.proj.in_features // module.num_heads
+        return {"num_heads": count} | ({"attn_dim": count * width} if hasattr(module, "attn_dim") else {})
 
-    def macs(self, module: Any, shape: torch.Size) -> float:
-        """Linear layers for every token, plus scores and values: 2 x tokens x window tokens x head dim."""
-        tokens, window = shape[:-1].numel(), shape[-2]
-        linear = sum(layer.weight.numel() for layer in (*self._producers(module), module.proj)) / self.size(module)
-        return tokens * (linear + 2 * window * self.width(module))
+    def shares(self, module: Any, macs: Callable[[str], float]) -> list[Share]:
+        """Weights go with the stream as well; scores and biases do not. Half of the rest is scores, half values."""
+        slices = self.slices(module)
+        weights = {where.tensor: where for where in slices if where.tensor.endswith(".weight")}
+        others = params_of(module, [where for where in slices if where.tensor not in weights])
+        table_params = params_of(module, table(module, "relative_position_bias_table"))
+        by_kind: dict[str, list[float]] = {"qk": [0, 0, 0], "v": [0, 0, 0]}  # macs and params of weights, biases
+        for name, where in weights.items():
+            layer = name.removesuffix(".weight")
+            for kind, portion in _portions(layer).items():
+                by_kind[kind][0] += portion * macs(layer)
+                by_kind[kind][1] += portion * params_of(module, [where])
+                by_kind[kind][2] += portion * params_of(module, [w for w in slices if w.tensor == f"{layer}.bias"])
+        assert others == by_kind["qk"][2] + by_kind["v"][2] + table_params
+        wide, narrow = self._widths(module)
+        core = macs("") - sum(macs(name.removesuffix(".weight")) for name in weights)
+        shares = [Share(0, table_params, ("head",))]
+        for kind, width in (("qk", wide), ("v", narrow)):
+            linear, params, biases = by_kind[kind]
+            shares.append(Share(linear, params, ("head", kind, "embed")))
+            shares.append(Share(core * width / (wide + narrow), biases, ("head", kind)))
+        return shares
 
-    def params(self, module: Any) -> int:
-        rows = sum(p.numel() for layer in self._producers(module) for p in layer.parameters())
-        return (rows + module.proj.weight.numel()) // self.size(module)
-
-    def cut(self, module: Any, keep: torch.Tensor) -> None:
-        """``scale`` and ``head_dim`` keep their dense values: a head itself does not change."""
-        width = self.width(module)
-        columns = (keep[:, None] * width + torch.arange(width, device=keep.device)).flatten()
-        for layer in self._producers(module):
-            stacks = layer.out_features // module.proj.in_features  # q, k and v lie stacked in one layer
-            rows = torch.arange(stacks, device=keep.device)[:, None] * module.proj.in_features + columns
-            _slice_linear(layer, rows.flatten(), 0)
-        _slice_linear(module.proj, columns, 1)
-        module.num_heads = len(keep)
-        if hasattr(module, "attn_dim"):
-            module.attn_dim = len(columns)
+    def _widths(self, module: Any) -> tuple[int, int]:
+        """Returns the dimensions of a head's queries and of its values."""
+        values = module.proj.in_features // module.num_heads
+        slim = getattr(module, "qk", None)
+        return (slim.out_features // (2 * module.num_heads) if slim is not None else values), values
 
 
-@register_adapter(WindowAttention)
-class WindowHeadAdapter(HeadAdapter):
-    """Heads of Swin's window attention, each with its column of the relative-position bias table."""
-
-    def params(self, module: Any) -> int:
-        return super().params(module) + len(module.relative_position_bias_table)
-
-    def cut(self, module: Any, keep: torch.Tensor) -> None:
-        super().cut(module, keep)
-        module.relative_position_bias_table = _select(module.relative_position_bias_table, keep, 1)
+def _portions(layer: str) -> dict[str, float]:
+    """Returns which part of a layer's rows are queries and keys, and which values."""
+    return {"qkv": {"qk": 2 / 3, "v": 1 / 3}, "qk": {"qk": 1.0}}.get(layer, {"v": 1.0})
 
 
 @register_adapter(Mlp)
-class HiddenAdapter:
+class HiddenAdapter(SlicedAdapter):
     """Hidden units of timm's Mlp: a row of fc1 and a column of fc2."""
 
     kind = "hidden"
     consumer = "fc2"
+    may_be_empty = True
 
     def refuse(self, module: Any) -> str | None:
-        if not isinstance(module.norm, nn.Identity):
-            return "its norm spans all hidden units, so cutting one would change the others"
-        if not isinstance(module.fc1, nn.Linear):
-            return "it is built of convolutions"
-        return None
+        return None if is_identity(getattr(module, "norm", None)) else NORM_SPANS_HIDDEN
 
     def size(self, module: Any) -> int:
-        return module.fc1.out_features
+        return module.fc1.weight.shape[0]
 
-    def width(self, module: Any) -> int:
-        return 1
+    def slices(self, module: Any) -> list[Slice]:
+        return [*rows(module, "fc1"), columns("fc2")]
 
-    def macs(self, module: Any, shape: torch.Size) -> float:
-        return shape[:-1].numel() * (module.fc1.in_features + module.fc2.out_features)
+    def shares(self, module: Any, macs: Callable[[str], float]) -> list[Share]:
+        weights = module.fc1.weight.numel() + module.fc2.weight.numel()
+        biases = params_of(module, self.slices(module)) - weights
+        return [Share(macs(""), weights, ("hidden", "embed")), Share(0, biases, ("hidden",))]
 
-    def params(self, module: Any) -> int:
-        return module.fc1.in_features + module.fc2.out_features + (module.fc1.bias is not None)
 
-    def cut(self, module: Any, keep: torch.Tensor) -> None:
-        _slice_linear(module.fc1, keep, 0)
-        _slice_linear(module.fc2, keep, 1)
+class _DimensionAdapter(SlicedAdapter):
+    """Dimension j of every head, for all heads of a layer alike; its cost is told by the heads' adapter."""
+
+    def shares(self, module: Any, macs: Callable[[str], float]) -> list[Share]:
+        return []
+
+    def refuse(self, module: Any) -> str | None:
+        return None if is_identity(getattr(module, "norm", None)) else NORM_SPANS_HEADS
+
+
+@register_adapter(Attention, WindowAttention, SlimAttention, SlimWindowAttention)
+class QueryKeyAdapter(_DimensionAdapter):
+    """Query-key dimensions: without dimension j, every score lacks the product q_j k_j."""
+
+    kind = "qk"
+    stand_ins: ClassVar = {Attention: SlimAttention, WindowAttention: SlimWindowAttention}
+
+    def refuse(self, module: Any) -> str | None:
+        if is_identity(getattr(module, "q_norm", None)):
+            return super().refuse(module)
+        return "its norm spans all dimensions of a query, so cutting one would change the others"
+
+    def size(self, module: Any) -> int:
+        layer, stacks = (module.qk, 2) if hasattr(module, "qk") else (module.qkv, 3)
+        return layer.out_features // (stacks * module.num_heads)
+
+    def slices(self, module: Any) -> list[Slice]:
+        return rows(module, "qk", 2 * module.num_heads)
+
+    def gate(self, module: Any) -> Gate:
+        """The queries, which lie in front of the keys; one factor of each product is enough."""
+        return Gate("qk" if hasattr(module, "qk") else "qkv", "output", outer=module.num_heads)
+
+
+@register_adapter(Attention, WindowAttention, SlimAttention, SlimWindowAttention)
+class ValueAdapter(_DimensionAdapter):
+    """Value dimensions: without dimension j, every head hands on one channel less."""
+
+    kind = "v"
+    consumer = "proj"
+    may_be_empty = True
+    stand_ins: ClassVar = {Attention: SlimAttention, WindowAttention: SlimWindowAttention}
+
+    def size(self, module: Any) -> int:
+        return module.proj.in_features // module.num_heads
+
+    def slices(self, module: Any) -> list[Slice]:
+        heads = module.num_heads
+        return [*rows(module, "v", heads), *rows(module, "gate", heads), columns("proj", heads)]
+
+    def gate(self, module: Any) -> Gate:
+        return Gate("proj", outer=module.num_heads)

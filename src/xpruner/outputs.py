@@ -1,0 +1,30 @@
+"""What a model returns: timm's models a tensor, those of transformers an object that may hold logits."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from xpruner.errors import UsageError
+
+
+def logits_of(output: Any) -> Tensor:
+    """Returns the logits (batch, classes) of a model's output.
+
+    Raises:
+        UsageError: If the output holds none.
+    """
+    if isinstance(output, Tensor):
+        return output
+    logits = getattr(output, "logits", None)
+    if logits is None:
+        raise UsageError(f"The model returns a {type(output).__name__} without logits; give an image classifier.")
+    return logits
+
+
+def tensors_of(output: Any) -> list[Tensor]:
+    """Returns every floating-point tensor of an output, whatever it nests: mappings, tuples, lists."""
+    if isinstance(output, Tensor):
+        return [output] if output.is_floating_point() else []
+    parts = output.values() if isinstance(output, Mapping) else output if isinstance(output, list | tuple) else ()
+    return [tensor for part in parts for tensor in tensors_of(part)]

@@ -23,6 +23,7 @@ from xpruner.pipeline import environment, run_pipeline
 from xpruner.run import comparable
 from xpruner.training import evaluate, finetune
 
+HEADS_AND_HIDDEN = ["head", "hidden"]
 RESULTS = Path(__file__).parent / "results"
 MODELS = {
     "deit_tiny": ModelConfig("deit_tiny_patch16_224", num_classes=10, img_size=96),
@@ -40,10 +41,15 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     for name in args.presets:
         for budget in args.budgets:
-            flags = f"--presets {name} --budgets {budget}"
-            record(args, f"{name}_{budget}", flags, prune_once(args, name, budget))
+            units = "" if args.units == HEADS_AND_HIDDEN else f" --units {' '.join(args.units)}"
+            flags = f"--presets {name} --budgets {budget}{units}"
+            record(args, f"{name}_{budget}{suffix(args)}", flags, prune_once(args, name, budget))
     if args.dense:
         record(args, "dense_finetuned", "--presets --dense", finetune_dense(args))
+
+
+def suffix(args: argparse.Namespace) -> str:
+    return "" if args.units == HEADS_AND_HIDDEN else f"_{'+'.join(args.units)}"
 
 
 def parse() -> argparse.Namespace:
@@ -53,6 +59,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--weights", help="safetensors of the dense model")
     parser.add_argument("--presets", nargs="*", default=["default", "paper"])
     parser.add_argument("--budgets", nargs="*", default=["0.7", "0.5", "0.3"])
+    parser.add_argument("--units", nargs="*", default=HEADS_AND_HIDDEN, help="kinds of unit to prune")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--val-size", type=int, default=0, help="tune on so many held-out training images, not on test")
@@ -72,7 +79,8 @@ def configure(args: argparse.Namespace, name: str, budget: str) -> RunConfig:
     return replace(
         config,
         budget=budget,
-        output=f"{args.runs}/cifar10_{args.model}_{name}_{budget}_seed{args.seed}",
+        output=f"{args.runs}/cifar10_{args.model}_{name}_{budget}{suffix(args)}_seed{args.seed}",
+        units=args.units,
         model=replace(MODELS[args.model], checkpoint=args.weights),
         data=DataConfig("cifar10", root=args.data, val_size=args.val_size),
         finetune=replace(config.finetune, epochs=args.epochs),

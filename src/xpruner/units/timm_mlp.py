@@ -31,6 +31,7 @@ from timm.models import (
     visformer,
     vitamin,
 )
+from timm.models._efficientnet_blocks import UniversalInvertedResidual
 
 
 class Hidden(SlicedAdapter):
@@ -202,6 +203,20 @@ class VitaminHidden(Hidden):
 
     consumer = "conv3_1x1"
     producers = ("conv1_1x1", "conv2_kxk")
+
+
+@register_adapter(UniversalInvertedResidual)
+class InvertedHidden(Hidden):
+    """Expanded channels of MobileNet V4's inverted bottlenecks; those that look at each other are left alone."""
+
+    consumer = "pw_proj.conv"
+    producers = ("pw_exp", "dw_mid")
+
+    def holds(self, module: Any) -> bool:
+        depthwise = is_identity(module.dw_mid) or module.dw_mid.conv.groups == module.dw_mid.conv.out_channels
+        made = [getattr(module, name) for name in self.producers if not is_identity(getattr(module, name))]
+        plain = all(isinstance(layer.bn, nn.BatchNorm2d) and is_identity(layer.aa) for layer in made)
+        return depthwise and plain and is_identity(module.se)
 
 
 @register_adapter(lowformer.MBConv, cpubone.MBConv)

@@ -17,6 +17,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ import zoo_models
 
 from xpruner.checkpoint import load, save
 from xpruner.cost import count_macs, count_params
+from xpruner.data.spec import InputSpec
 from xpruner.errors import UsageError
 from xpruner.gates import gating
 from xpruner.outputs import tensors_of
@@ -196,7 +198,7 @@ def _comes_back(pruned: nn.Module, size: tuple[int, int, int], kwargs: dict[str,
         yield "a gradient is not finite"
     pruned.eval()
     with tempfile.TemporaryDirectory() as folder:
-        save(pruned, folder, kwargs=kwargs)
+        save(pruned, folder, kwargs=kwargs, input_spec=replace(InputSpec.of(pruned), size=size[1:]))
         images = torch.randn(1, *size)
         pairs = zip(outputs(load(folder), images), outputs(pruned, images), strict=True)
         if not all(torch.equal(loaded, saved) for loaded, saved in pairs):

@@ -56,8 +56,8 @@ def _library(library: str, rows: list[dict[str, Any]]) -> list[str]:
     table = [
         f"## {library}",
         "",
-        f"{len(own)} models in {len(classes)} classes: {both} with heads and hidden units, {some} with units of some kind,",
-        f"{len(own) - some} refused.",
+        f"{len(own)} models in {len(classes)} classes: {both} with heads and hidden units, {some} with units of some",
+        f"kind, {len(own) - some} refused.",
         "",
         f"| class | models | {' | '.join(KINDS)} | built as |",
         f"|---|---:|{'---:|' * len(KINDS)}---|",

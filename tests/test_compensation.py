@@ -208,9 +208,9 @@ def test_statistics_that_are_not_finite_are_refused(mode, tiny_vit):
 
 def test_channels_of_what_is_kept_and_removed():
     heads, hidden = units_of("swin").groups[:2]
-    kept, removed = channels([heads], Plan({heads.key: [1]}, {}))
+    kept, removed = channels([heads], Plan({heads.key: [1]}, {}), 12)
     assert (kept.tolist(), removed.tolist()) == ([6, 7, 8, 9, 10, 11], [0, 1, 2, 3, 4, 5])
-    kept, removed = channels([hidden], Plan({hidden.key: [0, 3]}, {}))
+    kept, removed = channels([hidden], Plan({hidden.key: [0, 3]}, {}), 48)
     assert (kept.tolist(), removed.tolist()) == ([0, 3], [i for i in range(48) if i not in (0, 3)])
 
 

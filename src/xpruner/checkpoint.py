@@ -169,7 +169,7 @@ def _proven(
     counts = _counts(model, dense)
     made_with = version_of(library)
     structure = Structure(architecture, arguments, counts, biases, spec, class_names, library, made_with)
-    if not _same_outputs(_fit(dense, structure, weights), model):
+    if not _same_outputs(_fit(dense, structure, weights), model, spec):
         raise Misfit("its outputs are others")
     return structure
 
@@ -236,9 +236,8 @@ def _fit(dense: Any, structure: Structure, weights: Mapping[str, Tensor]) -> Any
 
 
 @torch.no_grad()
-def _same_outputs(rebuilt: Any, model: nn.Module) -> bool:
+def _same_outputs(rebuilt: Any, model: nn.Module, spec: InputSpec) -> bool:
     """Compares on one image, with room for the rounding of other kernels and for nothing else."""
-    spec = InputSpec.of(model)
     image = torch.rand(1, spec.channels, *spec.size, generator=torch.Generator().manual_seed(0))
     image = image.to(next(rebuilt.parameters()))
     outputs = []

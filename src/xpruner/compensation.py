@@ -121,7 +121,7 @@ def _readers(pruned: nn.Module, dense: nn.Module, plan: Plan) -> list[_Reader]:
         gone = any(path.startswith(f"{block}.") for block in skipped)
         if gone or not _is_linear(layer) or path in _classifiers(dense):
             continue
-        kept, removed = channels(groups, plan)
+        kept, removed = channels(groups, plan, layer.weight.shape[1])
         outputs = plan.keep.get(stream_key(dense, path), range(layer.weight.shape[0]))
         readers.append(_Reader(pruned, dense, path, groups, kept, removed, torch.tensor(list(outputs))))
     return readers
@@ -133,9 +133,9 @@ def _is_linear(layer: Any) -> bool:
     )
 
 
-def channels(groups: list[UnitGroup], plan: Plan) -> tuple[Tensor, Tensor]:
-    """Returns a consumer's input channels that stay and those that go, ascending; each group it reads must keep one."""
-    kept = torch.ones(groups[0].channels.numel(), dtype=torch.bool)
+def channels(groups: list[UnitGroup], plan: Plan, count: int) -> tuple[Tensor, Tensor]:
+    """Returns which of a consumer's ``count`` input channels stay and which go, ascending."""
+    kept = torch.ones(count, dtype=torch.bool)
     for group in groups:
         gone = torch.ones(group.size, dtype=torch.bool)
         gone[plan.keep.get(group.key, range(group.size))] = False
@@ -200,7 +200,7 @@ def _fit_to_stream(reader: _Reader, batches: Batches, least: float, precision: s
             goal = goal + point.arrange(error).reshape(goal.shape) / scale
         z = read[path].float()
         if empty:
-            moments.update(z[..., :0], goal - target.bias)
+            moments.update(channels_last(source, z)[..., :0], goal - target.bias)
         else:
             moments.update(channels_last(source, z), goal - channels_last(source, target(z)))
     change = solve_ridge(moments.covariance, moments.cross_covariance, moments.count, least)

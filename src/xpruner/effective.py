@@ -131,7 +131,8 @@ def over_own_blocks(covariance: Tensor, channels: Tensor) -> Tensor:
 def _check_one_kind_a_consumer(units: Units) -> None:
     readers = units.of_consumers()
     for group in units:
-        if group.consumer is None or len(readers[group.consumer]) > 1:
+        gate = group.gates[0]
+        if group.consumer is None or len(readers[group.consumer]) > 1 or (gate.outer, gate.before) != (1, 0):
             raise UsageError(
                 f"The compensated search knows heads and hidden units, not {group.kind!r} beside them; "
                 "set thresholds.compensated to false, or thresholds.steps to 0."

@@ -22,10 +22,16 @@ def gating(model: nn.Module, units: Units, gates: Mapping[str, Tensor]) -> Itera
             Groups that are absent stay open.
     """
     handles = []
+    norms: dict[str, list[tuple[Gate, Tensor]]] = {}
     try:
         for key, values in gates.items():
             for gate in units[key].gates:
-                handles.append(_attach(model.get_submodule(gate.path), gate, values))
+                if gate.at == "norm":
+                    norms.setdefault(gate.path, []).append((gate, values))
+                else:
+                    handles.append(_attach(model.get_submodule(gate.path), gate, values))
+        for path, found in norms.items():  # all gates on a norm act together
+            handles.append(model.get_submodule(path).register_forward_hook(_on_norm(found)))
         yield
     finally:
         for handle in handles:
@@ -40,7 +46,7 @@ def channel_axis(module: nn.Module) -> int:
 def _attach(module: nn.Module, gate: Gate, values: Tensor) -> Any:
     if gate.at == "input":
         return module.register_forward_pre_hook(_on_input(gate, values, channel_axis(module)))
-    hooks: dict[str, Callable] = {"output": _on_output, "norm": _on_norm, "skip": _on_block}
+    hooks: dict[str, Callable] = {"output": _on_output, "skip": _on_block}
     return module.register_forward_hook(hooks[gate.at](gate, values, channel_axis(module)))
 
 
@@ -60,12 +66,14 @@ def _on_output(gate: Gate, values: Tensor, axis: int):
     return hook
 
 
-def _on_norm(gate: Gate, values: Tensor, axis: int):
+def _on_norm(gates: list[tuple[Gate, Tensor]]):
     """A LayerNorm over the open channels alone; a channel that is half open counts half."""
 
     def hook(norm: Any, args: tuple[Tensor, ...], _output: Tensor):
         x = args[0]
-        g = spread(values, x, gate, axis).expand(x.shape)
+        g = torch.ones_like(x)
+        for gate, values in gates:
+            g = g * spread(values, x, gate)
         count = g.sum(-1, keepdim=True)
         mean = (g * x).sum(-1, keepdim=True) / count
         variance = (g * (x - mean).square()).sum(-1, keepdim=True) / count

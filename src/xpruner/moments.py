@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -82,6 +83,10 @@ def ridge(covariance: Tensor, samples: int, least: float = 1e-3) -> float:
     return max(least, oas_shrinkage(covariance, samples)) * scale + torch.finfo(torch.float64).tiny
 
 
+def _inputs(layer: Any) -> int:
+    return layer.weight.shape[1] * getattr(layer, "groups", 1)
+
+
 def channels_last(layer: nn.Module, x: Tensor) -> Tensor:
     """Returns what a layer reads or puts out with its channels in the last dimension."""
     return x.movedim(channel_axis(layer), -1)
@@ -117,7 +122,7 @@ def consumer_moments(model: nn.Module, units: Units, batches: Batches, precision
         precision: Of the forward pass; the sums are float64 whatever it is.
     """
     readers = units.of_consumers()
-    moments = {path: Moments(groups[0].channels.numel()) for path, groups in readers.items()}
+    moments = {path: Moments(_inputs(model.get_submodule(path))) for path in readers}
     device = next(model.parameters()).device
     with reading(model, readers) as inputs:
         for images, _ in batches:

@@ -31,7 +31,8 @@ def apply(model: nn.Module, plan: Plan, *, inplace: bool = False) -> nn.Module:
     parts = prunable_parts(model)
     plan.check({key: part.size for key, part in parts.items()})
     for key, indices in plan.keep.items():
-        if not indices and not parts[key].adapter.may_be_empty:
+        part = parts[key]
+        if not indices and not (part.adapter.may_be_empty and part.adapter.gate(part.module).at != "norm"):
             raise UsageError(f"The plan keeps nothing of {key!r}; keep at least one unit of it.")
     model = model if inplace else copy.deepcopy(model)
     emptied: dict[str, PrunablePart] = {}
@@ -72,5 +73,9 @@ def _remains(model: nn.Module, part: PrunablePart) -> nn.Module:
 
 
 def _replace(model: nn.Module, path: str, module: nn.Module) -> None:
-    parent, _, name = path.rpartition(".")
-    setattr(model.get_submodule(parent), name, module)
+    """Puts a module in the place of another, wherever that is: blocks may share one."""
+    old = model.get_submodule(path)
+    for parent in list(model.modules()):
+        for name, child in list(parent._modules.items()):
+            if child is old:
+                setattr(parent, name, module)

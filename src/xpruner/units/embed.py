@@ -12,7 +12,7 @@ from xpruner.units.base import Gate
 from xpruner.units.blocks import SkippedBlock
 from xpruner.units.branch import ConstantBranch
 from xpruner.units.registry import PrunablePart, Share
-from xpruner.units.slices import Slice, SlicedAdapter, columns, params_of, rows, table
+from xpruner.units.slices import Slice, SlicedAdapter, columns, is_layer_norm, params_of, rows, table
 from xpruner.units.slim import SlimAttention, SlimWindowAttention
 
 declare_torchvision_ops()
@@ -77,7 +77,7 @@ class EmbedAdapter(SlicedAdapter):
             if type(block) not in BLOCKS or any(type(getattr(block, name)) not in BRANCHES for name in ("attn", "mlp")):
                 return f"the embedding channels of {path} ({type(block).__name__}) cannot be followed"
         for path in self._norms(module):
-            if not isinstance(module.get_submodule(path), nn.LayerNorm):
+            if not is_layer_norm(module.get_submodule(path)):
                 return f"{path} is no LayerNorm, and only those are known to work on fewer channels"
         return None
 

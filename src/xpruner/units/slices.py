@@ -7,8 +7,13 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from xpruner._compat import declare_torchvision_ops
 from xpruner.units.base import Gate
 from xpruner.units.registry import Share
+
+declare_torchvision_ops()
+
+from timm.layers import LayerNorm2d
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,8 @@ class SlicedAdapter:
     """Path of the layer that reads the units."""
     owns: tuple[str, ...] = ()
     """Children in which no further units are looked for."""
+    spanning = ""
+    """Path of a norm over all units, in front of the consumer, in modules that have one."""
     apart: tuple[str, ...] = ()
     """Paths of submodules that cost the same however many units there are."""
     stand_ins: ClassVar[Mapping[type[nn.Module], Callable[[nn.Module], nn.Module]]] = {}
@@ -76,8 +83,11 @@ class SlicedAdapter:
         return True
 
     def refuse(self, module: Any) -> str | None:
-        """Returns None: every instance can be cut, unless a subclass knows better."""
-        return None
+        """Returns None, or that a norm over all units is of a kind that is not known to work on fewer."""
+        norm = _child(module, self.spanning) if self.spanning else None
+        if isinstance(norm, nn.Identity | None) or is_layer_norm(norm):
+            return None
+        return f"its {type(norm).__name__} spans all of its {self.kind} units, so cutting one would change the others"
 
     def size(self, module: Any) -> int:
         """Returns how many units the module has."""
@@ -92,9 +102,11 @@ class SlicedAdapter:
         return {}
 
     def gate(self, module: Any) -> Gate:
-        """Returns the gate at the consumer's input."""
-        weight = module.get_submodule(self.consumer).weight
-        return Gate(self.consumer, inner=weight.shape[1] // self.size(module))
+        """Returns the gate at the consumer's input, or at the LayerNorm in front of it."""
+        inner = module.get_submodule(self.consumer).weight.shape[1] // self.size(module)
+        if self.spanning and is_layer_norm(_child(module, self.spanning)):
+            return Gate(self.spanning, "norm", inner=inner)
+        return Gate(self.consumer, inner=inner)
 
     def shares(self, module: Any, macs: Callable[[str], float]) -> list[Share]:
         """Returns one share: everything but what lies ``apart``."""
@@ -115,6 +127,13 @@ class SlicedAdapter:
         for path, value in attributes.items():
             owner, _, name = path.rpartition(".")
             setattr(module.get_submodule(owner), name, value)
+
+
+def is_layer_norm(norm: nn.Module | None) -> bool:
+    """Whether a norm is a LayerNorm over the last dimension alone, whose gate is the LayerNorm of fewer channels."""
+    if not isinstance(norm, nn.LayerNorm) or isinstance(norm, LayerNorm2d):
+        return False
+    return norm.weight is not None and norm.bias is not None
 
 
 def params_of(module: nn.Module, slices: list[Slice]) -> int:

@@ -22,7 +22,7 @@ class SlimAttention(nn.Module):
         both = 2 * stock.qkv.out_features // 3
         self.qk = _part_of(stock.qkv, slice(0, both))
         self.v = _part_of(stock.qkv, slice(both, None))
-        self.gate = getattr(stock, "gate", None)
+        self.gate, self.norm = getattr(stock, "gate", None), getattr(stock, "norm", nn.Identity())
         self.attn_drop, self.proj, self.proj_drop = stock.attn_drop, stock.proj, stock.proj_drop
         self.train(stock.training)
 
@@ -31,7 +31,7 @@ class SlimAttention(nn.Module):
         if is_causal:
             tokens = x.shape[1]
             attn_mask = torch.ones(tokens, tokens, dtype=torch.bool, device=x.device).tril()
-        values = self._attend(x, attn_mask)
+        values = self.norm(self._attend(x, attn_mask))
         if self.gate is not None:
             values = values * self.gate(x).sigmoid()
         return self.proj_drop(self.proj(values))

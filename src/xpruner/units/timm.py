@@ -1,6 +1,7 @@
 """Adapters for the attention and MLPs of timm's VisionTransformer and SwinTransformer; other families lie beside."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from torch import nn
@@ -20,6 +21,10 @@ NORM_SPANS_HEADS = "its norm spans all heads, so cutting one head would change t
 NORM_SPANS_HIDDEN = "its norm spans all hidden units, so cutting one would change the others"
 
 
+LAYERS = ("qkv", "qk", "v", "gate", "proj")
+"""What reads the stream for the heads, or writes it."""
+
+
 def is_identity(module: nn.Module | None) -> bool:
     """Whether an optional layer is absent."""
     return module is None or isinstance(module, nn.Identity)
@@ -35,9 +40,7 @@ class HeadAdapter(SlicedAdapter):
     kind = "head"
     consumer = "proj"
     may_be_empty = True
-
-    def refuse(self, module: Any) -> str | None:
-        return None if is_identity(getattr(module, "norm", None)) else NORM_SPANS_HEADS
+    spanning = "norm"
 
     def size(self, module: Any) -> int:
         return module.num_heads
@@ -48,6 +51,7 @@ class HeadAdapter(SlicedAdapter):
             *rows(module, "qk", 2),
             *rows(module, "v"),
             *rows(module, "gate"),
+            *rows(module, "norm"),
             *table(module, "relative_position_bias_table", 1),
             columns("proj"),
         ]
@@ -59,7 +63,8 @@ class HeadAdapter(SlicedAdapter):
     def shares(self, module: Any, macs: Callable[[str], float]) -> list[Share]:
         """Weights go with the stream as well; scores and biases do not. Half of the rest is scores, half values."""
         slices = self.slices(module)
-        weights = {where.tensor: where for where in slices if where.tensor.endswith(".weight")}
+        norm = params_of(module, rows(module, "norm"))
+        weights = {where.tensor: where for where in slices if where.tensor in map("{}.weight".format, LAYERS)}
         others = params_of(module, [where for where in slices if where.tensor not in weights])
         table_params = params_of(module, table(module, "relative_position_bias_table"))
         by_kind: dict[str, list[float]] = {"qk": [0, 0, 0], "v": [0, 0, 0]}  # macs and params of weights, biases
@@ -69,6 +74,7 @@ class HeadAdapter(SlicedAdapter):
                 by_kind[kind][0] += portion * macs(layer)
                 by_kind[kind][1] += portion * params_of(module, [where])
                 by_kind[kind][2] += portion * params_of(module, [w for w in slices if w.tensor == f"{layer}.bias"])
+        by_kind["v"][2] += norm
         assert others == by_kind["qk"][2] + by_kind["v"][2] + table_params
         wide, narrow = self._widths(module)
         core = macs("") - sum(macs(name.removesuffix(".weight")) for name in weights)
@@ -98,15 +104,13 @@ class HiddenAdapter(SlicedAdapter):
     kind = "hidden"
     consumer = "fc2"
     may_be_empty = True
-
-    def refuse(self, module: Any) -> str | None:
-        return None if is_identity(getattr(module, "norm", None)) else NORM_SPANS_HIDDEN
+    spanning = "norm"
 
     def size(self, module: Any) -> int:
         return module.fc1.weight.shape[0]
 
     def slices(self, module: Any) -> list[Slice]:
-        return [*rows(module, "fc1"), columns("fc2")]
+        return [*rows(module, "fc1"), *rows(module, "norm"), columns("fc2")]
 
     def shares(self, module: Any, macs: Callable[[str], float]) -> list[Share]:
         weights = module.fc1.weight.numel() + module.fc2.weight.numel()
@@ -119,9 +123,6 @@ class _DimensionAdapter(SlicedAdapter):
 
     def shares(self, module: Any, macs: Callable[[str], float]) -> list[Share]:
         return []
-
-    def refuse(self, module: Any) -> str | None:
-        return None if is_identity(getattr(module, "norm", None)) else NORM_SPANS_HEADS
 
 
 @register_adapter(Attention, WindowAttention, SlimAttention, SlimWindowAttention)
@@ -154,6 +155,7 @@ class ValueAdapter(_DimensionAdapter):
 
     kind = "v"
     consumer = "proj"
+    spanning = "norm"
     may_be_empty = True
     stand_ins: ClassVar = {Attention: SlimAttention, WindowAttention: SlimWindowAttention}
 
@@ -162,7 +164,8 @@ class ValueAdapter(_DimensionAdapter):
 
     def slices(self, module: Any) -> list[Slice]:
         heads = module.num_heads
-        return [*rows(module, "v", heads), *rows(module, "gate", heads), columns("proj", heads)]
+        layers = ("v", "gate", "norm")
+        return [*(where for name in layers for where in rows(module, name, heads)), columns("proj", heads)]
 
     def gate(self, module: Any) -> Gate:
-        return Gate("proj", outer=module.num_heads)
+        return replace(super().gate(module), outer=module.num_heads, inner=1)

@@ -9,7 +9,7 @@ from xpruner._compat import declare_torchvision_ops
 from xpruner.units.base import Gate
 from xpruner.units.registry import leave_whole, register_adapter
 from xpruner.units.slices import Slice
-from xpruner.units.timm import NORM_SPANS_HEADS, is_identity
+from xpruner.units.timm import is_identity
 from xpruner.units.timm_heads import PRODUCERS, Heads, RelativeHeads, TokenHeads, with_stand_ins
 
 declare_torchvision_ops()
@@ -121,7 +121,7 @@ class GatedPositionalHeads(TokenHeads):
 class CoatHeads(TokenHeads):
     """Heads of CoaT, whose convolutions for positions are shared by the blocks of a stage and stay whole.
 
-    Their kernels differ from head to head; every head is charged the mean, which is off by some 0.1 % of the model.
+    Their kernels differ from head to head; every head is charged the mean, which is off by well below 1 % of the model.
     """
 
     def cut(self, module: Any, keep: torch.Tensor) -> None:
@@ -152,7 +152,11 @@ class MultiScaleHeads(Heads):
     scaled = ("dim_out",)
 
     def refuse(self, module: Any) -> str | None:
-        return NORM_SPANS_HEADS if getattr(module, "unshared", False) else None
+        return (
+            "its norm spans all heads, so cutting one would change the others"
+            if getattr(module, "unshared", False)
+            else None
+        )
 
 
 @register_adapter(*with_stand_ins(swin_transformer_v2.WindowAttention))
@@ -198,13 +202,12 @@ class GlobalHeads(RelativeHeads):
 
 @register_adapter(*with_stand_ins(eva.EvaAttention, layers.DiffAttention))
 class NormedHeads(TokenHeads):
-    """Heads that a norm may follow; one over all of them cannot be cut exactly."""
+    """Heads that a norm over all of them may follow."""
+
+    spanning = "norm"
 
     def producers(self, module: Any) -> Mapping[str, int]:
-        return {**PRODUCERS, "q_proj": 1, "k_proj": 1, "v_proj": 1}
-
-    def refuse(self, module: Any) -> str | None:
-        return None if is_identity(module.norm) else NORM_SPANS_HEADS
+        return {**PRODUCERS, "q_proj": 1, "k_proj": 1, "v_proj": 1, "norm": 1}
 
 
 @register_adapter(*with_stand_ins(layers.AttentionRope))

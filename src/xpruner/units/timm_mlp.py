@@ -1,6 +1,7 @@
 """Adapters for the hidden units of timm's many MLPs: the layers that make them, and the one that reads them."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -57,18 +58,19 @@ class Hidden(SlicedAdapter):
         found = dict(module.named_modules())
         norms = (found.get(path) for path in self.norms)
         exact = all(is_identity(norm) or isinstance(norm, nn.BatchNorm2d) for norm in norms)
-        return None if exact else NORM_SPANS_HIDDEN
+        return super().refuse(module) if exact else NORM_SPANS_HIDDEN
 
     def size(self, module: Any) -> int:
         consumer = module.get_submodule(self.consumer)
         return consumer.weight.shape[1] * getattr(consumer, "groups", 1) // self.groups(module)
 
     def gate(self, module: Any) -> Gate:
-        return Gate(self.consumer, outer=self.groups(module))
+        return replace(super().gate(module), outer=self.groups(module), inner=1)
 
     def slices(self, module: Any) -> list[Slice]:
         groups = self.groups(module)
         made = [where for path in self.producers for where in rows(module, path, self.repeats * groups)]
+        made += rows(module, self.spanning) if self.spanning else []
         read = getattr(module.get_submodule(self.consumer), "groups", 1)
         return [*made, columns(self.consumer, groups // read)]
 
@@ -106,7 +108,7 @@ class GluHidden(TokenHidden):
     """Hidden units of a gated MLP: a row of each half of ``fc1``."""
 
     repeats = 2
-    norms = ("norm",)
+    spanning = "norm"
 
 
 @register_adapter(layers.SwiGLU)
@@ -114,7 +116,7 @@ class SwiGluHidden(TokenHidden):
     """Hidden units of a gated MLP with two layers in place of halves."""
 
     producers = ("fc1_g", "fc1_x")
-    norms = ("norm",)
+    spanning = "norm"
 
 
 @register_adapter(vitamin.GeGluMlp)

@@ -4,8 +4,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+OLDEST := $(VENV)-oldest
 
-.PHONY: demo test test-slow lint format docs bench-cifar10 bench-swin bench-speed clean
+.PHONY: demo test test-slow test-oldest lint format docs zoo bench-cifar10 bench-swin bench-speed clean
 
 demo: $(READY)
 	$(BIN)/xpruner demo
@@ -15,6 +16,10 @@ test: $(READY)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
+
+# The adapters on the oldest timm and transformers that are supported, in an environment of their own.
+test-oldest: $(OLDEST)/.ready
+	$(OLDEST)/bin/python -m pytest tests/units tests/test_invariants.py tests/test_checkpoint.py
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -28,6 +33,9 @@ format: $(READY)
 docs: $(READY)
 	$(BIN)/python -m pytest tests/test_docs.py
 
+zoo: $(READY)
+	$(BIN)/python benchmarks/zoo.py --workers 2
+
 bench-cifar10: $(READY)
 	$(BIN)/python benchmarks/cifar10.py --model deit_tiny
 
@@ -38,10 +46,15 @@ bench-speed: $(READY)
 	$(BIN)/python benchmarks/speed.py
 
 clean:
-	rm -rf .venv build dist htmlcov .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-oldest build dist htmlcov .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+$(OLDEST)/.ready: pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --constraint constraints-oldest.txt --editable '.[dev]'
 	touch $@

@@ -37,7 +37,8 @@ def input_size(model: Any) -> tuple[int, int, int]:
         return getattr(config, "num_channels", 3), height, width
     published = (getattr(model, "pretrained_cfg", None) or {}).get("input_size", (3, 224, 224))
     embed = getattr(model, "patch_embed", None)
-    channels = getattr(getattr(embed, "proj", None), "in_channels", published[0])
+    behind_pixels = hasattr(embed, "backbone")  # a stem of convolutions, whose features the projection reads
+    channels = published[0] if behind_pixels else getattr(getattr(embed, "proj", None), "in_channels", published[0])
     height, width = getattr(embed, "img_size", None) or published[1:]
     return channels, height, width
 

@@ -84,8 +84,9 @@ def _on_norm(gates: list[tuple[Gate, Tensor]]):
 
 def _on_block(_gate: Gate, values: Tensor, _axis: int):
     def hook(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor):
-        open_ = values.to(output).view(-1, *[1] * (output.ndim - 1))
-        return torch.lerp(args[0].to(output), output, open_)
+        each = values.to(output).flatten()
+        each = each.repeat_interleave(len(output) // len(each)).view(-1, *[1] * (output.ndim - 1))
+        return torch.lerp(args[0].to(output), output, each)
 
     return hook
 

@@ -134,34 +134,13 @@ def test_an_unknown_kind_names_the_nearest(tiny_vit):
         find_units(tiny_vit, ["heads"])
 
 
-@pytest.mark.parametrize(
-    ("kwargs", "message"),
-    [
-        (
-            {"scale_attn_norm": True},
-            r"'blocks.0.attn' \(Attention\): its norm spans all heads, .*; leave 'head' out of",
-        ),
-        ({"scale_mlp_norm": True}, r"'blocks.0.mlp' \(Mlp\): its norm spans all hidden units, .*; leave 'hidden' out"),
-    ],
-)
-def test_blocks_that_cannot_be_cut_exactly_are_refused_by_name(kwargs, message):
-    with pytest.raises(UsageError, match=f"Cannot prune {message}"):
-        find_units(build("vit_tiny_patch16_224", **VIT | kwargs))
-
-
-def test_the_kinds_that_can_be_cut_are_found_beside_one_that_cannot():
-    model = build("vit_tiny_patch16_224", **VIT | {"scale_mlp_norm": True})
-    assert [group.key for group in find_units(model, ["head"])] == ["blocks.0.attn:head", "blocks.1.attn:head"]
-    assert "blocks.0.mlp:hidden" not in prunable_parts(model)
-
-
-def test_a_changed_module_deep_inside_is_refused_by_name(tiny_swin):
-    class MyAttention(type(tiny_swin.layers[1].blocks[0].attn)):
-        pass
-
-    tiny_swin.layers[1].blocks[0].attn.__class__ = MyAttention
-    with pytest.raises(UsageError, match=r"'layers\.1\.blocks\.0\.attn': its class MyAttention has no adapter"):
-        find_units(tiny_swin)
+def test_a_query_norm_stands_against_query_key_dimensions_alone():
+    model = tiny("vit_without_biases")
+    with pytest.raises(UsageError, match=r"'blocks.0.attn' \(Attention\): its norm spans all dimensions of a query, "
+                       ".*; leave 'qk' out of the kinds"):  # fmt: skip
+        find_units(model, ["head", "qk"])
+    assert {group.kind for group in find_units(model, ["head", "v"])} == {"head", "v"}
+    assert "blocks.0.attn:qk" not in prunable_parts(model)
 
 
 def test_a_network_without_attention_is_refused():

@@ -11,6 +11,7 @@ import torch
 from timm.models import gcvit, metaformer, mvitv2, nest, volo
 from tiny_models import some_plan
 from torch import Tensor, nn
+from versions import there
 
 from xpruner.cost import count_macs, count_params
 from xpruner.errors import UsageError
@@ -118,7 +119,7 @@ PIXELS = {"efficientformer_l1": 224, "hieradet_small": 64}
 NORM_HEADS = "its norm spans all heads, so cutting one head would change the others; leave 'head' out"
 NORM_HIDDEN = "its norm spans all hidden units, so cutting one would change the others; leave 'hidden' out"
 
-families = pytest.mark.parametrize("name", [*NAMED, *BY_CLASS])
+families = pytest.mark.parametrize("name", [name for name in (*NAMED, *BY_CLASS) if there(name)])
 
 
 def build(name: str, **kwargs) -> nn.Module:
@@ -228,22 +229,37 @@ def test_a_branch_without_units_is_the_bias_of_its_consumer(name):
         assert units.cost(plan.keep) == count_macs(pruned, images.shape[1:])
 
 
-@pytest.mark.parametrize(
-    ("name", "kwargs", "kind", "message"),
-    [
-        ("vit_giant_patch14_dinov2", {"scale_mlp_norm": True}, "hidden", rf"'blocks.0.mlp' \(GluMlp\): {NORM_HIDDEN}"),
-        ("aimv2_large_patch14_224", {"scale_mlp_norm": True}, "hidden", rf"'blocks.0.mlp' \(SwiGLU\): {NORM_HIDDEN}"),
-        ("eva02_tiny_patch14_224", {"scale_attn_inner": True}, "head", rf"\(EvaAttention\): {NORM_HEADS}"),
-        ("vit_5b_patch16_sapiens2", {"scale_attn_inner": True}, "head", rf"\(AttentionRope\): {NORM_HEADS}"),
-        ("vit_dlittle_patch16_reg1_gap_256", {"scale_attn_norm": True}, "head", rf"\(DiffAttention\): {NORM_HEADS}"),
-    ],
-)  # fmt: skip
-def test_a_norm_over_all_units_is_refused_by_name(name, kwargs, kind, message):
-    model = build(name, **kwargs)
-    with pytest.raises(UsageError, match=message):
+SPANNED = {
+    "vit_giant_patch14_dinov2": {"scale_mlp_norm": True},
+    "eva02_tiny_patch14_224": {"scale_attn_inner": True, "scale_mlp": True},
+    "vit_dlittle_patch16_reg1_gap_256": {"scale_attn_norm": True},
+    "vit_tiny_patch16_224": VIT | {"scale_attn_norm": True, "scale_mlp_norm": True},
+}
+
+
+@pytest.mark.parametrize("name", [name for name in SPANNED if there(name)])
+def test_a_norm_over_all_units_looks_at_those_that_are_left(name):
+    model = build(name, **SPANNED[name]).double()
+    units = find_units(model)
+    assert any(group.gates[0].at == "norm" for group in units)
+    plan, images = some_plan(units), torch.randn(2, *units.input_size, dtype=torch.float64)
+    with gating(model, units, plan.gates()):
+        gated = answer(model, images)
+    assert_same(answer(apply(model, plan), images), gated)
+
+
+def test_a_norm_of_another_kind_over_all_units_is_refused_by_name():
+    model = build("aimv2_large_patch14_224", **VIT, scale_mlp_norm=True)
+    with pytest.raises(UsageError, match=r"'blocks.0.mlp' \(SwiGLU\): its RmsNorm spans all of its hidden units, so"):
         find_units(model)
-    others = {"head", "hidden"} - {kind}
-    assert {group.kind for group in find_units(model, [*others])} == others
+    assert {group.kind for group in find_units(model, ["head"])} == {"head"}
+
+
+def test_a_branch_behind_such_a_norm_cannot_be_emptied():
+    model = build("vit_tiny_patch16_224", **VIT, scale_mlp_norm=True)
+    plan = Plan.of(find_units(model), {"blocks.0.mlp:hidden": []})
+    with pytest.raises(UsageError, match=r"keeps nothing of 'blocks.0.mlp:hidden'; keep at least one unit of it"):
+        apply(model, plan)
 
 
 @pytest.mark.parametrize(
@@ -268,8 +284,9 @@ def test_units_of_a_kind_may_be_absent():
     assert kinds == {"efficientvit_m0": {"hidden"}, "resnet50_clip": {"head"}}
 
 
-def test_heads_that_share_keys_and_values_are_one_unit():
-    model, units, _, _ = family("vit_5b_patch16_sapiens2")
+@pytest.mark.parametrize("name", [name for name in ["vit_5b_patch16_sapiens2"] if there(name)])
+def test_heads_that_share_keys_and_values_are_one_unit(name):
+    model, units, _, _ = family(name)
     assert [(group.size, group.gates[0].inner) for group in units if group.kind == "head"] == [(4, 16), (2, 32)]
     dense = model.blocks[1].attn
     attn = apply(model, Plan.of(units, {"blocks.1.attn:head": [1]})).blocks[1].attn

@@ -14,6 +14,8 @@ from xpruner.units.timm_heads import PRODUCERS, Heads, RelativeHeads, TokenHeads
 
 declare_torchvision_ops()
 
+import timm
+from packaging.version import Version
 from timm import layers
 from timm.models import (
     beit,
@@ -26,7 +28,6 @@ from timm.models import (
     efficientvit_msra,
     eva,
     gcvit,
-    gemma4_vit,
     hiera,
     hieradet_sam2,
     metaformer,
@@ -196,6 +197,11 @@ class RelPosHeads(RelativeHeads):
 class GlobalHeads(RelativeHeads):
     """Heads of GC ViT, half of them with queries of the whole image, which come from outside."""
 
+    def refuse(self, module: Any) -> str | None:
+        if module.use_global and Version(timm.__version__) < Version("1.0.31"):
+            return f"timm {timm.__version__} gives a window the queries of another image; use timm 1.0.31 or newer"
+        return None
+
     def producers(self, module: Any) -> Mapping[str, int]:
         return {"qkv": 2 if module.use_global else 3, "kept_heads": 1}
 
@@ -218,7 +224,7 @@ class RopeHeads(NormedHeads):
     scaled = ("num_heads", "attn_dim", "kv_dim")
 
 
-@register_adapter(gemma4_vit.Gemma4Attention)
+@register_adapter("timm.models.gemma4_vit.Gemma4Attention")
 class GemmaHeads(TokenHeads):
     """Heads of Gemma 4; those that share keys and values are one unit."""
 

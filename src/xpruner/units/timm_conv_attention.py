@@ -21,12 +21,10 @@ from timm.layers.lambda_layer import LambdaLayer
 from timm.layers.non_local_attn import BatNonLocalAttn, NonLocalAttn
 from timm.models import (
     byobnet,
-    cpubone,
     efficientformer,
     efficientformer_v2,
     fastvit,
     levit,
-    lowformer,
     maxxvit,
     nextvit,
     tiny_vit,
@@ -96,7 +94,7 @@ class GroupedConvHeads(Heads):
         return {"group_conv3x3": 1, "norm": 1, "kept_channels": 1}
 
 
-@register_adapter(lowformer.ConvAttention, cpubone.ConvAttention)
+@register_adapter("timm.models.lowformer.ConvAttention", "timm.models.cpubone.ConvAttention")
 class UpsampledHeads(Heads):
     """Heads of LowFormer and CPUBone on a smaller map; what reads them may be the very layer that enlarges it."""
 

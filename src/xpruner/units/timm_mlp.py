@@ -16,14 +16,11 @@ declare_torchvision_ops()
 
 from timm import layers
 from timm.models import (
-    cpubone,
     efficientformer,
     efficientformer_v2,
     efficientvit_msra,
     fastvit,
-    gemma4_vit,
     levit,
-    lowformer,
     metaformer,
     mobilevit,
     pvt_v2,
@@ -127,7 +124,7 @@ class GeGluHidden(TokenHidden):
     producers = ("w0", "w1")
 
 
-@register_adapter(gemma4_vit.Gemma4GatedMlp)
+@register_adapter("timm.models.gemma4_vit.Gemma4GatedMlp")
 class GemmaHidden(TokenHidden):
     """Hidden units of Gemma 4's gated MLP."""
 
@@ -221,7 +218,7 @@ class InvertedHidden(Hidden):
         return depthwise and plain and is_identity(module.se)
 
 
-@register_adapter(lowformer.MBConv, cpubone.MBConv)
+@register_adapter("timm.models.lowformer.MBConv", "timm.models.cpubone.MBConv")
 class LowFormerHidden(Hidden):
     """Expanded channels of LowFormer's and CPUBone's inverted bottlenecks."""
 
@@ -231,7 +228,7 @@ class LowFormerHidden(Hidden):
     norms = ("inverted_conv.norm", "depth_conv.norm")
 
 
-@register_adapter(lowformer.FusedMBConv, cpubone.FusedMBConv)
+@register_adapter("timm.models.lowformer.FusedMBConv", "timm.models.cpubone.FusedMBConv")
 class FusedHidden(Hidden):
     """Expanded channels of the same with one convolution in place of two."""
 
@@ -241,7 +238,7 @@ class FusedHidden(Hidden):
     norms = ("spatial_conv.norm",)
 
 
-@register_adapter(lowformer.LowFormerBlock)
+@register_adapter("timm.models.lowformer.LowFormerBlock")
 class LowFormerBlockHidden(Hidden):
     """Hidden units of LowFormer's MLP, which has no class of its own."""
 
@@ -252,7 +249,7 @@ class LowFormerBlockHidden(Hidden):
         return not is_identity(module.mlp)
 
 
-@register_adapter(cpubone.CPUBoneBlock)
+@register_adapter("timm.models.cpubone.CPUBoneBlock")
 class CpuBoneBlockHidden(Hidden):
     """Hidden units of CPUBone's MLP, likewise."""
 

@@ -6,7 +6,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 HEAD = [
-    "model", "preset", "MACs asked", "MACs reached", "dense", "cut", "compensated", "fine-tuned", "epochs",
+    "model", "preset", "units", "MACs asked", "MACs reached", "dense", "cut", "compensated", "fine-tuned", "epochs",
     "speed-up, batch 32", "search, s", "leak",
 ]  # fmt: skip
 SHORT_HEAD = ["", "MACs", "parameters", "top-1 before any training", "top-1 after 3 epochs", "speed-up, batch 32"]
@@ -21,11 +21,16 @@ def speed_up(metrics: dict) -> str:
     return f"{latency['dense']['32'] / latency['pruned']['32']:.2f}x"
 
 
+def kinds(config: dict) -> list[str]:
+    return config.get("units", ["head", "hidden"])
+
+
 def row(record: dict) -> list[str]:
     config, metrics = record["config"], record["metrics"]
     return [
         record["model"],
         config["preset"],
+        ", ".join(kinds(config)),
         f"{float(config['budget']):.3f}",
         f"{metrics['finetuned']['macs'] / metrics['dense']['macs']:.4f}",
         *(percent(metrics[stage]["top1"]) for stage in ("dense", "pruned", "compensated", "finetuned")),
@@ -34,6 +39,11 @@ def row(record: dict) -> list[str]:
         f"{metrics['search']['seconds']:.0f}",
         percent(metrics["search"]["leak"]),
     ]
+
+
+def order(record: dict) -> tuple:
+    config = record["config"]
+    return record["model"], config["preset"], len(kinds(config)), -float(config["budget"])
 
 
 def short_rows(records: list[dict]) -> list[list[str]]:
@@ -45,7 +55,7 @@ def short_rows(records: list[dict]) -> list[list[str]]:
         metrics, tuned = record["metrics"], record["metrics"]["finetuned"]
         rows.append(
             [
-                f"pruned to {float(record['config']['budget']):.0%}",
+                f"pruned to {float(record['config']['budget']):.0%}{finer(record['config'])}",
                 f"{tuned['macs'] / 1e6:.0f} M",
                 f"{tuned['params'] / 1e6:.2f} M",
                 percent(metrics["compensated"]["top1"]),
@@ -54,6 +64,10 @@ def short_rows(records: list[dict]) -> list[list[str]]:
             ]
         )
     return rows
+
+
+def finer(config: dict) -> str:
+    return ", finer units" if "qk" in kinds(config) else ""
 
 
 def speed_rows(speed: dict) -> list[list[str]]:
@@ -82,7 +96,9 @@ def put(page: Path, name: str, table: str) -> None:
 def main() -> None:
     records = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("cifar10_*.json"))]
     pruned = [record for record in records if "search" in record["metrics"]]
-    pruned.sort(key=lambda r: (r["model"], r["config"]["preset"], -float(r["config"]["budget"])))
+    pruned.sort(
+        key=lambda r: (r["model"], r["config"]["preset"], len(kinds(r["config"])), -float(r["config"]["budget"]))
+    )
     put(ROOT / "docs" / "results.md", "pruning", markdown(HEAD, [row(record) for record in pruned]))
     put(ROOT / "README.md", "short", markdown(SHORT_HEAD, short_rows(pruned)))
     speed = json.loads((RESULTS / "speed.json").read_text())

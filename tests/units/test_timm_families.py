@@ -116,8 +116,6 @@ BY_CLASS: dict[str, Callable[..., nn.Module]] = {  # whose names take no argumen
     "volo": partial(volo.VOLO, (2, 1, 1, 2), embed_dims=(32, 48, 48, 48), num_heads=(2, 3, 3, 3), img_size=64),
 }
 PIXELS = {"efficientformer_l1": 224, "hieradet_small": 64}
-NORM_HEADS = "its norm spans all heads, so cutting one head would change the others; leave 'head' out"
-NORM_HIDDEN = "its norm spans all hidden units, so cutting one would change the others; leave 'hidden' out"
 
 families = pytest.mark.parametrize("name", [name for name in (*NAMED, *BY_CLASS) if there(name)])
 

@@ -22,7 +22,9 @@ class SlimAttention(nn.Module):
         both = 2 * stock.qkv.out_features // 3
         self.qk = _part_of(stock.qkv, slice(0, both))
         self.v = _part_of(stock.qkv, slice(both, None))
-        self.gate, self.norm = getattr(stock, "gate", None), getattr(stock, "norm", nn.Identity())
+        self.gate = getattr(stock, "gate", None)
+        for name in ("q_norm", "k_norm", "norm"):
+            setattr(self, name, getattr(stock, name, nn.Identity()))
         self.attn_drop, self.proj, self.proj_drop = stock.attn_drop, stock.proj, stock.proj_drop
         self.train(stock.training)
 
@@ -39,6 +41,7 @@ class SlimAttention(nn.Module):
     def _attend(self, x: Tensor, mask: Tensor | None) -> Tensor:
         batch, tokens, _ = x.shape
         q, k = self.qk(x).view(batch, tokens, 2, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        q, k = self.q_norm(q), self.k_norm(k)
         v = self.v(x).view(batch, tokens, self.num_heads, -1).transpose(1, 2)
         if self.fused_attn:
             dropout = self.attn_drop.p if self.training else 0.0

@@ -12,6 +12,7 @@ from xpruner.errors import XPrunerError
 from xpruner.moments import Moments, reading
 from xpruner.plan import Plan
 from xpruner.surgery import apply
+from xpruner.units import KINDS, find_units
 from xpruner.units.branch import ConstantBranch
 
 FITTED = ["affine", "sequential"]
@@ -237,3 +238,37 @@ def test_a_ridge_too_small_for_the_rounding_is_told():
     covariance = torch.diag(torch.tensor([1.0, -1e-3]).double())
     with pytest.raises(XPrunerError, match="A ridge of 1e-06 is too small for the calibration statistics; raise"):
         solve_ridge(covariance, torch.ones(2, 1).double(), samples=10**9, least=1e-6)
+
+
+@pytest.mark.parametrize(("mode", "kinds"), [("affine", ["head", "hidden", "v"]), ("sequential", KINDS)])
+@pytest.mark.parametrize("name", ["vit", "swin", "deit3_layer_scale"])
+def test_whatever_kinds_were_cut_the_error_falls(name, mode, kinds):
+    dense, images = tiny(name), torch.randn(32, *units_of(name).input_size)
+    units = find_units(dense, kinds)
+    keep = {}
+    for group in units:
+        share = {"block": 1.0, "embed": 0.9, "qk": 0.7}.get(group.kind, 0.5)
+        keep[group.key] = range(max(1, round(share * group.size)))
+    keep |= {group.key: [] for group in units if group.kind == "block" and group.key.endswith("1:block")}
+    plan = Plan.of(units, keep)
+    pruned = apply(dense, plan)
+    before = error(pruned, dense, images)
+    compensate(pruned, dense, plan, calibration(name, 8, 32), CompensateConfig(mode))
+    assert error(pruned, dense, images) < 0.9 * before
+
+
+@pytest.mark.parametrize("mode", FITTED)
+def test_value_dimensions_that_repeat_others_are_made_up_for(mode, almost_no_ridge):
+    dense = tiny("vit")
+    units = find_units(dense, ["v"])
+    for group in units:
+        values = dense.get_submodule(group.module).qkv
+        for parameter in values.parameters():
+            rows = parameter.data[48:].view(3, 8, -1)
+            rows[:, 4:] = rows[:, :4]
+    plan = Plan.of(units, {group.key: range(4) for group in units})
+    pruned, images = apply(dense, plan), torch.randn(8, 3, 32, 32)
+    assert error(pruned, dense, images) > 1e-4
+    compensate(pruned, dense, plan, calibration("vit"), CompensateConfig(mode))
+    with torch.no_grad():
+        torch.testing.assert_close(pruned(images), dense(images), rtol=1e-3, atol=1e-3)

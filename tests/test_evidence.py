@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from xpruner.evidence import class_evidence, own_part
 from xpruner.gates import gating
 from xpruner.moments import consumer_moments
-from xpruner.units import find_units
+from xpruner.units import KINDS, find_units
 
 
 def batch(size: int = 4, classes: int = 5) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -45,10 +45,11 @@ def test_own_part_without_units_is_empty():
     assert own_part(torch.zeros(0, 0, dtype=torch.float64), torch.zeros(0, 8, dtype=torch.long)).shape == (0, 0)
 
 
+@pytest.mark.parametrize("kinds", [KINDS[:2], KINDS], ids=["head+hidden", "all"])
 @pytest.mark.parametrize("name", ["tiny_vit", "tiny_swin"])
-def test_taylor_evidence_is_the_squared_gradient_of_a_gate(name, request):
+def test_taylor_evidence_is_the_squared_gradient_of_a_gate(name, kinds, request):
     model = request.getfixturevalue(name)
-    units, data = find_units(model), batch()
+    units, data = find_units(model, kinds), batch()
     images, labels = data[0]
     gates = {group.key: torch.ones(4, group.size, requires_grad=True) for group in units}
     with gating(model, units, gates):

@@ -13,7 +13,7 @@ from run_and_die import tiny_run
 from safetensors.torch import load_file
 
 import xpruner
-from xpruner.config import FinetuneConfig, preset
+from xpruner.config import FinetuneConfig, MaskConfig, ThresholdConfig, preset
 from xpruner.errors import UsageError
 from xpruner.pipeline import run_pipeline
 
@@ -109,6 +109,50 @@ def test_both_presets_run(tmp_path, name):
     assert result.metrics["pruned"]["budget_error"] >= -0.01
     assert result.model.state_dict().keys() == model.state_dict().keys()
     assert set(result.metrics["latency"]) == {"dense", "pruned"}
+
+
+FINER = ["head", "hidden", "qk", "v"]
+
+
+@pytest.mark.integration
+def test_finer_units_with_even_widths_and_the_same_again_after_a_stop(tmp_path):
+    """The dense model is turned once; what a stopped run left is what its continuation goes on with."""
+    torch.manual_seed(0)
+    config = replace(
+        tiny_run(str(tmp_path / "run")), units=FINER, round_to={"hidden": 8, "qk": 2},
+        thresholds=ThresholdConfig(), masks=MaskConfig(), finetune=FinetuneConfig(epochs=0),
+    )  # fmt: skip
+    result = run_pipeline(config)
+    assert abs(result.metrics["pruned"]["budget_error"]) <= 0.01
+    counts = {key: len(kept) for key, kept in result.plan.keep.items()}
+    assert {key.rpartition(":")[2] for key in counts} == set(FINER)
+    assert all(count % 8 == 0 for key, count in counts.items() if key.endswith(":hidden"))
+    assert all(count % 2 == 0 for key, count in counts.items() if key.endswith(":qk"))
+    assert result.masks.keys() == counts.keys()
+    dense = xpruner.load(tmp_path / "run" / "dense")
+    cut = xpruner.apply(dense, result.plan)
+    assert xpruner.count_macs(cut) == xpruner.count_macs(result.model) == result.plan.cost["macs_pruned"]
+    (tmp_path / "run" / "pruned" / "structure.json").unlink()
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    for stage in ("pruned", "compensated", "finetuned"):
+        del metrics[stage]
+    (tmp_path / "run" / "metrics.json").write_text(json.dumps(metrics))
+    torch.manual_seed(0)
+    again = run_pipeline(config)
+    images = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        assert torch.equal(again.model(images), result.model(images))
+
+
+@pytest.mark.parametrize("kinds", [["embed"], ["block", "hidden"], ["head", "hidden", "qk", "v", "embed", "block"]])
+def test_every_kind_of_unit_can_be_asked_for(tmp_path, kinds):
+    config = replace(
+        tiny_run(str(tmp_path / "run")), units=kinds, budget="0.6", rounds=1,
+        thresholds=ThresholdConfig(), masks=MaskConfig(), finetune=FinetuneConfig(epochs=0),
+    )  # fmt: skip
+    result = run_pipeline(config)
+    assert -0.04 <= result.metrics["pruned"]["budget_error"] <= 0  # one of 24 channels is 4 % of the model
+    assert {key.rpartition(":")[2] for key in result.plan.keep} == set(kinds)
 
 
 def test_a_model_with_other_classes_is_refused(tiny_vit, tmp_path):

@@ -209,7 +209,7 @@ def _fit_to_stream(reader: _Reader, batches: Batches, least: float, precision: s
 
 def _classifiers(model: Any) -> list[str]:
     """Returns the paths of the linear layers that make the logits; two in a distilled model."""
-    heads = model.get_classifier()
+    heads = model.get_classifier() if hasattr(model, "get_classifier") else getattr(model, "classifier", None)
     wanted = [id(head) for head in (heads if isinstance(heads, tuple) else (heads,))]
     return [path for path, module in model.named_modules() if id(module) in wanted and isinstance(module, nn.Linear)]
 

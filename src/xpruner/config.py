@@ -11,7 +11,8 @@ class ModelConfig:
     """Which dense model to prune.
 
     Attributes:
-        name: A timm model name, or a folder written by ``xpruner.save``.
+        name: A timm model name, a folder written by ``xpruner.save``, a folder written by transformers'
+            ``save_pretrained``, or ``transformers:`` and a name on its hub.
         checkpoint: Weights to load into it: a ``.safetensors`` file, or a ``.pth`` read with ``weights_only=True``.
         pretrained: Ask timm for its published weights (needs a network).
         num_classes: Outputs of the classifier; the data's number of classes when absent.

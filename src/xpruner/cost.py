@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,8 +63,11 @@ def trace(model: nn.Module, size: tuple[int, int, int] | None = None) -> Trace:
     """Runs one image through a weightless twin of the model on the meta device; the model itself is not touched."""
     weightless = {id(tensor): tensor.detach().to("meta") for tensor in (*model.parameters(), *model.buffers())}
     twin = copy.deepcopy(model, weightless).eval()
-    with _Agreeing(), FlopCounterMode(display=False) as counter, torch.no_grad():
-        twin(torch.empty(1, *(size or input_size(model)), dtype=next(model.parameters()).dtype, device="meta"))
+    image = torch.empty(1, *(size or input_size(model)), dtype=next(model.parameters()).dtype, device="meta")
+    counter = FlopCounterMode(display=False)
+    asks = type(model).__module__.startswith("transformers.")
+    with _Agreeing() if asks else nullcontext(), counter, torch.no_grad():
+        twin(image)
     root = type(twin).__name__
     counts = {
         name.removeprefix(root).removeprefix("."): sum(flops.values()) / 2

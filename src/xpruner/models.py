@@ -12,9 +12,10 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from xpruner._compat import declare_torchvision_ops
-from xpruner.checkpoint import STRUCTURE, first_difference, load, read_structure
+from xpruner.checkpoint import CONFIG, STRUCTURE, first_difference, load, read_structure
 from xpruner.config import ModelConfig
-from xpruner.errors import UsageError, XPrunerError
+from xpruner.errors import UsageError, XPrunerError, require
+from xpruner.outputs import classes_of
 from xpruner.skeleton import unknown_model
 
 declare_torchvision_ops()
@@ -23,11 +24,13 @@ import timm
 
 log = logging.getLogger("xpruner")
 
+PREFIX = "transformers:"
+"""In front of a name on the hub of transformers, to tell it from a folder."""
 NESTS = ("state_dict_ema", "state_dict", "model")
 """Keys under which training scripts put the weights; as in timm, averaged ones come first."""
 
 
-def load_model(config: ModelConfig, num_classes: int | None = None) -> tuple[nn.Module, dict[str, Any]]:
+def load_model(config: ModelConfig, num_classes: int | None = None) -> tuple[nn.Module, dict[str, Any] | None]:
     """Returns the dense model that a configuration asks for, in eval mode.
 
     Args:
@@ -35,12 +38,15 @@ def load_model(config: ModelConfig, num_classes: int | None = None) -> tuple[nn.
         num_classes: Of the data, for a configuration that does not say it.
 
     Returns:
-        The model, and the arguments of ``timm.create_model`` that made it, for ``xpruner.save``.
+        The model, and the arguments of ``timm.create_model`` that made it, for ``xpruner.save``; None for a model of
+        transformers, which knows its configuration.
 
     Raises:
         UsageError: If the name or an argument is unknown, or the weights are not those of this model.
         XPrunerError: If a file is damaged, or published weights cannot be fetched.
     """
+    if _of_transformers(config.name):
+        return _from_transformers(config), None
     if _is_folder(config.name):
         return _from_folder(config, num_classes)
     if not timm.is_model(config.name):
@@ -59,6 +65,30 @@ def load_model(config: ModelConfig, num_classes: int | None = None) -> tuple[nn.
     return model.eval(), kwargs
 
 
+def _of_transformers(name: str) -> bool:
+    folder = Path(name).expanduser()
+    return name.startswith(PREFIX) or ((folder / CONFIG).is_file() and not (folder / STRUCTURE).is_file())
+
+
+def _from_transformers(config: ModelConfig) -> nn.Module:
+    """Reads an image classifier of transformers, from a folder of its own format or from the hub."""
+    settled = [key for key in ("checkpoint", "num_classes", "img_size") if getattr(config, key)]
+    if settled:
+        raise UsageError(f"{config.name} is complete as it is; leave out model.{' and model.'.join(settled)}.")
+    library = require("transformers", "load this model")
+    name = config.name.removeprefix(PREFIX)
+    try:
+        return library.AutoModelForImageClassification.from_pretrained(
+            name, use_safetensors=True, **config.kwargs
+        ).eval()
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise UsageError(
+            f"transformers cannot load {name!r} ({reason}); give a folder or hub name of an image classifier whose "
+            "weights are safetensors."
+        ) from error
+
+
 def _is_folder(name: str) -> bool:
     folder = Path(name).expanduser()
     return (folder / STRUCTURE).is_file() or (not timm.is_model(name) and (folder.exists() or "/" in name))
@@ -72,10 +102,10 @@ def _from_folder(config: ModelConfig, num_classes: int | None) -> tuple[nn.Modul
         )
     structure = read_structure(config.name)
     model: Any = load(config.name)
-    wanted = config.num_classes or num_classes or model.num_classes
-    if wanted != model.num_classes:
+    wanted = config.num_classes or num_classes or classes_of(model)
+    if wanted != classes_of(model):
         raise UsageError(
-            f"The model saved in {config.name} has {model.num_classes} classes where {wanted} are asked for; "
+            f"The model saved in {config.name} has {classes_of(model)} classes where {wanted} are asked for; "
             "give another model, or data of as many classes."
         )
     return model, structure.kwargs

@@ -22,6 +22,11 @@ def logits_of(output: Any) -> Tensor:
     return logits
 
 
+def classes_of(model: Any) -> int:
+    """Returns how many classes a classifier of timm or transformers tells apart."""
+    return model.num_classes if hasattr(model, "num_classes") else model.config.num_labels
+
+
 def tensors_of(output: Any) -> list[Tensor]:
     """Returns every floating-point tensor of an output, whatever it nests: mappings, tuples, lists."""
     if isinstance(output, Tensor):

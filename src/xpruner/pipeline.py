@@ -22,6 +22,7 @@ from xpruner.files import write_whole
 from xpruner.latency import compare_latency
 from xpruner.methods import Problem, find_method
 from xpruner.models import load_model
+from xpruner.outputs import classes_of
 from xpruner.plan import Budget, Plan
 from xpruner.rotation import rotate_heads
 from xpruner.run import Run
@@ -201,9 +202,9 @@ class _Pipeline:
 
 
 def _check_classes(model: Any, data: Splits) -> None:
-    if model.num_classes != data.num_classes:
+    if classes_of(model) != data.num_classes:
         raise UsageError(
-            f"The model has {model.num_classes} classes but the data have {data.num_classes}; give a model whose "
+            f"The model has {classes_of(model)} classes but the data have {data.num_classes}; give a model whose "
             "classifier was trained on these classes."
         )
 

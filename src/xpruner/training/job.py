@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from xpruner.config import FinetuneConfig
 from xpruner.data import batches
 from xpruner.errors import UsageError
+from xpruner.outputs import logits_of
 from xpruner.training.devices import autocast
 from xpruner.training.distill import finetune_loss
 from xpruner.training.recipe import check_config
@@ -109,7 +110,7 @@ class Job:
     def loss(self, student: nn.Module, teacher: nn.Module | None, images: Tensor, targets: Tensor) -> Tensor:
         """Returns the loss of a batch; targets are class indices (batch,) or soft targets (batch, classes)."""
         with autocast(self.precision, self.place.device):
-            logits = student(images)
+            logits = logits_of(student(images))
             with torch.no_grad():
-                wanted = teacher(images).float() if teacher is not None else None
+                wanted = logits_of(teacher(images)).float() if teacher is not None else None
         return finetune_loss(logits.float(), targets, wanted, self.config)

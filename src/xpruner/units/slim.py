@@ -16,6 +16,10 @@ class SlimAttention(nn.Module):
         stock: The attention whose weights are taken over; its ``qkv`` is split into ``qk`` and ``v``.
     """
 
+    q_norm: nn.Module
+    k_norm: nn.Module
+    norm: nn.Module
+
     def __init__(self, stock: Any):
         super().__init__()
         self.num_heads, self.scale, self.fused_attn = stock.num_heads, stock.scale, stock.fused_attn

@@ -221,10 +221,10 @@ def _comes_back(pruned: nn.Module, size: tuple[int, int, int], kwargs: dict[str,
 
 
 def outputs(model: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
-    """Returns the tensors that a model puts out, with the same randomness every time."""
+    """Returns the tensors that a model puts out for each image, with the same randomness every time."""
     torch.manual_seed(0)
     with torch.no_grad():
-        return tensors_of(model(images))
+        return [tensor for tensor in tensors_of(model(images)) if tensor.ndim]
 
 
 def distance(some: list[torch.Tensor], others: list[torch.Tensor]) -> float:

@@ -37,11 +37,9 @@ def input_size(model: Any) -> tuple[int, int, int]:
         height, width = (side, side) if isinstance(side, int) else side
         return getattr(config, "num_channels", 3), height, width
     published = (getattr(model, "pretrained_cfg", None) or {}).get("input_size", (3, 224, 224))
-    embed = getattr(model, "patch_embed", None)
-    behind_pixels = hasattr(embed, "backbone")  # a stem of convolutions, whose features the projection reads
-    channels = published[0] if behind_pixels else getattr(getattr(embed, "proj", None), "in_channels", published[0])
-    height, width = getattr(embed, "img_size", None) or published[1:]
-    return channels, height, width
+    first = next((layer for layer in model.modules() if isinstance(layer, nn.Conv2d)), None)
+    height, width = getattr(getattr(model, "patch_embed", None), "img_size", None) or published[1:]
+    return first.in_channels if first is not None else published[0], height, width
 
 
 def count_params(model: nn.Module) -> int:

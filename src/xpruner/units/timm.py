@@ -61,28 +61,22 @@ class HeadAdapter(SlicedAdapter):
         return {"num_heads": count} | ({"attn_dim": count * width} if hasattr(module, "attn_dim") else {})
 
     def shares(self, module: Any, macs: Callable[[str], float]) -> list[Share]:
-        """Weights go with the stream as well; scores and biases do not. Half of the rest is scores, half values."""
-        slices = self.slices(module)
-        norm = params_of(module, rows(module, "norm"))
-        weights = {where.tensor: where for where in slices if where.tensor in map("{}.weight".format, LAYERS)}
-        others = params_of(module, [where for where in slices if where.tensor not in weights])
-        table_params = params_of(module, table(module, "relative_position_bias_table"))
-        by_kind: dict[str, list[float]] = {"qk": [0, 0, 0], "v": [0, 0, 0]}  # macs and params of weights, biases
-        for name, where in weights.items():
-            layer = name.removesuffix(".weight")
-            for kind, portion in _portions(layer).items():
-                by_kind[kind][0] += portion * macs(layer)
-                by_kind[kind][1] += portion * params_of(module, [where])
-                by_kind[kind][2] += portion * params_of(module, [w for w in slices if w.tensor == f"{layer}.bias"])
-        by_kind["v"][2] += norm
-        assert others == by_kind["qk"][2] + by_kind["v"][2] + table_params
+        """Weights go with the stream as well; biases, and the work of scores and of their use, do not."""
+        layers = [name for name in LAYERS if getattr(module, name, None) is not None]
+        core = macs("") - sum(map(macs, layers))
         wide, narrow = self._widths(module)
-        core = macs("") - sum(macs(name.removesuffix(".weight")) for name in weights)
-        shares = [Share(0, table_params, ("head",))]
-        for kind, width in (("qk", wide), ("v", narrow)):
-            linear, params, biases = by_kind[kind]
-            shares.append(Share(linear, params, ("head", kind, "embed")))
-            shares.append(Share(core * width / (wide + narrow), biases, ("head", kind)))
+        shares = [
+            Share(0, params_of(module, table(module, "relative_position_bias_table")), ("head",)),
+            Share(0, params_of(module, rows(module, "norm")), ("head", "v")),
+            Share(core * wide / (wide + narrow), 0, ("head", "qk")),
+            Share(core * narrow / (wide + narrow), 0, ("head", "v")),
+        ]
+        for name in layers:
+            layer = getattr(module, name)
+            biases = 0 if layer.bias is None or name == self.consumer else layer.bias.numel()
+            for kind, portion in _portions(name).items():
+                shares.append(Share(portion * macs(name), portion * layer.weight.numel(), ("head", kind, "embed")))
+                shares.append(Share(0, portion * biases, ("head", kind)))
         return shares
 
     def _widths(self, module: Any) -> tuple[int, int]:

@@ -38,8 +38,11 @@ def input_size(model: Any) -> tuple[int, int, int]:
         return getattr(config, "num_channels", 3), height, width
     published = (getattr(model, "pretrained_cfg", None) or {}).get("input_size", (3, 224, 224))
     first = next((layer for layer in model.modules() if isinstance(layer, nn.Conv2d)), None)
+    channels = published[0]
+    if first is not None and first.kernel_size != (1, 1):  # else it reads features of some other transform
+        channels = first.in_channels
     height, width = getattr(getattr(model, "patch_embed", None), "img_size", None) or published[1:]
-    return first.in_channels if first is not None else published[0], height, width
+    return channels, height, width
 
 
 def count_params(model: nn.Module) -> int:

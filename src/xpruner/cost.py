@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,17 +64,22 @@ def trace(model: nn.Module, size: tuple[int, int, int] | None = None) -> Trace:
     weightless = {id(tensor): tensor.detach().to("meta") for tensor in (*model.parameters(), *model.buffers())}
     twin = copy.deepcopy(model, weightless).eval()
     image = torch.empty(1, *(size or input_size(model)), dtype=next(model.parameters()).dtype, device="meta")
-    counter = FlopCounterMode(display=False)
-    asks = type(model).__module__.startswith("transformers.")
-    with _Agreeing() if asks else nullcontext(), counter, torch.no_grad():
-        twin(image)
+    try:
+        flops = _count_flops(twin, image)
+    except RuntimeError as error:
+        if "meta tensors" not in str(error):
+            raise
+        with _Agreeing():
+            flops = _count_flops(twin, image)
     root = type(twin).__name__
-    counts = {
-        name.removeprefix(root).removeprefix("."): sum(flops.values()) / 2
-        for name, flops in counter.get_flop_counts().items()
-        if name != "Global"
-    }
-    return Trace(counts)
+    return Trace({name.removeprefix(root).removeprefix("."): count / 2 for name, count in flops.items()})
+
+
+@torch.no_grad()
+def _count_flops(twin: nn.Module, image: torch.Tensor) -> dict[str, int]:
+    with FlopCounterMode(display=False) as counter:
+        twin(image)
+    return {name: sum(flops.values()) for name, flops in counter.get_flop_counts().items() if name != "Global"}
 
 
 class _Agreeing(TorchDispatchMode):

@@ -182,3 +182,13 @@ def test_8_torch_export_sees_nothing_unusual(name):
     images = torch.randn(1, *units.input_size)
     exported = torch.export.export(pruned, (images,)).module()
     torch.testing.assert_close(exported(images), pruned(images), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["vit", "swin"])
+def test_8_a_model_cut_in_every_way_can_be_exported(name):
+    units = find_units(tiny(name), KINDS)
+    keep = {group.key: range((group.size + 1) // 2) for group in units}
+    keep[next(group.key for group in units if group.kind == "block")] = range(0)
+    pruned, images = apply(tiny(name), Plan.of(units, keep)), torch.randn(1, *units.input_size)
+    exported = torch.export.export(pruned, (images,)).module()
+    torch.testing.assert_close(exported(images), pruned(images), rtol=1e-5, atol=1e-5)

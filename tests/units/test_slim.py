@@ -63,3 +63,14 @@ def test_fewer_dimensions_by_hand():
 def test_what_was_frozen_stays_frozen():
     stock = Attention(24, 3, qkv_bias=True).requires_grad_(False)
     assert not any(parameter.requires_grad for parameter in SlimAttention(stock).parameters())
+
+
+@pytest.mark.parametrize(("stock", "slim"), [
+    (lambda: Attention(24, 3), SlimAttention), (lambda: WindowAttention(24, 3, window_size=3), SlimWindowAttention)
+])  # fmt: skip
+def test_unequal_widths_can_be_exported(stock, slim):
+    narrow = slim(stirred(stock()))
+    QueryKeyAdapter().cut(narrow, torch.tensor([0, 3, 5]))
+    ValueAdapter().cut(narrow, torch.tensor([1, 2, 4, 6]))
+    exported = torch.export.export(narrow, (X,)).module()
+    assert_close(exported(X), narrow(X), rtol=1e-5, atol=1e-6)

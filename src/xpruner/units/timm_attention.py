@@ -9,7 +9,7 @@ from xpruner._compat import declare_torchvision_ops
 from xpruner.units.base import Gate
 from xpruner.units.registry import leave_whole, register_adapter
 from xpruner.units.slices import Slice
-from xpruner.units.timm import is_identity
+from xpruner.units.timm import NORM_SPANS_HEADS, is_identity
 from xpruner.units.timm_heads import PRODUCERS, Heads, RelativeHeads, TokenHeads, with_stand_ins
 
 declare_torchvision_ops()

@@ -153,11 +153,7 @@ class MultiScaleHeads(Heads):
     scaled = ("dim_out",)
 
     def refuse(self, module: Any) -> str | None:
-        return (
-            "its norm spans all heads, so cutting one would change the others"
-            if getattr(module, "unshared", False)
-            else None
-        )
+        return NORM_SPANS_HEADS if getattr(module, "unshared", False) else None
 
 
 @register_adapter(*with_stand_ins(swin_transformer_v2.WindowAttention))

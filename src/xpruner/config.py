@@ -126,6 +126,20 @@ class ThresholdConfig:
 
 
 @dataclass
+class SearchConfig:
+    """What the other methods' searches may use; X-Pruner has ``rounds``, ``masks`` and ``thresholds``.
+
+    Attributes:
+        allocation: How a method that only scores units shares the budget among layers: ``uniform``, ``global`` (per
+            cost) or ``block`` (per cost, each block's scores normalised); ``own`` is the method's own way.
+        steps: Updates of a search that trains.
+    """
+
+    allocation: Literal["own", "uniform", "global", "block"] = "own"
+    steps: int = 600
+
+
+@dataclass
 class CompensateConfig:
     """How the consumers of what was cut make up for it.
 
@@ -145,6 +159,7 @@ class FinetuneConfig:
 
     Attributes:
         epochs: Passes over the training images; 0 leaves the compensated model as it is.
+        steps: Updates in all, where that is set, whatever ``epochs`` says.
         lr: Peak learning rate of AdamW.
         min_lr: Learning rate at the end of the cosine.
         warmup: Share of all steps with a rising rate.
@@ -160,6 +175,7 @@ class FinetuneConfig:
     """
 
     epochs: int = 3
+    steps: int | None = None
     lr: float = 2e-4
     min_lr: float = 1e-6
     warmup: float = 0.05
@@ -190,8 +206,9 @@ class RunConfig:
         rotate: Where ``qk`` or ``v`` are pruned, first sort every head's dimensions by what they contribute.
         method: What makes the plan.
         rounds: How often X-Pruner looks, cuts and compensates before the plan is final.
-        masks: Stage 1.
-        thresholds: Stage 2.
+        masks: Stage 1 of X-Pruner.
+        thresholds: Stage 2 of X-Pruner.
+        search: What the other methods' searches may use.
         compensate: After surgery.
         finetune: After compensation.
         seed: Of everything.
@@ -211,6 +228,7 @@ class RunConfig:
     rounds: int = 5
     masks: MaskConfig = field(default_factory=MaskConfig)
     thresholds: ThresholdConfig = field(default_factory=ThresholdConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
     compensate: CompensateConfig = field(default_factory=CompensateConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     seed: int = 0

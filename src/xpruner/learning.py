@@ -54,6 +54,7 @@ def learn(
     train: Dataset,
     options: LoopOptions,
     identity: dict[str, Any] | None = None,
+    after: Callable[[int], None] | None = None,
 ) -> None:
     """Minimises ``loss`` over the parameters of ``learned``, in place, and goes on where an earlier call was stopped.
 
@@ -65,6 +66,7 @@ def learn(
         train: Pairs of an image and a class index.
         options: Steps, batches, seed and state.
         identity: What another call must share to go on from the stored state.
+        after: Called with the number of every update once it is made, such as for a proximal step.
 
     Raises:
         XPrunerError: If the loss is not finite; what is learned is then as it was at the last good state.
@@ -86,6 +88,8 @@ def learn(
             optimizer.zero_grad()
             value.backward()
             optimizer.step()
+            if after:
+                after(step)
             progress.advance(len(images), loss=value.item(), **figures)
             if options.on_step:
                 options.on_step(step, {"loss": value.item(), **figures})

@@ -39,7 +39,7 @@ def apply(model: nn.Module, plan: Plan, *, inplace: bool = False) -> nn.Module:
     for key in sorted(plan.keep, key=lambda key: len(parts[key].path)):  # blocks before what is inside them
         if not plan.keep[key] and not _within(parts[key], emptied):
             emptied[parts[key].path] = parts[key]
-            _replace(model, parts[key].path, _remains(model, parts[key]))
+            replace_module(model, parts[key].path, _remains(model, parts[key]))
     for key, indices in plan.keep.items():
         if len(indices) < plan.sizes[key] and not _within(parts[key], emptied):
             _cut(model, parts[key], indices)
@@ -56,7 +56,7 @@ def _cut(model: nn.Module, part: PrunablePart, indices: list[int]) -> None:
     if not whole:
         able = part.adapter.resizable(module)
         if able is not module:
-            _replace(model, part.path, able)
+            replace_module(model, part.path, able)
             module = able
     adapter = part.adapter if whole else adapter_of(module, part.adapter.kind)
     adapter.cut(module, torch.tensor(indices))
@@ -72,8 +72,8 @@ def _remains(model: nn.Module, part: PrunablePart) -> nn.Module:
     return ConstantBranch(bias, channel_axis(consumer))
 
 
-def _replace(model: nn.Module, path: str, module: nn.Module) -> None:
-    """Puts a module in the place of another, wherever that is: blocks may share one."""
+def replace_module(model: nn.Module, path: str, module: nn.Module) -> None:
+    """Puts a module in the place of another, in place, wherever that is: blocks may share one."""
     old = model.get_submodule(path)
     for parent in list(model.modules()):
         for name, child in list(parent._modules.items()):

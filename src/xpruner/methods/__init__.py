@@ -1,6 +1,11 @@
 """Pruning methods: each one function from a :class:`Problem` to an :class:`Outcome`, in a file of its own."""
 
-from xpruner.methods import xpruner
-from xpruner.methods.base import Method, Outcome, Problem, find_method, register_method
+from importlib import import_module
+from pkgutil import iter_modules
 
-__all__ = ["Method", "Outcome", "Problem", "find_method", "register_method", "xpruner"]
+from xpruner.methods.base import Method, Outcome, Problem, find_method, method_names, register_method
+
+__all__ = ["Method", "Outcome", "Problem", "find_method", "method_names", "register_method"]
+
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")

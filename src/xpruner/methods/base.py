@@ -15,7 +15,7 @@ from xpruner.files import write_text, write_whole
 from xpruner.learning import OnStep
 from xpruner.moments import Batches
 from xpruner.plan import Budget, Plan
-from xpruner.units import Units
+from xpruner.units import DEFAULT_KINDS, Units
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,14 @@ class Outcome:
         plan: Which units stay.
         masks: (classes, units) tables by group key; empty for a method that learns none.
         figures: What it logs, such as the leak.
+        model: The pruned model as the search leaves it, where the search changes weights or more than units; absent,
+            it is the dense model cut by the plan.
     """
 
     plan: Plan
     masks: dict[str, Tensor] = field(default_factory=dict)
     figures: dict[str, float] = field(default_factory=dict)
+    model: nn.Module | None = None
 
 
 def write_outcome(folder: Path, outcome: Outcome) -> None:
@@ -85,16 +88,41 @@ def read_outcome(folder: Path) -> Outcome | None:
     )
 
 
-Method = Callable[[Problem], Outcome]
+Search = Callable[[Problem], Outcome]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A registered method; calling it searches.
+
+    Attributes:
+        name: Under which it is registered.
+        search: From a problem to an outcome; the problem's model is left as it is.
+        kinds: Kinds of unit that it was made for.
+        plain: Whether its pruned model is a stock one that a plan describes, so that it can be saved.
+    """
+
+    name: str
+    search: Search
+    kinds: tuple[str, ...] = DEFAULT_KINDS
+    plain: bool = True
+
+    def __call__(self, problem: Problem) -> Outcome:
+        """Searches."""
+        return self.search(problem)
+
+
 _methods: dict[str, Method] = {}
 
 
-def register_method(name: str) -> Callable[[Method], Method]:
-    """Registers a method under its name."""
+def register_method(
+    name: str, kinds: tuple[str, ...] = DEFAULT_KINDS, *, plain: bool = True
+) -> Callable[[Search], Search]:
+    """Registers a method under its name; the arguments are those of :class:`Method`."""
 
-    def register(method: Method) -> Method:
-        _methods[name] = method
-        return method
+    def register(search: Search) -> Search:
+        _methods[name] = Method(name, search, kinds, plain)
+        return search
 
     return register
 
@@ -108,3 +136,8 @@ def find_method(name: str) -> Method:
     if name not in _methods:
         raise unknown("method", name, _methods)
     return _methods[name]
+
+
+def method_names() -> list[str]:
+    """Returns the names of all registered methods, sorted."""
+    return sorted(_methods)

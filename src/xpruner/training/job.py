@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -59,7 +60,7 @@ class Job:
     @property
     def steps(self) -> int:
         """Steps in all."""
-        return self.epoch_steps * self.config.epochs
+        return self.epoch_steps * self.config.epochs if self.config.steps is None else self.config.steps
 
     def check(self) -> None:
         """Raises UsageError where the recipe, the batches or the precision cannot work."""
@@ -92,7 +93,7 @@ class Job:
 
     def data(self, start: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields images (batch, channels, height, width) and labels (batch,) of every step from ``start`` on."""
-        for epoch in range(start // self.epoch_steps, self.config.epochs):
+        for epoch in range(start // self.epoch_steps, -(-self.steps // self.epoch_steps)):
             first = max(start - epoch * self.epoch_steps, 0)
             loader = batches(
                 self.train,
@@ -105,7 +106,7 @@ class Job:
             )
             prepared = self.place.prepare_data_loader(loader)
             prepared.set_epoch(epoch)  # accelerate would tell the dataset epoch 0 each time
-            yield from prepared
+            yield from islice(prepared, self.steps - epoch * self.epoch_steps - first)
 
     def loss(self, student: nn.Module, teacher: nn.Module | None, images: Tensor, targets: Tensor) -> Tensor:
         """Returns the loss of a batch; targets are class indices (batch,) or soft targets (batch, classes)."""

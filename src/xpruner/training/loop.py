@@ -60,7 +60,7 @@ def finetune(
     job.check()
     if config.distill > 0 and teacher is None:
         raise UsageError(f"finetune.distill is {config.distill} but there is no teacher; pass one, or set it to 0.")
-    if config.epochs == 0:
+    if job.steps == 0:
         return student.eval()
     learner = Learner(student, config, job.steps, precision, job.place)
     folder = StateFolder(Path(state_dir), job.identity(student)) if state_dir is not None else None
@@ -88,7 +88,7 @@ def _train(job: Job, learner: Learner, keeper: Keeper, teacher: nn.Module | None
             progress.advance(job.batch_size, loss=mean, lr=rate)
             if on_step is not None and main:
                 on_step(step, {"loss": mean, "lr": rate, "grad_norm": norm})
-            if step % job.config.checkpoint_every == 0 or step % job.epoch_steps == 0:
+            if step % job.config.checkpoint_every == 0 or step % job.epoch_steps == 0 or step == job.steps:
                 keeper.keep(step)
 
 

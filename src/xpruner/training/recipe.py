@@ -18,6 +18,7 @@ def check_config(config: FinetuneConfig) -> None:
     """Raises UsageError for the first value that is out of range."""
     rules = [
         ("epochs", config.epochs >= 0, "0 or more"),
+        ("steps", config.steps is None or config.steps >= 0, "0 or more"),
         ("lr", config.lr > 0, "positive"),
         ("min_lr", 0 <= config.min_lr <= config.lr, f"between 0 and lr ({config.lr})"),
         ("warmup", 0 <= config.warmup < 1, "0 or more and below 1"),

@@ -1,0 +1,57 @@
+"""Which weights belong to which unit: what surgery would cut with it."""
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from xpruner.surgery import replace_module
+from xpruner.units import Units, prunable_parts
+from xpruner.units.registry import PrunablePart
+from xpruner.units.slices import Slice, SlicedAdapter
+
+
+def resizable_copy(model: nn.Module, units: Units) -> nn.Module:
+    """Returns a copy that computes the same, in which every tensor can be told apart by units.
+
+    Attention that stacks queries, keys and values in one layer has them in layers of their own there, where units of
+    the kinds ``qk`` or ``v`` are asked for.
+    """
+    model = copy.deepcopy(model)
+    for key in [group.key for group in units]:
+        part = prunable_parts(model)[key]
+        able = part.module if part.adapter.kind == "embed" else part.adapter.resizable(part.module)
+        if able is not part.module:
+            replace_module(model, part.path, able)
+    return model
+
+
+def unit_weights(
+    model: nn.Module, units: Units, of: Callable[[nn.Parameter], Tensor] = torch.Tensor.detach
+) -> dict[str, list[Tensor]]:
+    """Returns for each group's key one (units, numbers) tensor for every parameter that surgery cuts with its units.
+
+    Args:
+        model: From :func:`resizable_copy`, where the kinds are not ``head`` and ``hidden`` alone.
+        units: Its groups; those of the kind ``block`` own every parameter inside them.
+        of: What is wanted of a parameter, in its shape: itself, or itself times its gradient.
+    """
+    parts = prunable_parts(model)
+    return {group.key: list(_weights(parts[group.key], of)) for group in units}
+
+
+def _weights(part: PrunablePart, of: Callable[[nn.Parameter], Tensor]):
+    parameters = dict(part.module.named_parameters())
+    if not isinstance(part.adapter, SlicedAdapter):
+        yield from (of(parameter).reshape(1, -1) for parameter in parameters.values())
+        return
+    for where in part.adapter.slices(part.module):
+        if where.tensor in parameters:
+            yield _by_unit(of(parameters[where.tensor]), where, part.size)
+
+
+def _by_unit(tensor: Tensor, where: Slice, size: int) -> Tensor:
+    """Returns the (units, numbers) of a tensor whose axis reads (outer, units, inner)."""
+    channels = tensor.movedim(where.axis, 0)[where.start : where.stop]
+    return channels.reshape(where.outer, size, -1).transpose(0, 1).reshape(size, -1)

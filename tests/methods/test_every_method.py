@@ -1,0 +1,62 @@
+"""What every method keeps to: the budget, determinism, an untouched model, and what is planted is found."""
+
+import pytest
+import torch
+from methods_setup import DEEP, planted, tiny_problem
+from tiny_models import VIT, build, footprint
+
+from xpruner.cost import count_macs
+from xpruner.errors import UsageError
+from xpruner.methods import find_method, method_names
+from xpruner.surgery import apply
+
+METHODS = method_names()
+
+
+def small_model(**changes) -> torch.nn.Module:
+    return build("vit_tiny_patch16_224", **VIT | changes)
+
+
+def cut(problem, outcome) -> torch.nn.Module:
+    return outcome.model if outcome.model is not None else apply(problem.model, outcome.plan)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_budget_is_met_by_torchs_counter(name):
+    problem = tiny_problem(name, build("vit_tiny_patch16_224", **DEEP), steps=3)
+    reached = count_macs(cut(problem, find_method(name)(problem)))
+    assert abs(reached / (0.5 * count_macs(problem.model)) - 1) <= 0.01
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_it_is_deterministic_and_leaves_the_model_untouched(name):
+    model = small_model()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    marks = footprint(model)
+    first, second = (find_method(name)(tiny_problem(name, model)) for _ in range(2))
+    assert first.plan == second.plan
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert footprint(model) == marks
+    images = torch.randn(2, 3, 32, 32)
+    problem = tiny_problem(name, model)
+    with torch.no_grad():
+        assert torch.equal(cut(problem, first).eval()(images), cut(problem, second).eval()(images))
+
+
+WITHOUT_PREFERENCE = {"random", "hvt"}
+"""One keeps units by chance, the other all of them."""
+
+
+@pytest.mark.parametrize("name", sorted(set(METHODS) - WITHOUT_PREFERENCE))
+def test_a_planted_unit_stays_and_idle_ones_go_first(name):
+    plan = find_method(name)(tiny_problem(name, planted(small_model()), steps=12)).plan
+    for key in ("blocks.0.mlp:hidden", "blocks.1.mlp:hidden"):
+        kept = plan.keep.get(key, range(96))
+        assert 0 in kept
+        idle, useful = sum(unit >= 48 for unit in kept), sum(unit < 48 for unit in kept)
+        assert idle == 0 or useful == 48
+
+
+def test_an_unknown_method_names_the_nearest():
+    with pytest.raises(UsageError, match="did you mean 'xpruner'"):
+        find_method("xpruned")

@@ -15,7 +15,9 @@ DEEP = VIT | {"depth": 12}
 """Deep enough that token pools at some of its blocks come close to any budget."""
 
 
-def tiny_problem(method: str, model: nn.Module | None = None, budget: float = 0.5, steps: int = 6, **changes) -> Problem:
+def tiny_problem(
+    method: str, model: nn.Module | None = None, budget: float = 0.5, steps: int = 6, **changes
+) -> Problem:
     """Returns a problem of the kinds of unit that a method was made for, on 40 images of noise.
 
     Args:

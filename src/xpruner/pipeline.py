@@ -64,7 +64,10 @@ def run_pipeline(config: RunConfig, model: nn.Module | None = None) -> PruneResu
         UsageError: If the configuration cannot be met; before anything is computed where that can be known.
         XPrunerError: If a stage fails; what was computed lies in the run directory.
     """
-    find_method(config.method)
+    if not find_method(config.method).plain:
+        raise UsageError(
+            f"The method {config.method!r} makes models that cannot be saved; `xpruner compare` runs it."
+        )
     with Tracker(config.output) as tracker:
         return _Pipeline(config, model, tracker).run()
 
@@ -132,11 +135,21 @@ class _Pipeline:
         if outcome.masks:
             path = self.run_folder.folder / "masks.safetensors"
             write_whole(path, lambda temporary: temporary.write_bytes(to_bytes(outcome.masks)))
+        if outcome.model is not None:
+            self._save(outcome.model, self._found)
         outcome.plan.save(self.run_folder.folder / "plan.json")
         return {**outcome.figures, "seconds": time.perf_counter() - start}
 
+    @property
+    def _found(self) -> Path:
+        """Where the pruned model of a search lies that changes weights."""
+        return self.run_folder.state("found")
+
+    def _as_found(self, plan: Plan) -> nn.Module:
+        return load(self._found) if self._found.exists() else apply(self.dense, plan)
+
     def _pruned(self, plan: Plan) -> dict[str, Any]:
-        model = apply(self.dense, plan)
+        model = self._as_found(plan)
         figures = self._figures(model)
         reached = figures[self.budget.resource]
         asked = self.budget.target(self.units)
@@ -145,7 +158,7 @@ class _Pipeline:
     def _compensated(self, plan: Plan) -> dict[str, Any]:
         start = time.perf_counter()
         model = compensate(
-            apply(self.dense, plan),
+            self._as_found(plan),
             self.dense,
             plan,
             self._calibration_batches(),

@@ -13,6 +13,8 @@ COMMANDS = {
     "prune": ("xpruner.cli.prune", "Prune a trained model to a budget, compensate and fine-tune it."),
     "evaluate": ("xpruner.cli.evaluate", "Measure the accuracy, cost and latency of a model."),
     "inspect": ("xpruner.cli.inspect", "List what can be pruned in a model and what it costs."),
+    "compare": ("xpruner.cli.compare", "Run methods side by side under one protocol, as a YAML file says."),
+    "report": ("xpruner.cli.report", "Make tables and plots of a comparison."),
     "export-config": ("xpruner.cli.export_config", "Write every option of a preset as YAML, to edit and to prune by."),
     "demo": ("xpruner.cli.demo", "Train and prune a small model on handwritten digits, in about two minutes."),
 }

@@ -67,13 +67,36 @@ def read_yaml(path: str | Path, options: type) -> dict[str, Any]:
     Raises:
         UsageError: If the file cannot be read, or a key is unknown.
     """
+    return dotted(load_yaml(path), options, str(path))
+
+
+def load_yaml(path: str | Path) -> Any:
+    """Returns what a YAML file holds; an empty one holds no keys.
+
+    Raises:
+        UsageError: If the file cannot be read.
+    """
     try:
         tree = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"The configuration {path} cannot be read ({error.strerror}); correct --config.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"The configuration {path} is not YAML ({error}); correct it.") from error
-    return dict(_dotted({} if tree is None else tree, options, str(path)))
+    return {} if tree is None else tree
+
+
+def dotted(tree: Any, options: type, place: str) -> dict[str, Any]:
+    """Returns the values of nested keys by dotted key.
+
+    Args:
+        tree: As read from YAML.
+        options: The dataclass whose fields are the keys.
+        place: Where it stands, for messages.
+
+    Raises:
+        UsageError: If a key is unknown.
+    """
+    return dict(_dotted(tree, options, place))
 
 
 def fields_of(options: Any, prefix: str = "") -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Training: fine-tuning with distillation that resumes exactly, and label-free evaluation."""
 
-from xpruner.training.evaluate import evaluate
+from xpruner.training.evaluate import evaluate, predict
 from xpruner.training.loop import finetune
 
-__all__ = ["evaluate", "finetune"]
+__all__ = ["evaluate", "finetune", "predict"]

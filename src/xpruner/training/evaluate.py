@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from xpruner.data import batches
@@ -18,6 +18,17 @@ def evaluate(
     model: nn.Module, dataset: Dataset, *, batch_size: int = 64, workers: int = 0, precision: str = "fp32"
 ) -> float:
     """Returns the share, 0 to 1, of images whose largest logit is that of their label.
+
+    The arguments and what it raises are those of :func:`predict`.
+    """
+    predicted, labels = predict(model, dataset, batch_size=batch_size, workers=workers, precision=precision)
+    return (predicted == labels).sum().item() / len(labels)
+
+
+def predict(
+    model: nn.Module, dataset: Dataset, *, batch_size: int = 64, workers: int = 0, precision: str = "fp32"
+) -> tuple[Tensor, Tensor]:
+    """Returns the class with the largest logit and the label of every image, both (images,), in the dataset's order.
 
     The model is moved to accelerate's device, sees images alone, and gets its train or eval mode back.
 
@@ -36,15 +47,14 @@ def evaluate(
     place = accelerator()
     loader = place.prepare_data_loader(batches(dataset, batch_size, seed=0, shuffle=False, workers=workers))
     model.to(place.device)
-    hits, total = torch.zeros((), dtype=torch.long, device=place.device), 0
+    found: list[tuple[Tensor, Tensor]] = []
     show = Progress("evaluating", len(loader), enabled=place.is_main_process)
     with evaluating(model), torch.inference_mode(), autocast(precision, place.device), show:
         for images, labels in loader:
-            predicted, labels = place.gather_for_metrics((logits_of(model(images)).argmax(dim=-1), labels))
-            hits += (predicted == labels).sum()
-            total += len(labels)
-            show.advance(len(labels))
-    return hits.item() / total
+            pair = place.gather_for_metrics((logits_of(model(images)).argmax(dim=-1), labels))
+            found.append((pair[0].cpu(), pair[1].cpu()))
+            show.advance(len(pair[1]))
+    return torch.cat([predicted for predicted, _ in found]), torch.cat([labels for _, labels in found])
 
 
 @contextmanager

@@ -1,0 +1,1 @@
+"""The comparison: every method from the same dense weights to the same budget with the same training."""

@@ -1,0 +1,215 @@
+"""The protocol: what one run of a comparison does, the same for every method."""
+
+import copy
+import logging
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from xpruner.compare.measure import measured
+from xpruner.compare.plan_of_runs import DENSE, RunOfMany
+from xpruner.compensation import compensate
+from xpruner.config import RunConfig
+from xpruner.cost import count_macs, count_params
+from xpruner.data import InputSpec, Splits, batches, class_names, load_data
+from xpruner.errors import XPrunerError
+from xpruner.methods import Outcome, Problem, find_method
+from xpruner.models import load_model
+from xpruner.pipeline import environment
+from xpruner.plan import Budget, Plan
+from xpruner.rotation import rotate_heads
+from xpruner.run import comparable
+from xpruner.surgery import apply
+from xpruner.training import finetune, predict
+from xpruner.units import Units, find_units
+
+log = logging.getLogger("xpruner")
+
+TOLERANCE = 0.01
+"""How far, as a share of the budget, a model's cost by torch's counter may lie from it."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What the runs of one seed share.
+
+    Attributes:
+        dense: The dense model.
+        data: Its images.
+        calibration: Batches of training images.
+        images: Those that accuracy is measured on: held out for tuning where there are such, else the test images.
+        dense_says: The dense model's classes for them.
+        labels: Theirs.
+    """
+
+    dense: nn.Module
+    data: Splits
+    calibration: list[tuple[Tensor, Tensor]]
+    images: Any
+    dense_says: Tensor
+    labels: Tensor
+
+
+def set_up(config: RunConfig) -> Bench:
+    """Loads the dense model and its images, and asks it about them.
+
+    Raises:
+        UsageError: If there is no such model, or there are no such images.
+    """
+    classes = config.model.num_classes or len(class_names(config.data))
+    dense = load_model(config.model, classes)[0].eval()
+    data = load_data(config.data, InputSpec.of(dense), config.seed)
+    calibration = list(batches(data.calibration, config.data.batch_size, seed=0, shuffle=False))
+    images = data.test if data.val is None else data.val
+    return Bench(dense, data, calibration, images, *predict(dense, images, **_forward(config)))
+
+
+def run_one(bench: Bench, run: RunOfMany, folder: Path) -> dict[str, Any]:
+    """Searches, cuts, compensates and fine-tunes, and measures after each; label-free, by torch's own counter.
+
+    Args:
+        bench: What the runs of this seed share; it stays as it is.
+        run: What to do.
+        folder: Of the state of an unfinished run; removed at the end.
+
+    Returns:
+        The result, as it is written.
+
+    Raises:
+        XPrunerError: If a stage fails, or the model's cost is not the budget.
+    """
+    result = _Protocol(bench, run, folder).run()
+    shutil.rmtree(folder, ignore_errors=True)
+    return result
+
+
+class _Protocol:
+    """One run; each stage leaves its figures in ``stages``."""
+
+    def __init__(self, bench: Bench, run: RunOfMany, folder: Path):
+        self.bench, self.asked, self.config, self.folder = bench, run, run.config, folder
+        self.stages: dict[str, dict[str, Any]] = {}
+        self.dense = self._rotated()
+        self.units = find_units(self.dense, self.config.units)
+
+    def run(self) -> dict[str, Any]:
+        """Runs the stages in order."""
+        self.stages["dense"] = self._figures(self.dense)
+        outcome = self._search()
+        model = self._as_found(outcome)
+        start = self._compensated(model, outcome.plan)
+        self._finetuned(start)
+        return {
+            "label": self.asked.label,
+            "length": self.asked.length,
+            "config": comparable(self.config),
+            "stages": self.stages,
+            "figures": outcome.figures,
+            "keep": {key: [len(kept), outcome.plan.sizes[key]] for key, kept in outcome.plan.keep.items()},
+            "images": len(self.bench.images),
+            "environment": environment(),
+        }
+
+    def _rotated(self) -> nn.Module:
+        if not self.config.rotate or {"qk", "v"}.isdisjoint(self.config.units):
+            return self.bench.dense
+        return rotate_heads(copy.deepcopy(self.bench.dense), self.bench.calibration, self.config.precision)
+
+    def _search(self) -> Outcome:
+        if self.config.method == DENSE:
+            return Outcome(Plan.of(self.units, {}, DENSE))
+        figures: dict[str, Any] = {}
+        with measured(figures):
+            outcome = find_method(self.config.method)(self._problem(self.units))
+        self.stages["search"] = figures
+        return outcome
+
+    def _problem(self, units: Units) -> Problem:
+        return Problem(
+            model=self.dense,
+            units=units,
+            train=self.bench.data.train,
+            calibration=self.bench.calibration,
+            num_classes=self.bench.data.num_classes,
+            budget=Budget.parse(self.config.budget, self.config.round_to),
+            config=self.config,
+            state_dir=self.folder / "search",
+        )
+
+    def _as_found(self, outcome: Outcome) -> nn.Module:
+        """Measures the dense weights under the plan and, where the search has changed them, the model it found."""
+        if self.config.method == DENSE:
+            return copy.deepcopy(self.dense)
+        if outcome.plan.keep:
+            cut = apply(self.dense, outcome.plan)
+            self.stages["cut"] = self._figures(cut)
+        if outcome.model is not None:
+            self.stages["found"] = self._figures(outcome.model)
+        model = outcome.model if outcome.model is not None else cut
+        reached = count_macs(model, self.units.input_size) if self._counts_macs() else count_params(model)
+        asked = Budget.parse(self.config.budget).target(self.units)
+        if abs(reached / asked - 1) > TOLERANCE:
+            raise XPrunerError(f"{self.asked.name} has a cost of {reached:,.0f} where {asked:,.0f} was asked for.")
+        return model
+
+    def _counts_macs(self) -> bool:
+        return Budget.parse(self.config.budget).resource == "macs"
+
+    def _compensated(self, model: nn.Module, plan: Plan) -> nn.Module:
+        """Returns what fine-tuning starts from: the compensated model, unless it does worse on training images."""
+        if not plan.keep or self.config.compensate.mode == "none":
+            return model
+        figures: dict[str, Any] = {}
+        with measured(figures):
+            better = compensate(
+                copy.deepcopy(model), self.dense, plan, self.bench.calibration, self.config.compensate,
+                precision=self.config.precision,
+            )  # fmt: skip
+        self.stages["compensated"] = {**self._figures(better), **figures}
+        helps = self._right_on_calibration(better) >= self._right_on_calibration(model)
+        self.stages["compensated"]["taken"] = helps
+        return better if helps else model
+
+    def _right_on_calibration(self, model: nn.Module) -> int:
+        predicted, labels = predict(model, self.bench.data.calibration, **_forward(self.config))
+        return int((predicted == labels).sum())
+
+    def _finetuned(self, model: nn.Module) -> None:
+        recipe = self.config.finetune
+        if recipe.steps == 0 or (recipe.steps is None and recipe.epochs == 0):
+            return
+        figures: dict[str, Any] = {}
+        with measured(figures):
+            tuned = finetune(
+                model,
+                self.dense if recipe.distill > 0 else None,
+                self.bench.data.train,
+                recipe,
+                batch_size=self.config.data.batch_size,
+                workers=self.config.data.workers,
+                seed=self.config.seed,
+                precision=self.config.precision,
+                state_dir=self.folder / "finetune",
+            )
+        self.stages["finetuned"] = {**self._figures(tuned), **figures}
+
+    def _figures(self, model: nn.Module) -> dict[str, Any]:
+        bench = self.bench
+        said = bench.dense_says if model is bench.dense else predict(model, bench.images, **_forward(self.config))[0]
+        return {
+            "top1": (said == bench.labels).float().mean().item(),
+            "agreement": (said == bench.dense_says).float().mean().item(),
+            "macs": count_macs(model, self.units.input_size),
+            "params": count_params(model),
+        }
+
+
+def _forward(config: RunConfig) -> dict[str, Any]:
+    return {
+        "batch_size": max(config.data.batch_size, 64),
+        "workers": config.data.workers,
+        "precision": config.precision,
+    }

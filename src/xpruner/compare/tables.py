@@ -1,0 +1,78 @@
+"""Tables of a comparison: mean and spread over the seeds of every row."""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+STAGES = {"cut": "cut", "found": "as found", "compensated": "compensated", "finetuned": "fine-tuned"}
+"""The stages that accuracy is told of, and what the tables call them."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """All results of one entry at one budget and length.
+
+    Attributes:
+        label: The entry.
+        budget: As asked.
+        length: Its name.
+        results: One for each seed.
+    """
+
+    label: str
+    budget: str
+    length: str
+    results: tuple[dict[str, Any], ...]
+
+    def values(self, stage: str, what: str = "top1") -> list[float]:
+        """Returns a figure of a stage for each seed that has it."""
+        return [result["stages"][stage][what] for result in self.results if stage in result["stages"]]
+
+    def percent(self, stage: str, what: str = "top1") -> str:
+        """Returns mean and sample standard deviation in percent, or a dash where there is nothing."""
+        values = [100 * value for value in self.values(stage, what)]
+        if not values:
+            return "–"
+        spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+        return f"{statistics.mean(values):.2f}{spread}"
+
+    def mean(self, stage: str, what: str) -> float | None:
+        """Returns the mean of a figure, or None where there is none."""
+        values = self.values(stage, what)
+        return statistics.mean(values) if values else None
+
+
+def rows_of(results: Sequence[dict[str, Any]]) -> list[Row]:
+    """Groups results by entry, budget and length: the larger budget first, the best first in each."""
+    grouped: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for result in results:
+        grouped.setdefault((result["label"], result["config"]["budget"], result["length"]), []).append(result)
+    rows = [Row(*key, tuple(found)) for key, found in grouped.items()]
+    return sorted(rows, key=lambda row: (row.length, -_amount(row.budget), -_best(row)))
+
+
+def _amount(budget: str) -> float:
+    from xpruner.plan import Budget
+
+    return Budget.parse(budget).amount
+
+
+def _best(row: Row) -> float:
+    """Returns the accuracy of the last stage that there is."""
+    found = [row.mean(stage, "top1") for stage in STAGES]
+    return [value for value in found if value is not None][-1]
+
+
+def overview(results: Sequence[dict[str, Any]], title: str) -> Table:
+    """Returns the table that is shown while a comparison goes on."""
+    table = Table(title=title, box=box.SIMPLE_HEAD)
+    table.add_column("", no_wrap=True)
+    for name in ("MACs", "seeds", *STAGES.values()):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows_of(results):
+        table.add_row(row.label, row.budget, str(len(row.results)), *(row.percent(stage) for stage in STAGES))
+    return table

@@ -57,8 +57,9 @@ def run(arguments: Sequence[str]) -> None:
         show(overview(read_results(Path(asked.output)), f"{asked.title}: {done} of {len(runs)} runs"))
 
     command = f"xpruner compare --config {options.config} --length {length}"
+    about = {"title": asked.title, "note": asked.note, "command": command}
     with showing_log(), tracing(asked.work):
-        compare(runs, Path(asked.output), Path(asked.work), command, show_table)
+        compare(runs, Path(asked.output), Path(asked.work), about, show_table)
     show_table({})
 
 

@@ -16,7 +16,7 @@ def compare(
     runs: Iterable[RunOfMany],
     output: Path,
     work: Path,
-    command: str,
+    about: dict[str, Any],
     on_result: Callable[[dict[str, Any]], None] | None = None,
 ) -> None:
     """Does every run whose result is not there yet; killed at any moment, the same call goes on from there.
@@ -27,7 +27,7 @@ def compare(
         runs: In the order to do them.
         output: Folder of the results.
         work: Folder of what unfinished runs need to go on.
-        command: That does this comparison, to be written into every result.
+        about: What to write into every result: the ``title`` and ``note`` of the comparison and its ``command``.
         on_result: Called with every new result.
 
     Raises:
@@ -47,7 +47,7 @@ def compare(
             needs = (run.config.model, run.config.data, run.config.seed, run.config.precision)
             if bench is None or needs != shared:
                 bench, shared = set_up(run.config), needs
-            result = {"command": command, **made_by, **run_one(bench, run, work / run.name)}
+            result = {**about, **made_by, **run_one(bench, run, work / run.name)}
             write_result(output, run.name, result)
         if on_result:
             on_result(result)

@@ -97,7 +97,7 @@ class _Protocol:
 
     def run(self) -> dict[str, Any]:
         """Runs the stages in order."""
-        self.stages["dense"] = self._figures(self.dense)
+        self.stages["dense"] = self._figures(self.bench.dense)
         outcome = self._search()
         model = self._as_found(outcome)
         start = self._compensated(model, outcome.plan)

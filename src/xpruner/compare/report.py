@@ -1,0 +1,100 @@
+"""The report of a comparison: Markdown tables, with the plots beside them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from xpruner.compare.plan_of_runs import DENSE
+from xpruner.compare.tables import STAGES, Row, rows_of
+from xpruner.files import write_text
+
+COLUMNS = [
+    "method", "seeds", "MACs", *STAGES.values(), "agreement", "search s", "compensation s", "tuning s", "peak MB",
+]  # fmt: skip
+LEGEND = (
+    "Cut: the dense weights under the plan, nothing else. As found: with the weights that the search itself trained or "
+    "compensated, where it did. Compensated: after the closed-form compensation that every method is offered. "
+    "Fine-tuned: after the same training, which starts from the compensated model unless that does worse on training "
+    "images (then compensated is in parentheses). MACs: share of the dense model's that is left, by torch's counter. "
+    "Agreement: with the dense model's classes, at the last stage. Seconds are means over the seeds, peak memory the "
+    "highest, on the machine of the runs."
+)
+
+
+def write_report(results: Sequence[dict[str, Any]], folder: Path) -> Path:
+    """Writes ``report.md`` and its plots into a folder, and returns the path of the page.
+
+    Args:
+        results: As :func:`xpruner.compare.results.read_results` gives them.
+        folder: To write into.
+
+    Raises:
+        UsageError: If matplotlib is not installed.
+        XPrunerError: If the folder cannot be written.
+    """
+    from xpruner.compare.plots import plot_accuracy, plot_keep_rates
+
+    rows = rows_of(results)
+    parts = [f"# {results[0]['title']}", results[0]["note"], LEGEND]
+    for length in dict.fromkeys(row.length for row in rows):
+        chosen = [row for row in rows if row.length == length]
+        for budget in dict.fromkeys(row.budget for row in chosen if not is_dense(row)):
+            at = [row for row in chosen if row.budget == budget or is_dense(row)]
+            image = f"keep_rates-{budget}-{length}.png"
+            plot_keep_rates(at, folder / image)
+            parts += [f"## {budget} of the MACs, {length}", markdown(at), f"![units kept]({image})"]
+        image = f"accuracy-{length}.png"
+        plot_accuracy(chosen, folder / image)
+        parts += [f"## Accuracy against MACs, {length}", f"![accuracy against MACs]({image})"]
+    parts += ["## Where the numbers come from", "\n".join(provenance(results))]
+    page = folder / "report.md"
+    write_text(page, "\n\n".join(part for part in parts if part) + "\n")
+    return page
+
+
+def is_dense(row: Row) -> bool:
+    """Whether a row is that of the dense model, which belongs into every table."""
+    return row.results[0]["config"]["method"] == DENSE
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """Returns the table of some rows in Markdown, without the columns that hold nothing."""
+    cells = [_cells(row) for row in rows]
+    filled = [i for i in range(len(COLUMNS)) if any(line[i] != "–" for line in cells)]
+    lines = [COLUMNS, ["---"] * len(COLUMNS), *cells]
+    return "\n".join("| " + " | ".join(line[i] for i in filled) + " |" for line in lines)
+
+
+def _cells(row: Row) -> list[str]:
+    last = [stage for stage in ("dense", *STAGES) if row.values(stage)][-1]
+    accuracy = {stage: row.percent(stage) for stage in STAGES}
+    if not all(result["stages"].get("compensated", {}).get("taken", True) for result in row.results):
+        accuracy["compensated"] = f"({accuracy['compensated']})"
+    if is_dense(row):
+        accuracy["cut"] = row.percent("dense")
+    left = row.values(last, "macs")[0] / row.values("dense", "macs")[0]
+    seconds = [_rounded(row.mean(stage, "seconds")) for stage in ("search", "compensated", "finetuned")]
+    peaks = [peak for stage in ("search", "compensated", "finetuned") for peak in row.values(stage, "peak_mb")]
+    peak = _rounded(max(peaks, default=None))
+    return [row.label, str(len(row.results)), f"{left:.4f}", *accuracy.values(), row.percent(last, "agreement"),
+            *seconds, peak]  # fmt: skip
+
+
+def _rounded(value: float | None) -> str:
+    return "–" if value is None else f"{value:.0f}"
+
+
+def provenance(results: Sequence[dict[str, Any]]) -> list[str]:
+    """Returns a line for each command and commit, with the seeds, the data and the versions."""
+    lines: dict[str, set[int]] = {}
+    for result in results:
+        config, versions = result["config"], result["environment"]
+        commit = result.get("commit", result.get("version"))
+        data = config["data"]
+        text = (
+            f"`{result['command']}`, commit {commit}, {data['name']}, {result['images']} images"
+            f"{' held out of the training set' if data['val_size'] else ''}, batch {data['batch_size']}, "
+            f"{config['precision']}, torch {versions['torch']}, timm {versions['timm']}, {versions['threads']} threads"
+        )
+        lines.setdefault(text, set()).add(config["seed"])
+    return [f"- {text}, seeds {', '.join(map(str, sorted(seeds)))}" for text, seeds in sorted(lines.items())]

@@ -1,6 +1,6 @@
 """Class evidence: from one backward pass, how much each class's predictions hang on each unit."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Literal
 
@@ -49,31 +49,58 @@ def class_evidence(
     parts = {g.key: _irreplaceable_part(known[g.key], g, least_ridge) for g in units if g.key in known}
     tables = {group.key: torch.zeros(num_classes, group.size) for group in units}
     counts = torch.zeros(num_classes)
-    device = next(model.parameters()).device
-    readers = units.of_consumers()
-    unread = [group for group in units if group.consumer is None]
-    with frozen(model), _differentiable(model, units), reading(model, readers) as inputs:
+    with gate_slopes(model, units, precision, parts) as slopes_of:
         for images, labels in batches:
-            gates = {g.key: torch.ones(len(images), g.size, device=device, requires_grad=True) for g in unread}
-            with autocast(precision, device), gating(model, units, gates):
-                logits = logits_of(model(images.to(device)))
-            loss = F.cross_entropy(logits.float(), labels.to(device), reduction="sum")
-            watched = [*(inputs[path] for path in readers), *gates.values()]
-            gradients = dict(zip((*readers, *gates), torch.autograd.grad(loss, watched), strict=True))
             counts += torch.bincount(labels, minlength=num_classes)
-            for group in units:
-                if group.consumer is None:
-                    slope = gradients[group.key]
-                else:
-                    layer = model.get_submodule(group.consumer)
-                    x, gradient = (channels_last(layer, t) for t in (inputs[group.consumer], gradients[group.consumer]))
-                    slope = _slope(x.detach().float(), gradient.float(), len(labels), group, parts.get(group.key))
-                tables[group.key].index_add_(0, labels, slope.square().cpu())
+            for key, slopes in slopes_of(images, labels).items():
+                tables[key].index_add_(0, labels, slopes.square().cpu())
     seen = counts > 0
     for table in tables.values():
         table[seen] /= counts[seen, None]
         table[~seen] = table[seen].mean(0)
     return tables
+
+
+@contextmanager
+def gate_slopes(
+    model: nn.Module, units: Units, precision: str = "fp32", parts: Mapping[str, tuple[Tensor, Tensor]] | None = None
+) -> Iterator[Callable[[Tensor, Tensor], dict[str, Tensor]]]:
+    """Yields a function from images and labels to the gradient of each sample's loss with respect to a gate on a unit.
+
+    It returns (batch, units) for each group's key: the sum over tokens and channels of g x, with x the consumer's input
+    and g the gradient of the sample's cross-entropy at it.
+
+    Args:
+        model: The model; in eval mode with frozen weights while the block runs.
+        units: Its groups.
+        precision: Of the forward and backward pass.
+        parts: For a group's key the mean and the matrix that map x to what takes its place.
+    """
+    parts = parts or {}
+    device = next(model.parameters()).device
+    readers = units.of_consumers()
+    unread = [group for group in units if group.consumer is None]
+
+    def slopes_of(images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        gates = {g.key: torch.ones(len(images), g.size, device=device, requires_grad=True) for g in unread}
+        with autocast(precision, device), gating(model, units, gates):
+            logits = logits_of(model(images.to(device)))
+        loss = F.cross_entropy(logits.float(), labels.to(device), reduction="sum")
+        watched = [*(inputs[path] for path in readers), *gates.values()]
+        gradients = dict(zip((*readers, *gates), torch.autograd.grad(loss, watched), strict=True))
+        slopes = {}
+        for group in units:
+            if group.consumer is None:
+                slopes[group.key] = gradients[group.key]
+            else:
+                layer = model.get_submodule(group.consumer)
+                x, gradient = (channels_last(layer, t) for t in (inputs[group.consumer], gradients[group.consumer]))
+                part = parts.get(group.key)
+                slopes[group.key] = _slope(x.detach().float(), gradient.float(), len(labels), group, part)
+        return slopes
+
+    with frozen(model), _differentiable(model, units), reading(model, readers) as inputs:
+        yield slopes_of
 
 
 def _slope(x: Tensor, gradient: Tensor, batch: int, group: UnitGroup, part: tuple[Tensor, Tensor] | None) -> Tensor:

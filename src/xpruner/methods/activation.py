@@ -1,0 +1,63 @@
+"""Activation norm: a unit is worth how much it hands to the layer that reads it, whatever that layer makes of it.
+
+By its own allocation every layer keeps the same share, for activations of different layers have different scales.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from xpruner.errors import UsageError
+from xpruner.methods.base import Problem
+from xpruner.methods.scoring import Scores, register_score
+from xpruner.moments import Moments, consumer_moments
+from xpruner.training.evaluate import evaluating
+
+ChannelScore = Callable[[Moments, Tensor], Tensor]
+"""From the moments of a consumer's input and its (channels, weights) columns to (channels,) scores."""
+
+
+@register_score("activation_norm", allocation="uniform")
+def activation_norm(problem: Problem) -> Scores:
+    """Returns for each unit the root of the mean square, over tokens, of the vector of its channels."""
+    squares = sum_over_channels(problem, lambda moments, _columns: mean_square(moments))
+    return {key: score.sqrt() for key, score in squares.items()}
+
+
+def sum_over_channels(problem: Problem, score: ChannelScore) -> Scores:
+    """Returns for each unit the sum of a score over those input channels of its consumer that it makes.
+
+    Raises:
+        UsageError: If units have no consumer, such as blocks.
+    """
+    model, units = problem.model, problem.units
+    for group in units:
+        if group.consumer is None:
+            raise UsageError(
+                f"{problem.config.method!r} looks at the layer that reads a unit and {group.key!r} has none; "
+                "prune kinds of unit that have one, such as head and hidden, or take another method."
+            )
+    with evaluating(model):
+        moments = consumer_moments(model, units, problem.calibration, problem.config.precision)
+    scores: Scores = {}
+    for path, groups in units.of_consumers().items():
+        channels = score(moments[groups[0].key], columns(model.get_submodule(path)))
+        scores |= {group.key: channels[group.channels].sum(1) for group in groups}
+    return scores
+
+
+def columns(layer: Any) -> Tensor:
+    """Returns (input channels, weights): the weights of a linear layer or convolution that read each channel."""
+    weight = layer.weight.detach().double().cpu()
+    return weight.unflatten(0, (getattr(layer, "groups", 1), -1)).transpose(1, 2).flatten(0, 1).flatten(1)
+
+
+def mean_square(moments: Moments) -> Tensor:
+    """Returns the (channels,) mean of x squared."""
+    return moments.sum_xx.diagonal() / moments.count
+
+
+def variance(moments: Moments) -> Tensor:
+    """Returns the (channels,) variance of x, nowhere below zero by rounding."""
+    return (mean_square(moments) - moments.mean.square()).clamp(min=0)

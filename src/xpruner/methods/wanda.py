@@ -1,0 +1,16 @@
+"""Wanda-style: weights times activations, for whole units (after Sun et al., ICLR 2024).
+
+The paper scores single weights, |W_ij| times the norm of input j, and prunes the same share of every output. Here a
+unit is worth the sum of these scores over all weights that read it, and every layer keeps the same share [our choice].
+The norm is a root mean square over the tokens, which is the paper's but for a factor common to a layer.
+"""
+
+from xpruner.methods.activation import mean_square, sum_over_channels
+from xpruner.methods.base import Problem
+from xpruner.methods.scoring import Scores, register_score
+
+
+@register_score("wanda", allocation="uniform")
+def wanda(problem: Problem) -> Scores:
+    """Returns for each unit the sum over the weights that read it of |weight| times the norm of what it reads."""
+    return sum_over_channels(problem, lambda moments, columns: columns.abs().sum(1) * mean_square(moments).sqrt())

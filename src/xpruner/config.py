@@ -40,6 +40,7 @@ class DataConfig:
         train_size: At most this many training images (after the held-out ones are set aside); all when absent.
         val_size: Images held out of the training set for tuning; 0 for none.
         test_size: At most this many test images; all when absent.
+        test_share: Of the training images, held out for testing where a dataset has no test images of its own.
         calibration_size: Training images for compensation statistics and first-order evidence.
         batch_size: Images a step.
         workers: Loader processes.
@@ -52,6 +53,7 @@ class DataConfig:
     train_size: int | None = None
     val_size: int = 0
     test_size: int | None = None
+    test_share: float = 0.2
     calibration_size: int = 1024
     batch_size: int = 64
     workers: int = 0
@@ -166,6 +168,7 @@ class FinetuneConfig:
         weight_decay: For weight matrices; biases, norms and tokens are exempt.
         clip_grad: Largest gradient norm.
         distill: Weight of the distillation loss; the rest goes to the labels.
+        teacher: A timm model with its published weights, or a saved folder, to distil from; absent, the dense model.
         temperature: Softmax temperature of the distillation.
         label_smoothing: Of the cross-entropy on labels.
         mixup: timm's mixup alpha; 0 for none.
@@ -182,6 +185,7 @@ class FinetuneConfig:
     weight_decay: float = 0.05
     clip_grad: float = 1.0
     distill: float = 0.9
+    teacher: str | None = None
     temperature: float = 1.0
     label_smoothing: float = 0.1
     mixup: float = 0.0

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from xpruner._compat import declare_torchvision_ops
 from xpruner.checkpoint import CONFIG, STRUCTURE, first_difference, load, read_structure
-from xpruner.config import ModelConfig
+from xpruner.config import FinetuneConfig, ModelConfig
 from xpruner.errors import UsageError, XPrunerError, require
 from xpruner.outputs import classes_of
 from xpruner.skeleton import unknown_model
@@ -63,6 +63,27 @@ def load_model(config: ModelConfig, num_classes: int | None = None) -> tuple[nn.
     elif not config.pretrained:
         log.warning("%s has random weights; give a checkpoint, or set pretrained.", config.name)
     return model.eval(), kwargs
+
+
+def load_teacher(recipe: FinetuneConfig, dense: nn.Module) -> nn.Module | None:
+    """Returns what fine-tuning distils from: the model that the recipe names, else the dense one; None without either.
+
+    Raises:
+        UsageError: If there is no such model, or its classes are not as many as the dense model's.
+        XPrunerError: If its published weights cannot be fetched.
+    """
+    if recipe.distill == 0:
+        return None
+    if recipe.teacher is None:
+        return dense
+    published = not _is_folder(recipe.teacher)
+    teacher, _ = load_model(ModelConfig(recipe.teacher, pretrained=published), None if published else classes_of(dense))
+    if classes_of(teacher) != classes_of(dense):
+        raise UsageError(
+            f"The teacher {recipe.teacher} has {classes_of(teacher)} classes but the model {classes_of(dense)}; give a "
+            "teacher of the same classes, or leave it out."
+        )
+    return teacher
 
 
 def _of_transformers(name: str) -> bool:

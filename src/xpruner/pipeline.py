@@ -21,7 +21,7 @@ from xpruner.errors import UsageError
 from xpruner.files import write_whole
 from xpruner.latency import compare_latency
 from xpruner.methods import Problem, find_method
-from xpruner.models import load_model
+from xpruner.models import load_model, load_teacher
 from xpruner.outputs import classes_of
 from xpruner.plan import Budget, Plan
 from xpruner.rotation import rotate_heads
@@ -173,7 +173,7 @@ class _Pipeline:
         start = time.perf_counter()
         model = finetune(
             load(self.run_folder.state("compensated")),
-            self.dense if self.config.finetune.distill > 0 else None,
+            load_teacher(self.config.finetune, self.dense),
             self.data.train,
             self.config.finetune,
             batch_size=self.config.data.batch_size,

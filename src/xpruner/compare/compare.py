@@ -7,7 +7,7 @@ from typing import Any
 
 from xpruner.compare.plan_of_runs import RunOfMany
 from xpruner.compare.protocol import Bench, run_one, set_up
-from xpruner.compare.results import claimed, provenance, write_result
+from xpruner.compare.results import agreed, claimed, provenance, write_result
 
 log = logging.getLogger("xpruner")
 
@@ -21,7 +21,7 @@ def compare(
 ) -> None:
     """Does every run whose result is not there yet; killed at any moment, the same call goes on from there.
 
-    The same call in several processes shares the runs among them.
+    The same call in several programs shares the runs among them; the processes of one launch do each run together.
 
     Args:
         runs: In the order to do them.
@@ -38,10 +38,8 @@ def compare(
     bench: Bench | None = None
     shared: Any = None
     for run in runs:
-        if (output / f"{run.name}.json").exists():
-            continue
         with claimed(work / f"{run.name}.lock") as mine:
-            if not mine or (output / f"{run.name}.json").exists():
+            if not agreed(mine and not (output / f"{run.name}.json").exists()):
                 continue
             log.info("%s", run.name)
             needs = (run.config.model, run.config.data, run.config.seed, run.config.precision)

@@ -17,7 +17,7 @@ from xpruner.cost import count_macs, count_params
 from xpruner.data import InputSpec, Splits, batches, class_names, load_data
 from xpruner.errors import XPrunerError
 from xpruner.methods import Outcome, Problem, find_method
-from xpruner.models import load_model
+from xpruner.models import load_model, load_teacher
 from xpruner.pipeline import environment
 from xpruner.plan import Budget, Plan
 from xpruner.rotation import rotate_heads
@@ -185,7 +185,7 @@ class _Protocol:
         with measured(figures):
             tuned = finetune(
                 model,
-                self.dense if recipe.distill > 0 else None,
+                load_teacher(recipe, self.dense),
                 self.bench.data.train,
                 recipe,
                 batch_size=self.config.data.batch_size,

@@ -9,15 +9,16 @@ from xpruner.compare.tables import STAGES, Row, rows_of
 from xpruner.files import write_text
 
 COLUMNS = [
-    "method", "seeds", "MACs", *STAGES.values(), "agreement", "search s", "compensation s", "tuning s", "peak MB",
+    "method", "seeds", "MACs", *STAGES.values(), "agreement", "search", "compensation", "tuning", "peak MB",
 ]  # fmt: skip
+MEASURED = ("search", "compensated", "finetuned")
 LEGEND = (
     "Cut: the dense weights under the plan, nothing else. As found: with the weights that the search itself trained or "
     "compensated, where it did. Compensated: after the closed-form compensation that every method is offered. "
     "Fine-tuned: after the same training, which starts from the compensated model unless that does worse on training "
     "images (then compensated is in parentheses). MACs: share of the dense model's that is left, by torch's counter. "
-    "Agreement: with the dense model's classes, at the last stage. Seconds are means over the seeds, peak memory the "
-    "highest, on the machine of the runs."
+    "Agreement: with the dense model's classes, at the last stage. Search, compensation and tuning: wall seconds / CPU "
+    "seconds, means over the seeds; peak memory: the highest of the three; all on the machine of the runs."
 )
 
 
@@ -73,15 +74,16 @@ def _cells(row: Row) -> list[str]:
     if is_dense(row):
         accuracy["cut"] = row.percent("dense")
     left = row.values(last, "macs")[0] / row.values("dense", "macs")[0]
-    seconds = [_rounded(row.mean(stage, "seconds")) for stage in ("search", "compensated", "finetuned")]
-    peaks = [peak for stage in ("search", "compensated", "finetuned") for peak in row.values(stage, "peak_mb")]
-    peak = _rounded(max(peaks, default=None))
+    seconds = [_seconds(row, stage) for stage in MEASURED]
+    peaks = [peak for stage in MEASURED for peak in row.values(stage, "peak_mb")]
+    peak = f"{max(peaks):.0f}" if peaks else "–"
     return [row.label, str(len(row.results)), f"{left:.4f}", *accuracy.values(), row.percent(last, "agreement"),
             *seconds, peak]  # fmt: skip
 
 
-def _rounded(value: float | None) -> str:
-    return "–" if value is None else f"{value:.0f}"
+def _seconds(row: Row, stage: str) -> str:
+    wall, worked = row.mean(stage, "seconds"), row.mean(stage, "cpu_seconds")
+    return "–" if wall is None or worked is None else f"{wall:.0f} / {worked:.0f}"
 
 
 def provenance(results: Sequence[dict[str, Any]]) -> list[str]:

@@ -8,15 +8,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+
 import xpruner
 from xpruner.errors import UsageError, XPrunerError
 from xpruner.files import write_text
 
 
 def write_result(folder: Path, name: str, result: dict[str, Any]) -> Path:
-    """Writes the result of a run, whole or not at all, and returns where it lies."""
+    """Writes the result of a run, whole or not at all, from the first process, and returns where it lies."""
     path = folder / f"{name}.json"
-    write_text(path, json.dumps(result, indent=1) + "\n")
+    if PartialState().is_main_process:
+        write_text(path, json.dumps(result, indent=1) + "\n")
     return path
 
 
@@ -40,10 +44,13 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
 
 @contextmanager
 def claimed(path: Path) -> Iterator[bool]:
-    """Yields whether this process may do the run: two that do the same comparison share its runs.
+    """Yields whether this program may do the run: two that do the same comparison share its runs.
 
-    The claim ends with the process, however it ends.
+    The claim ends with the program, however it ends; of the processes of one launch the first claims for all.
     """
+    if not PartialState().is_main_process:
+        yield False
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as lock:
         try:
@@ -52,6 +59,11 @@ def claimed(path: Path) -> Iterator[bool]:
             yield False
             return
         yield True
+
+
+def agreed(decision: bool) -> bool:
+    """Returns the first process's decision in all processes of a launch."""
+    return broadcast_object_list([decision])[0]
 
 
 def provenance() -> dict[str, str]:

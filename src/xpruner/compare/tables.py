@@ -30,7 +30,8 @@ class Row:
 
     def values(self, stage: str, what: str = "top1") -> list[float]:
         """Returns a figure of a stage for each seed that has it."""
-        return [result["stages"][stage][what] for result in self.results if stage in result["stages"]]
+        stages = [result["stages"].get(stage, {}) for result in self.results]
+        return [figures[what] for figures in stages if what in figures]
 
     def percent(self, stage: str, what: str = "top1") -> str:
         """Returns mean and sample standard deviation in percent, or a dash where there is nothing."""

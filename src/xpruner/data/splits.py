@@ -14,7 +14,6 @@ from xpruner.errors import UsageError, XPrunerError
 
 logger = logging.getLogger("xpruner")
 
-TEST_SHARE = 1 / 5  # of the training images, where a dataset has no test images of its own
 TEST_SEED = 0  # not the run's: what a dense model was never shown must stay unseen when it is pruned with other seeds
 
 
@@ -65,7 +64,7 @@ def load_data(config: DataConfig, spec: InputSpec, seed: int) -> Splits:
     records = np.arange(len(train_source.labels))
     if test_source is None:
         test_reader = train_reader
-        records, test = _hold_out_test(records, config.name)
+        records, test = _hold_out_test(records, config)
     else:
         _check_test(test_source, train_source, names, config.name)
         test_reader = Reader(test_source, config.max_unreadable)
@@ -95,11 +94,13 @@ def class_names(config: DataConfig) -> list[str]:
     return _class_names(find_sources(config.name, config.root)[0], config.name)
 
 
-def _hold_out_test(records: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
-    size = max(1, round(len(records) * TEST_SHARE))
+def _hold_out_test(records: np.ndarray, config: DataConfig) -> tuple[np.ndarray, np.ndarray]:
+    if not 0 < config.test_share < 1:
+        raise UsageError(f"test_share is {config.test_share}, but must lie between 0 and 1, such as 0.2.")
+    size = max(1, round(len(records) * config.test_share))
     shuffled = np.random.default_rng(TEST_SEED).permutation(records)
     logger.info(
-        "%s has no test images of its own: %d of its %d training images are held out.", name, size, len(records)
+        "%s has no test images of its own: %d of its %d training images are held out.", config.name, size, len(records)
     )
     return shuffled[size:], shuffled[:size]
 

@@ -1,0 +1,130 @@
+"""A whole comparison by the command line: what it leaves, that it goes on after a kill, and what it refuses."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny_comparison import write_comparison
+
+from xpruner.cli import main
+from xpruner.compare.results import claimed
+
+SCRIPT = Path(__file__).parent / "compare_and_die.py"
+ENTRIES = {
+    "X-Pruner": {"method": "xpruner", "units": ["head", "hidden", "qk", "v"]},
+    "L2, block": {"method": "l2", "search": {"allocation": "block"}},
+    "dense": {"method": "dense"},
+}
+
+
+def results(folder: Path) -> dict[str, dict]:
+    return {path.stem: json.loads(path.read_text()) for path in (folder / "results").glob("*.json")}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    assert main(["compare", "--config", str(write_comparison(folder, ENTRIES))]) == 0
+    return folder
+
+
+def test_one_result_a_run_with_every_stage(whole):
+    found = results(whole)
+    assert set(found) == {"x_pruner-0.5-short-seed0", "l2_block-0.5-short-seed0", "dense-0.5-short-seed0"}
+    stages = found["l2_block-0.5-short-seed0"]["stages"]
+    assert list(stages) == ["dense", "search", "cut", "compensated", "finetuned"]
+    assert set(stages["cut"]) == {"top1", "agreement", "macs", "params"}
+    assert stages["search"].keys() == {"seconds", "cpu_seconds", "peak_mb"}
+    assert list(found["dense-0.5-short-seed0"]["stages"]) == ["dense", "finetuned"]
+    assert not list((whole / "work").glob("*/"))  # the state of finished runs is gone
+
+
+def test_the_budget_is_met_by_torchs_counter(whole):
+    for name, result in results(whole).items():
+        stages = result["stages"]
+        asked = 1.0 if name.startswith("dense") else 0.5
+        assert abs(stages["finetuned"]["macs"] / stages["dense"]["macs"] / asked - 1) <= 0.01
+
+
+def test_the_dense_model_agrees_with_itself(whole):
+    assert results(whole)["dense-0.5-short-seed0"]["stages"]["dense"]["agreement"] == 1.0
+
+
+def test_a_finished_comparison_computes_nothing_again(whole):
+    before = {path: path.stat().st_mtime_ns for path in (whole / "results").glob("*.json")}
+    assert main(["compare", "--config", str(whole / "comparison.yaml")]) == 0
+    assert {path: path.stat().st_mtime_ns for path in (whole / "results").glob("*.json")} == before
+
+
+def test_a_run_that_another_process_does_is_passed_over(whole, tmp_path):
+    path = write_comparison(tmp_path, {"L2": {"method": "l2"}, "L1": {"method": "l1"}}, length="untrained")
+    with claimed(tmp_path / "work" / "l2-0.5-untrained-seed0.lock") as mine:
+        assert mine
+        assert main(["compare", "--config", str(path)]) == 0
+    assert set(results(tmp_path)) == {"l1-0.5-untrained-seed0"}
+
+
+@pytest.mark.integration
+def test_it_goes_on_after_a_kill(whole, tmp_path):
+    """The first run is done, the second is killed while it is fine-tuned: the end is that of one left alone."""
+    path = str(write_comparison(tmp_path, {label: ENTRIES[label] for label in ("L2, block", "X-Pruner")}))
+    killed = subprocess.run([sys.executable, str(SCRIPT), path, "5"], capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert not results(tmp_path) and list((tmp_path / "work").glob("*/finetune"))
+    again = subprocess.run([sys.executable, str(SCRIPT), path], capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    ours, theirs = results(tmp_path), results(whole)
+    for name in ours:
+        assert ours[name]["keep"] == theirs[name]["keep"]
+        for stage, figures in ours[name]["stages"].items():
+            assert figures.get("top1") == theirs[name]["stages"][stage].get("top1")
+            assert figures.get("agreement") == theirs[name]["stages"][stage].get("agreement")
+
+
+REFUSALS = [
+    ({"entries": {"L2": {"method": "l3"}}}, "did you mean 'l2'"),
+    ({"entries": {"L2": {"method": "l2", "serch": {}}}}, "did you mean 'search'"),
+    ({"length": "shrt"}, "did you mean 'short'"),
+    ({"entires": {}}, "did you mean 'entries'"),
+    ({"seeds": "none"}, "seeds is 'none'"),
+]
+
+
+@pytest.mark.parametrize(("changes", "sentence"), REFUSALS)
+def test_wrong_files_are_answered_in_one_sentence(tmp_path, capsys, changes, sentence):
+    path = write_comparison(tmp_path, ENTRIES, **changes)
+    assert main(["compare", "--config", str(path)]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [([], "No comparison is given"), (["--entries", "densest"], "did you mean 'dense'"), (["--seeds", "a"], "seeds are 'a'")],
+)
+def test_wrong_flags_are_answered_in_one_sentence(tmp_path, capsys, flags, sentence):
+    config = ["--config", str(write_comparison(tmp_path, ENTRIES))] if flags else []
+    assert main(["compare", *config, *flags]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_report_of_a_comparison(whole, tmp_path, capsys):
+    assert main(["report", "compare", str(whole / "results"), f"--output={tmp_path / 'report'}"]) == 0
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert text.startswith("# Digits\n\nRandom weights.\n")
+    assert "| L2, block | 1 | 0.4" in text and "| dense | 1 | 1.0000 |" in text
+    for name in ("accuracy-short.png", "keep_rates-0.5-short.png"):
+        assert f"]({name})" in text
+        assert (tmp_path / "report" / name).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [([], "Say what to report on"), (["compere", "."], "did you mean 'compare'"), (["compare", "."], "no results")],
+)
+def test_reports_on_nothing_are_refused(tmp_path, monkeypatch, capsys, words, sentence):
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", *words]) == 2
+    assert sentence in capsys.readouterr().err

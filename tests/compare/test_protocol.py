@@ -1,0 +1,86 @@
+"""What a run of a comparison checks and chooses by itself."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny_comparison import write_comparison
+
+from xpruner.cli.compare import chosen_entries, read_comparison
+from xpruner.compare import protocol
+from xpruner.compare.measure import measured
+from xpruner.compare.plan_of_runs import RunOfMany, runs_of
+from xpruner.errors import XPrunerError
+from xpruner.methods import Method, Outcome
+from xpruner.plan import Plan
+
+
+@pytest.fixture
+def run(tmp_path) -> RunOfMany:
+    path = write_comparison(tmp_path, {"L2": {"method": "l2"}}, length="untrained")
+    entries = chosen_entries(read_comparison(str(path)), "untrained", [], str(path))
+    return next(runs_of(entries, [0], ["0.5"], "untrained"))
+
+
+def test_a_method_that_misses_the_budget_is_refused(run, tmp_path, monkeypatch):
+    keep_all = Method("l2", lambda problem: Outcome(Plan.of(problem.units, {"blocks.0.mlp:hidden": range(90)})))
+    monkeypatch.setattr(protocol, "find_method", lambda name: keep_all)
+    with pytest.raises(XPrunerError, match=r"l2-0\.5-untrained-seed0 has a cost of"):
+        protocol.run_one(protocol.set_up(run.config), run, tmp_path / "state")
+
+
+def test_fine_tuning_starts_from_the_better_one(run, tmp_path, monkeypatch):
+    """A compensation that ruins the model is measured, and not taken."""
+
+    def ruin(pruned, *_args, **_options):
+        with torch.no_grad():
+            pruned.head.weight.zero_()
+            pruned.head.bias.copy_(torch.arange(10.0) == 9)  # always the last class
+        return pruned
+
+    monkeypatch.setattr(protocol, "compensate", ruin)
+    bench = protocol.set_up(run.config)
+    stages = protocol.run_one(bench, run, tmp_path / "state")["stages"]
+    assert stages["compensated"]["top1"] == pytest.approx((bench.labels == 9).float().mean().item())
+    assert stages["compensated"]["taken"] is False
+
+
+def test_a_search_that_trains_weights_hands_its_model_over(run, tmp_path, monkeypatch):
+    """Its own weights are measured as found; the dense weights under the same plan are the cut."""
+
+    def search(problem):
+        plan = l2(problem).plan
+        model = protocol.apply(problem.model, plan)
+        with torch.no_grad():
+            model.head.weight.zero_()
+            model.head.bias.copy_(torch.arange(10.0) == 3)
+        return Outcome(plan, model=model)
+
+    l2 = protocol.find_method("l2")
+    monkeypatch.setattr(protocol, "find_method", lambda name: Method("l2", search))
+    bench = protocol.set_up(run.config)
+    stages = protocol.run_one(bench, run, tmp_path / "state")["stages"]
+    assert stages["found"]["top1"] == pytest.approx((bench.labels == 3).float().mean().item())
+    assert stages["cut"]["top1"] != stages["found"]["top1"]
+
+
+def test_runs_go_seed_by_seed_and_budget_by_budget(tmp_path):
+    path = write_comparison(tmp_path, {"A, b": {"method": "l1"}, "C": {"method": "l2", "seeds": [0]}}, seeds=[0, 1])
+    entries = chosen_entries(read_comparison(str(path)), "short", [], str(path))
+    entries = [replace(entry, budgets=["0.5", "0.3"]) for entry in entries]
+    names = [run.name for run in runs_of(entries, [0, 1], ["0.3", "0.5"], "short")]
+    assert names == [
+        "a_b-0.3-short-seed0", "c-0.3-short-seed0", "a_b-0.5-short-seed0", "c-0.5-short-seed0",
+        "a_b-0.3-short-seed1", "a_b-0.5-short-seed1",
+    ]  # fmt: skip
+
+
+def test_peak_memory_is_that_of_the_stage():
+    """64 MiB that are touched and freed show in their own stage alone."""
+    figures: list[dict] = [{}, {}]
+    with measured(figures[0]):
+        torch.ones(16 * 2**20).sum()
+    with measured(figures[1]):
+        pass
+    assert figures[0]["peak_mb"] - figures[1]["peak_mb"] > 50
+    assert 0 <= figures[1]["seconds"] < figures[0]["seconds"]

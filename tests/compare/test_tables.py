@@ -1,0 +1,57 @@
+"""Means and spreads over seeds, and what the plots are made of, against values computed by hand."""
+
+import pytest
+
+from xpruner.compare.plots import keep_rates, pareto_front
+from xpruner.compare.report import markdown
+from xpruner.compare.tables import rows_of
+
+
+def result(label: str, seed: int, top1: float, budget: str = "0.5", **stages) -> dict:
+    figures = {"macs": 50.0, "agreement": top1}
+    return {
+        "label": label,
+        "length": "short",
+        "config": {"budget": budget, "seed": seed, "method": "dense" if label == "dense" else "l1"},
+        "keep": {"a:head": [1, 4], "b:hidden": [6, 8]} if seed else {"a:head": [3, 4], "b:hidden": [2, 8]},
+        "stages": {"dense": {"top1": 0.9, "macs": 100.0}, "finetuned": {"top1": top1, **figures}, **stages},
+    }
+
+
+def test_mean_and_sample_standard_deviation():
+    """0.80, 0.82 and 0.90: mean 0.84, deviations -4, -2 and 6 points, variance 56 / 2."""
+    (row,) = rows_of([result("a", seed, top1) for seed, top1 in enumerate((0.80, 0.82, 0.90))])
+    assert row.percent("finetuned") == "84.00 ± 5.29"
+    assert row.percent("compensated") == "–"
+    assert row.mean("finetuned", "macs") == 50
+
+
+def test_one_seed_has_no_spread():
+    (row,) = rows_of([result("a", 0, 0.5)])
+    assert row.percent("finetuned") == "50.00"
+
+
+def test_the_larger_budget_and_then_the_best_comes_first():
+    rows = rows_of([result("a", 0, 0.5, "0.3"), result("b", 0, 0.6, "0.3"), result("c", 0, 0.4)])
+    assert [(row.label, row.budget) for row in rows] == [("c", "0.5"), ("b", "0.3"), ("a", "0.3")]
+
+
+def test_markdown_leaves_out_empty_columns():
+    lines = markdown(rows_of([result("a", 0, 0.5), result("dense", 0, 0.9)])).splitlines()
+    assert lines[0] == "| method | seeds | MACs | cut | fine-tuned | agreement |"
+    assert lines[2:] == ["| dense | 1 | 0.5000 | 90.00 | 90.00 | 90.00 |", "| a | 1 | 0.5000 | – | 50.00 | 50.00 |"]
+
+
+def test_a_compensation_that_was_not_taken_stands_in_parentheses():
+    left = {"compensated": {"top1": 0.25, "macs": 50.0, "taken": False}}
+    text = markdown(rows_of([result("a", 0, 0.5, **left)]))
+    assert "| (25.00) |" in text
+
+
+def test_pareto_front():
+    assert pareto_front([(3, 0.7), (1, 0.5), (2, 0.9), (2, 0.4)]) == [(1, 0.5), (2, 0.9)]
+
+
+def test_keep_rates_are_means_over_the_seeds():
+    (row,) = rows_of([result("a", 0, 0.5), result("a", 1, 0.5)])
+    assert keep_rates(row) == {"a:head": pytest.approx(0.5), "b:hidden": pytest.approx(0.5)}

@@ -1,0 +1,149 @@
+"""S2ViTE (NeurIPS 2021), S2ViTE-style: the network is trained sparse, and which units are active changes meanwhile.
+
+Kept: whole heads and hidden units are masked; every few updates a share of the active ones of each layer is dropped and
+as many are grown; heads are dropped by their gradient and hidden units by their weights, both are grown by gradient;
+that share decays by a cosine and the exploration ends before the training does. Adapted [our choice]: the weights are
+the trained dense model's and not fresh ones; the gradient is that of a unit's gate, in mean magnitude over the images
+of one batch; a grown unit begins with the weights that it was dropped with; the first mask keeps the largest weights,
+the same share in every layer, so that the budget is met from the first update on.
+"""
+
+import copy
+import math
+from dataclasses import asdict
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from xpruner.gates import gating
+from xpruner.learning import learn
+from xpruner.methods.base import Outcome, Problem, register_method
+from xpruner.methods.magnitude import l1
+from xpruner.methods.scoring import allocate
+from xpruner.methods.training import loop_options
+from xpruner.outputs import logits_of
+from xpruner.plan import Plan, solve
+from xpruner.surgery import apply
+from xpruner.training.devices import autocast
+from xpruner.training.recipe import make_optimizer
+from xpruner.unit_weights import unit_weights
+from xpruner.units import Units
+
+DROPPED = 0.5
+"""Share of a layer's active units that is dropped at the start."""
+EXPLORATION = 0.8
+"""Share of the updates after which the mask stays."""
+ROUNDS = 24
+"""How often the mask changes at most. The paper's 7,000 to 20,000 updates between two changes are of longer runs."""
+
+
+@register_method("s2vite")
+def search(problem: Problem) -> Outcome:
+    """Trains a copy of the model under a mask that changes, and cuts it by the last one."""
+    model, config = copy.deepcopy(problem.model), problem.config
+    device = next(model.parameters()).device
+    explorer = Explorer(model, problem.units, _first_plan(problem)).to(device)
+    options = loop_options(problem, "s2vite")
+
+    def loss(_progress: float, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, float]]:
+        with autocast(config.precision, device), gating(model, problem.units, explorer.open_gates(len(images))):
+            logits = logits_of(model(images))
+        return F.cross_entropy(logits.float(), labels), {}
+
+    def after(step: int) -> None:
+        share = dropped_share(step, options.steps)
+        if share:
+            explorer.explore(share)
+
+    optimizer = make_optimizer(model, config.finetune)
+    recipe = {"lr": config.finetune.lr, "weight decay": config.finetune.weight_decay}
+    identity = {"budget": asdict(problem.budget), "precision": config.precision, **recipe}
+    model.train()
+    learn("s2vite", explorer, optimizer, loss, problem.train, options, identity, after)
+    optimizer.zero_grad()
+    plan = Plan.of(problem.units, explorer.keep(), "s2vite", problem.budget)
+    return Outcome(plan, model=apply(model, plan, inplace=True).eval())
+
+
+def _first_plan(problem: Problem) -> Plan:
+    return solve(problem.units, allocate(l1(problem), problem.units, "uniform"), problem.budget)
+
+
+def dropped_share(step: int, steps: int) -> float:
+    """Returns which share of the active units goes after an update: cosine from ``DROPPED`` to 0; mostly none."""
+    end = EXPLORATION * steps
+    every = max(1, math.floor(end / ROUNDS))
+    return DROPPED / 2 * (1 + math.cos(math.pi * step / end)) if step < end and step % every == 0 else 0.0
+
+
+class Explorer(nn.Module):
+    """A model in training with a mask of its units, which begins with those that a plan keeps.
+
+    Args:
+        model: The weights.
+        units: Its groups.
+        plan: The first mask. Every group keeps its number of active units, so what the plan costs, every mask costs.
+    """
+
+    mask: Tensor
+
+    def __init__(self, model: nn.Module, units: Units, plan: Plan):
+        super().__init__()
+        self.model, self.units = model, units
+        gates = plan.gates()
+        self.register_buffer("mask", torch.cat([gates[group.key] for group in units]))
+        self._gates: dict[str, Tensor] = {}
+
+    @property
+    def masks(self) -> dict[str, Tensor]:
+        """For each group's key (units,) views into the mask: 1 for active units, 0 for the others."""
+        parts = self.mask.split([group.size for group in self.units])
+        return dict(zip([group.key for group in self.units], parts, strict=True))
+
+    def open_gates(self, batch: int) -> dict[str, Tensor]:
+        """Returns (batch, units) gates of 0 and 1, whose gradients the next exploration reads."""
+        self._gates = {key: mask.expand(batch, -1).clone().requires_grad_() for key, mask in self.masks.items()}
+        return self._gates
+
+    @torch.no_grad()
+    def explore(self, share: float) -> None:
+        """Drops a share of each group's active units, the least worthy, and grows as many of the inactive ones."""
+        weights = unit_weights(self.model, self.units)
+        for key, mask in self.masks.items():
+            slope = gate_gradient(self._gates[key])
+            by_weight = self.units[key].kind == "hidden"
+            worth = torch.cat(weights[key], 1).norm(1, dim=1) if by_weight else slope
+            mask.copy_(dropped_and_grown(mask, worth, slope, share))
+
+    def keep(self) -> dict[str, list[int]]:
+        """Returns for each group's key the active units."""
+        return {key: mask.nonzero()[:, 0].tolist() for key, mask in self.masks.items()}
+
+
+def gate_gradient(gates: Tensor) -> Tensor:
+    """Returns (units,) mean magnitudes of the gradients at (batch, units) gates.
+
+    Where a gate is open, its gradient is that of the unit's output A times A, summed over A.
+    """
+    assert gates.grad is not None
+    return gates.grad.abs().mean(0)
+
+
+def dropped_and_grown(mask: Tensor, worth: Tensor, slope: Tensor, share: float) -> Tensor:
+    """Returns the mask (units,) after as many of the inactive units took the places of a share of the active ones.
+
+    Args:
+        mask: 1 for active units, 0 for the others.
+        worth: (units,) the least of the active units go.
+        slope: (units,) the greatest of the inactive units come, never one that has just gone.
+        share: Of the active units, rounded to whole ones; no more than are inactive.
+    """
+    active = mask.bool()
+    count = min(round(share * int(active.sum())), int((~active).sum()))
+    gone = worth.masked_fill(~active, math.inf).argsort(stable=True)[:count]
+    come = slope.masked_fill(active, -math.inf).argsort(descending=True, stable=True)[:count]
+    changed = mask.clone()
+    changed[gone] = 0.0
+    changed[come] = 1.0
+    return changed

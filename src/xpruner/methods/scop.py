@@ -1,0 +1,126 @@
+"""SCOP (Tang et al., NeurIPS 2020), SCOP-style: a unit is worth how much it prefers real images to knockoffs of them.
+
+Kept: the weights are frozen; every unit mixes what it computes of an image with what it computes of the image's
+knockoff, and learns in which proportion; its score is |scale| (beta - (1 - beta)), and the least of each layer go.
+Adapted [our choice]: the units are heads and hidden units instead of filters, mixed where their consumer reads them;
+the scale is the norm of the consumer's weights instead of a batch norm's; and the knockoffs are other images of the
+batch with scrambled phases instead of a GAN's.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from xpruner.errors import UsageError
+from xpruner.gates import channel_axis, spread
+from xpruner.learning import frozen, learn
+from xpruner.methods.base import Problem
+from xpruner.methods.scoring import Scores, register_score
+from xpruner.methods.training import loop_options
+from xpruner.outputs import logits_of
+from xpruner.training.devices import autocast
+from xpruner.units import Gate, UnitGroup, Units
+
+START = 0.5
+"""Share of the real images at the start."""
+LR = 0.02
+"""Of Adam. The paper's 4e-3 is for 20 epochs; a few hundred updates need more to carry a share from end to end."""
+
+
+@register_score("scop", allocation="uniform")
+def scop(problem: Problem) -> Scores:
+    """Returns for each unit what :func:`score` makes of its scale and of its learned share of the real images."""
+    model, units = problem.model, problem.units
+    _check(units)
+    shares = _learn_shares(problem)
+    return {
+        group.key: score(scale(model.get_submodule(group.gates[0].path), group), shares[group.key]) for group in units
+    }
+
+
+def _check(units: Units) -> None:
+    for group in units:
+        if group.consumer is None:
+            raise UsageError(
+                f"scop mixes what a layer reads of its units, and the {group.kind} units of {group.module!r} are not "
+                "read by one layer alone; leave them out, or choose another method."
+            )
+
+
+def _learn_shares(problem: Problem) -> dict[str, Tensor]:
+    model, config = problem.model, problem.config
+    device = next(model.parameters()).device
+    shares = nn.ParameterList([torch.full((group.size,), START, device=device) for group in problem.units])
+    by_key = dict(zip([group.key for group in problem.units], shares, strict=True))
+
+    def loss(_progress: float, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, float]]:
+        both = torch.cat([images, knockoffs(images)])
+        with autocast(config.precision, device), mixing(model, problem.units, by_key):
+            logits = logits_of(model(both))[: len(images)]
+        return F.cross_entropy(logits.float(), labels), {}
+
+    @torch.no_grad()
+    def clamp(_step: int) -> None:
+        for share in shares:
+            share.clamp_(0, 1)
+
+    optimizer = torch.optim.Adam(shares.parameters(), LR)
+    identity = {"precision": config.precision}
+    with frozen(model):
+        learn("scop", shares, optimizer, loss, problem.train, loop_options(problem, "scop"), identity, clamp)
+    return {key: share.detach().cpu() for key, share in by_key.items()}
+
+
+def knockoffs(images: Tensor) -> Tensor:
+    """Returns images (batch, channels, height, width) of no class: each another's amplitudes with random phases.
+
+    All channels are turned by the same phases, so that colours stay together, and the mean stays.
+    """
+    noise = torch.rand(len(images), 1, *images.shape[2:], device=images.device)
+    turned = torch.fft.rfft2(images[torch.randperm(len(images))]) * torch.fft.rfft2(noise).sgn()
+    return torch.fft.irfft2(turned, images.shape[2:])
+
+
+@contextmanager
+def mixing(model: nn.Module, units: Units, shares: Mapping[str, Tensor]) -> Iterator[None]:
+    """Mixes each unit's output on real images with that on their knockoffs while the block runs.
+
+    Args:
+        model: Given the real images and then as many knockoffs, the n-th that of the n-th image.
+        units: Its groups, each read by a consumer.
+        shares: For a group's key (units,) shares of the real images; the knockoffs' own half stays as it is.
+    """
+    handles = []
+    try:
+        for key, share in shares.items():
+            gate = units[key].gates[0]
+            handles.append(model.get_submodule(gate.path).register_forward_pre_hook(_mix(gate, share)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _mix(gate: Gate, share: Tensor):
+    def hook(layer: nn.Module, args: tuple[Tensor, ...]):
+        real, knockoff = args[0].chunk(2)
+        mixed = torch.lerp(knockoff, real, spread(share, real, gate, channel_axis(layer)))
+        return (torch.cat([mixed, knockoff]), *args[1:])
+
+    return hook
+
+
+def scale(consumer: Any, group: UnitGroup) -> Tensor:
+    """Returns (units,) norms of the weights with which the consumer reads each unit."""
+    weight = consumer.weight.detach().unflatten(0, (getattr(consumer, "groups", 1), -1))
+    by_channel = weight.movedim(2, 1).flatten(0, 1).flatten(1).cpu()
+    return by_channel[group.channels].flatten(1).norm(dim=1)
+
+
+def score(scales: Tensor, shares: Tensor) -> Tensor:
+    """Returns |scale| (beta - (1 - beta)) of (units,) scales and shares beta of the real."""
+    return scales * (shares - (1 - shares))

@@ -1,0 +1,124 @@
+"""S2ViTE: which units go and come, when, by what they are judged, and what the search hands back."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from methods_setup import batches, tiny_problem
+from tiny_models import tiny
+
+from xpruner.cost import count_macs
+from xpruner.methods import find_method
+from xpruner.methods.magnitude import l1
+from xpruner.methods.s2vite import Explorer, dropped_and_grown, dropped_share, gate_gradient
+from xpruner.plan import Plan
+from xpruner.units import find_units
+
+
+def test_the_least_worthy_active_units_give_way_to_the_steepest_inactive_ones():
+    mask = torch.tensor([1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0])
+    worth = torch.tensor([4.0, 1.0, 3.0, 2.0, 0.0, 9.0, 9.0])
+    slope = torch.tensor([9.0, 9.0, 9.0, 9.0, 0.1, 0.3, 0.2])
+    assert dropped_and_grown(mask, worth, slope, 0.5).tolist() == [1.0, 0.0, 1.0, 0.0, 0.0, 1.0, 1.0]
+    assert dropped_and_grown(mask, worth, slope, 0.25).tolist() == [1.0, 0.0, 1.0, 1.0, 0.0, 1.0, 0.0]
+    assert dropped_and_grown(mask, worth, slope, 0.1).tolist() == mask.tolist()
+    assert mask.tolist() == [1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0]
+
+
+def test_no_more_units_go_than_can_be_replaced_and_none_that_went_comes_back():
+    mask, worth = torch.tensor([1.0, 1.0, 1.0, 1.0, 0.0]), torch.tensor([4.0, 1.0, 3.0, 2.0, 0.0])
+    slope = torch.tensor([9.0, 9.0, 9.0, 9.0, 0.0])
+    assert dropped_and_grown(mask, worth, slope, 0.5).tolist() == [1.0, 0.0, 1.0, 1.0, 1.0]
+    assert dropped_and_grown(torch.ones(5), worth, slope, 0.5).tolist() == [1.0] * 5
+
+
+def test_the_dropped_share_falls_by_a_cosine_and_ends_before_the_training():
+    """300 updates: the mask changes every 10 of the first 240, and no more from there on."""
+    shares = {step: dropped_share(step, 300) for step in range(1, 301)}
+    assert [step for step, share in shares.items() if share] == list(range(10, 240, 10))
+    assert shares[120] == pytest.approx(0.25)
+    assert shares[60] == pytest.approx(0.25 * (1 + 0.5**0.5))
+    assert shares[10] == pytest.approx(0.5, abs=0.01) and shares[230] < 0.01
+
+
+def test_short_searches_change_the_mask_at_every_update():
+    assert [step for step in range(1, 11) if dropped_share(step, 10)] == list(range(1, 8))
+
+
+def test_the_gradient_of_a_gate_is_averaged_in_magnitude_over_the_images():
+    gates = torch.ones(2, 3)
+    gates.grad = torch.tensor([[1.0, -2.0, 0.0], [-3.0, -4.0, 0.0]])
+    assert gate_gradient(gates).tolist() == [2.0, 3.0, 0.0]
+
+
+def test_heads_are_dropped_by_gradient_and_hidden_units_by_their_weights(tiny_vit):
+    units = find_units(tiny_vit)
+    head, hidden = "blocks.0.attn:head", "blocks.0.mlp:hidden"
+    keep = {g.key: [0, 1] if g.kind == "head" else list(range(64)) for g in units}
+    with torch.no_grad():
+        for layer, dim in ((tiny_vit.blocks[0].mlp.fc1, 0), (tiny_vit.blocks[0].mlp.fc2, 1)):
+            layer.weight.index_fill_(dim, torch.tensor([7]), 0.001)
+    explorer = Explorer(tiny_vit, units, Plan.of(units, keep))
+    gates = explorer.open_gates(2)
+    for gate in gates.values():
+        gate.grad = torch.zeros_like(gate)
+    gates[head].grad = torch.tensor([[5.0, -1.0, 2.0], [-5.0, 1.0, 2.0]])
+    gates[hidden].grad[:, 7] = 100.0  # steep, and yet the one with the smallest weights
+    gates[hidden].grad[:, 90] = 1.0
+    explorer.explore(1 / 64)
+    assert explorer.keep()[hidden] == [*range(7), *range(8, 64), 90]
+    explorer.explore(0.5)
+    assert explorer.keep()[head] == [0, 2]
+    assert [len(kept) for kept in explorer.keep().values()] == [2, 64, 2, 64]
+
+
+def test_gates_are_the_mask_for_every_image(tiny_vit):
+    units = find_units(tiny_vit)
+    plan = Plan.of(units, {group.key: [0] for group in units})
+    gates = Explorer(tiny_vit, units, plan).open_gates(3)
+    assert gates["blocks.1.attn:head"].tolist() == [[1.0, 0.0, 0.0]] * 3
+    assert all(gate.requires_grad and gate.sum() == 3 for gate in gates.values())
+
+
+def test_the_mask_leaves_the_first_one_at_the_same_cost():
+    problem = tiny_problem("s2vite", steps=10)
+    outcome = find_method("s2vite")(problem)
+    scores = l1(problem)
+    first = {key: sorted(scores[key].topk(len(kept)).indices.tolist()) for key, kept in outcome.plan.keep.items()}
+    assert outcome.plan.keep != first
+    assert outcome.plan.cost["macs_pruned"] == problem.units.cost(first)
+
+
+def test_the_pruned_model_has_learned_the_labels():
+    problem = tiny_problem("s2vite", steps=60)
+    config = replace(problem.config, finetune=replace(problem.config.finetune, lr=2e-3))
+    model = find_method("s2vite")(replace(problem, config=config)).model
+    images, labels = batches()[0]
+    with torch.no_grad():
+        assert (model(images).argmax(1) == labels).float().mean() > 0.6
+    assert not model.training and all(parameter.grad is None for parameter in model.parameters())
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_windowed_models_are_pruned_as_well():
+    problem = tiny_problem("s2vite", tiny("swin"), steps=3)
+    reached = count_macs(find_method("s2vite")(problem).model) / count_macs(problem.model)
+    assert 0.48 <= reached <= 0.5
+
+
+def test_a_stopped_search_ends_as_one_left_alone(tmp_path):
+    def stop(step, _figures):
+        if step == 5:
+            raise KeyboardInterrupt
+
+    problem = tiny_problem("s2vite", steps=7)
+    whole = find_method("s2vite")(problem)
+    config = replace(problem.config, finetune=replace(problem.config.finetune, checkpoint_every=2))
+    kept = replace(problem, config=config, state_dir=tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        find_method("s2vite")(replace(kept, on_step=stop))
+    made = []
+    resumed = find_method("s2vite")(replace(kept, on_step=lambda step, _: made.append(step)))
+    assert made == [5, 6, 7] and resumed.plan == whole.plan
+    same = whole.model.state_dict()
+    assert all(torch.equal(value, same[name]) for name, value in resumed.model.state_dict().items())

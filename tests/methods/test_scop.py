@@ -1,10 +1,11 @@
 """SCOP: what is mixed and with what, how a unit's scale and share become a score, and how the shares are learned."""
 
+from collections import OrderedDict
 from dataclasses import replace
 
 import pytest
 import torch
-from methods_setup import planted, tiny_problem
+from methods_setup import tiny_problem
 from tiny_models import footprint, group
 from torch import nn
 
@@ -133,11 +134,17 @@ def test_shares_are_learned_from_the_labels(tiny_vit):
     assert torch.cat(list(shares.values())).mean() > 0.55
 
 
-def test_a_planted_unit_stays_before_idle_ones(tiny_vit):
-    plan = find_method("scop")(taught_by_itself(planted(tiny_vit))).plan
-    for key in ("blocks.0.mlp:hidden", "blocks.1.mlp:hidden"):
-        assert 0 in plan.keep[key]
-        assert not set(plan.keep[key]) >= set(range(48, 96))
+def test_a_planted_unit_outranks_useless_ones(tiny_vit):
+    """The first channel tells the label and is read; the second is read and tells nothing, the third is not read."""
+    reading, units = reader([[4.0, 3.0, 0.0], [-4.0, 3.0, 0.0]], 3)
+    images = torch.randn(40, 3, 1, 1).sign()
+    labels = (images[:, 0, 0, 0] < 0).long().tolist()
+    train = list(zip(images, labels, strict=True))
+    model = nn.Sequential(OrderedDict(flat=nn.Flatten(), mlp=reading["mlp"]))
+    found = scop.scop(replace(tiny_problem("scop", tiny_vit, steps=20), model=model, units=units, train=train))
+    first, second, third = found["mlp:hidden"].tolist()
+    assert first > 2 > second
+    assert third == 0
 
 
 def taught_by_itself(model):

@@ -1,0 +1,79 @@
+"""Isomorphic pruning (Fang et al., ECCV 2024): units are compared only with units that are built alike.
+
+Kept: a unit is worth its Taylor score |w dL/dw|, summed over each of its coupled tensors and averaged over the tensors,
+from a few batches; heads, hidden units and embedding channels are never compared with each other, and the same share of
+every ranking scope goes, the lowest. Adapted: groups are isomorphic when their units are of one kind, size and cost,
+which is what comparing coupled sub-graphs comes to in a vision transformer; the share is found by the solver, and what
+is left of the budget below the cost of one embedding channel goes to smaller units [our choice].
+"""
+
+from collections.abc import Callable, Hashable
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from xpruner.methods.base import Outcome, Problem, register_method
+from xpruner.methods.scoring import Scores, rank_shares
+from xpruner.outputs import logits_of
+from xpruner.plan import solve
+from xpruner.training.devices import autocast
+from xpruner.unit_weights import resizable_copy, unit_weights
+from xpruner.units import UnitGroup, Units
+
+
+@register_method("isomorphic", ("head", "hidden", "embed"))
+def search(problem: Problem) -> Outcome:
+    """Keeps the best of every scope, the same share of each."""
+    shares = rank_in_scopes(
+        taylor_of_weights(problem), problem.units, lambda group: (group.kind, group.size, group.macs, group.params)
+    )
+    return Outcome(solve(problem.units, shares, problem.budget, "isomorphic"))
+
+
+def taylor_of_weights(problem: Problem) -> Scores:
+    """Returns for each unit sum |w dL/dw| over every tensor that surgery cuts with it, averaged over these tensors."""
+    model = copy_with_gradients(problem)
+    products = unit_weights(model, problem.units, of=_weight_times_gradient)
+    return {
+        key: torch.stack([tensor.sum(1) for tensor in tensors]).mean(0).double().cpu()
+        for key, tensors in products.items()
+    }
+
+
+def copy_with_gradients(problem: Problem) -> nn.Module:
+    """Returns a resizable copy of the model that holds the gradients of the loss summed over the calibration images."""
+    model = resizable_copy(problem.model, problem.units).eval().requires_grad_(True)
+    device = next(model.parameters()).device
+    model.zero_grad()
+    for images, labels in problem.calibration:
+        with autocast(problem.config.precision, device):
+            logits = logits_of(model(images.to(device)))
+        F.cross_entropy(logits.float(), labels.to(device), reduction="sum").backward()
+    return model
+
+
+def rank_in_scopes(scores: Scores, units: Units, scope_of: Callable[[UnitGroup], Hashable]) -> Scores:
+    """Returns for each unit the share of the units in its scope that score no higher.
+
+    Args:
+        scores: For each group's key (units,) scores.
+        units: The groups.
+        scope_of: What groups of one scope have in common.
+    """
+    scopes: dict[Hashable, list[UnitGroup]] = {}
+    for group in units:
+        scopes.setdefault(scope_of(group), []).append(group)
+    shares: Scores = {}
+    for groups in scopes.values():
+        ranked = rank_shares(torch.cat([scores[group.key] for group in groups]))
+        parts = ranked.split([group.size for group in groups])
+        shares |= {group.key: part for group, part in zip(groups, parts, strict=True)}
+    return shares
+
+
+def _weight_times_gradient(parameter: nn.Parameter) -> torch.Tensor:
+    """Returns |w dL/dw|; zero for a parameter that the loss does not hang on."""
+    if parameter.grad is None:
+        return torch.zeros_like(parameter)
+    return (parameter.detach() * parameter.grad).abs()

@@ -1,0 +1,186 @@
+"""SAViT-style pruning (Zheng et al., NeurIPS 2022): heads, hidden units and embedding channels are cut together.
+
+Kept: a gate g on every head, hidden unit and channel of the shared embedding; a unit's score is (g dL/dg)^2; how the
+kinds of unit act on each other is told by their 3 x 3 curvature, by double backward; an evolutionary search chooses the
+ratios of heads and of channels, and the ratio of hidden units follows from the budget; within a kind units are compared
+over the whole network.
+
+Adapted: the paper prunes by training statistics of a tenth of ImageNet; here the calibration images give the scores,
+and a tenth of them the curvature. The curvature is between three gates, one common to all units of a kind; a plan that
+removes some units of a kind is taken to move its gate by the share of the kind's slopes, the roots of the scores, that
+goes with these units [our choice]. The ratio of hidden units is bisected with the real cost of every layer; the last
+percent is left to the solver, so that the budget is met.
+"""
+
+import math
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from xpruner.gates import gating
+from xpruner.learning import frozen
+from xpruner.methods.base import Outcome, Problem, register_method
+from xpruner.methods.isomorphic import rank_in_scopes
+from xpruner.methods.scoring import Scores
+from xpruner.methods.taylor import mean_over_images
+from xpruner.outputs import logits_of
+from xpruner.plan import Budget, solve
+from xpruner.units import Units
+
+Ratios = tuple[float, ...]
+"""The removed share of every kind but the one that follows from the budget."""
+CURVATURE_EVERY = 10
+"""One image in so many is used for the curvature."""
+POPULATION, PARENTS, GENERATIONS = 16, 4, 8
+MUTATION = 0.1
+"""Standard deviation of a child's ratios around the mean of its parents'."""
+MOST_REMOVED = 0.9
+
+
+@register_method("savit", ("head", "hidden", "embed"))
+def search(problem: Problem) -> Outcome:
+    """Evolves the ratios of the kinds and returns the plan with the least estimated increase of the loss."""
+    scores = mean_over_images(problem, torch.square)  # g is 1, so g dL/dg is the slope
+    shares = rank_in_scopes(scores, problem.units, lambda group: group.kind)
+    kinds = list(dict.fromkeys(group.kind for group in problem.units))
+    matrix = curvature(problem, kinds)
+    follows = "hidden" if "hidden" in kinds else kinds[-1]
+    chosen = [kind for kind in kinds if kind != follows]
+
+    def increase(ratios: Ratios) -> float:
+        wanted = dict(zip(chosen, ratios, strict=True))
+        wanted[follows] = fitting_ratio(problem.units, shares, wanted, follows, problem.budget)
+        return loss_increase(gone_at(shares, wanted), scores, matrix, kinds) if wanted[follows] < 1 else math.inf
+
+    best = evolve(increase, len(chosen), problem.config.seed)
+    layers = layered(shares, dict(zip(chosen, best, strict=True)))
+    return Outcome(solve(problem.units, layers, problem.budget, "savit"))
+
+
+def curvature(problem: Problem, kinds: list[str]) -> Tensor:
+    """Returns the (kinds, kinds) second derivatives of the mean loss by one common gate for each kind.
+
+    The attention kernel is the plain one and the precision fp32: fused kernels have no second derivative.
+
+    Negative curvature is left out: it would reward removing more than the quadratic is good for [our choice].
+    """
+    model, units = problem.model, problem.units
+    device = next(model.parameters()).device
+    total, count = torch.zeros(len(kinds), len(kinds), dtype=torch.double), 0
+    with frozen(model), sdpa_kernel(SDPBackend.MATH):
+        for images, labels in _every(problem.calibration, CURVATURE_EVERY):
+            common = torch.ones(len(kinds), device=device, requires_grad=True)
+            gates = {group.key: common[kinds.index(group.kind)].expand(group.size) for group in units}
+            with gating(model, units, gates):
+                logits = logits_of(model(images.to(device)))
+            loss = F.cross_entropy(logits.float(), labels.to(device), reduction="sum")
+            (slope,) = torch.autograd.grad(loss, common, create_graph=True)
+            total += torch.stack([torch.autograd.grad(s, common, retain_graph=True)[0] for s in slope]).double().cpu()
+            count += len(labels)
+    return convex((total + total.T) / (2 * count))
+
+
+def convex(matrix: Tensor) -> Tensor:
+    """Returns a symmetric matrix without its directions of negative curvature."""
+    values, vectors = torch.linalg.eigh(matrix)
+    return vectors @ values.clamp(min=0).diag() @ vectors.T
+
+
+def _every(batches: Iterable[tuple[Tensor, Tensor]], step: int) -> Iterator[tuple[Tensor, Tensor]]:
+    return ((images[::step], labels[::step]) for images, labels in batches)
+
+
+def gone_at(shares: Scores, ratios: Mapping[str, float]) -> dict[str, Tensor]:
+    """Returns for each group's key which of its (units,) are among the removed share of their kind."""
+    return {key: share <= ratios[_kind(key)] for key, share in shares.items()}
+
+
+def fitting_ratio(units: Units, shares: Scores, ratios: Mapping[str, float], follows: str, budget: Budget) -> float:
+    """Returns the least removed share of one kind with which the budget is met; 1 where none is enough.
+
+    Args:
+        units: The groups.
+        shares: The rank of every unit within its kind.
+        ratios: Removed shares of the other kinds.
+        follows: The kind.
+        budget: The cost to meet.
+    """
+    target = budget.target(units)
+    low, high = 0.0, 1.0
+    while high - low > 1e-3:
+        middle = (low + high) / 2
+        gone = gone_at(shares, {**ratios, follows: middle})
+        kept = {key: 1 - each.double().mean().item() for key, each in gone.items()}
+        if units.cost_of(kept, budget.resource) > target:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def _kind(key: str) -> str:
+    return key.rpartition(":")[2]
+
+
+def layered(shares: Scores, ratios: Mapping[str, float]) -> Scores:
+    """Returns scores by which the solver first keeps the chosen kinds up to their ratios and then the best of the rest.
+
+    The chosen kinds' removed units come last, for a budget that the other kind alone cannot spend.
+    """
+
+    def layer(share: Tensor, kind: str) -> Tensor:
+        return torch.where(share > ratios[kind], share + 2, share) if kind in ratios else share + 1
+
+    return {key: layer(share, _kind(key)) for key, share in shares.items()}
+
+
+def loss_increase(gone: Mapping[str, Tensor], scores: Scores, matrix: Tensor, kinds: list[str]) -> float:
+    """Returns half the scores of what is removed plus half m' C m, with m the share of each kind's slopes that goes.
+
+    Args:
+        gone: For each group's key which of its (units,) go.
+        scores: The squared slopes.
+        matrix: C, the (kinds, kinds) curvature.
+        kinds: Their names.
+    """
+    own = 0.0
+    removed, whole = torch.zeros(2, len(kinds), dtype=torch.double)
+    for key, score in scores.items():
+        kind = kinds.index(_kind(key))
+        own += score[gone[key]].sum().item()
+        removed[kind] += score[gone[key]].sqrt().sum()
+        whole[kind] += score.sqrt().sum()
+    moved = removed / whole.clamp(min=torch.finfo(torch.double).tiny)
+    return 0.5 * (own + (moved @ matrix @ moved).item())
+
+
+def evolve(increase: Callable[[Ratios], float], length: int, seed: int) -> Ratios:
+    """Returns the ratios with the least increase that an evolutionary search finds.
+
+    The first generation is drawn evenly from 0 to ``MOST_REMOVED``. Of each generation the best ``PARENTS`` live on,
+    and the others are replaced by the mean of two of them, mutated.
+
+    Args:
+        increase: What to minimise.
+        length: How many ratios there are.
+        seed: Of the draws.
+    """
+    draw = random.Random(seed)
+    population = [tuple(draw.uniform(0, MOST_REMOVED) for _ in range(length)) for _ in range(POPULATION)]
+    known = {ratios: increase(ratios) for ratios in population}
+    for _ in range(GENERATIONS):
+        parents = sorted(known, key=known.__getitem__)[:PARENTS]
+        for _ in range(POPULATION - PARENTS):
+            child = _child(draw.choice(parents), draw.choice(parents), draw)
+            if child not in known:
+                known[child] = increase(child)
+    return min(known, key=known.__getitem__)
+
+
+def _child(first: Ratios, second: Ratios, draw: random.Random) -> Ratios:
+    mutated = ((a + b) / 2 + draw.gauss(0, MUTATION) for a, b in zip(first, second, strict=True))
+    return tuple(min(MOST_REMOVED, max(0.0, ratio)) for ratio in mutated)

@@ -13,7 +13,7 @@ from run_and_die import tiny_run
 from safetensors.torch import load_file
 
 import xpruner
-from xpruner.config import FinetuneConfig, MaskConfig, ThresholdConfig, preset
+from xpruner.config import CompensateConfig, FinetuneConfig, MaskConfig, ThresholdConfig, preset
 from xpruner.errors import UsageError
 from xpruner.pipeline import run_pipeline
 
@@ -169,3 +169,22 @@ def test_a_budget_out_of_reach_is_refused_before_anything_is_computed(tmp_path):
     with pytest.raises(UsageError, match="out of reach"):
         run_pipeline(replace(tiny_run(str(tmp_path / "run")), budget="0.01"))
     assert not (tmp_path / "run" / "metrics.json").exists()
+
+
+def test_a_search_that_changes_weights_hands_them_on(tmp_path):
+    """FLAP's biases are what is compensated next; a mode that would add them again is refused, with nothing lost."""
+    config = replace(
+        tiny_run(str(tmp_path / "run")), method="flap", finetune=FinetuneConfig(epochs=0),
+        compensate=CompensateConfig(mode="mean"),
+    )  # fmt: skip
+    with pytest.raises(UsageError, match="'flap' has changed them; set it to sequential or none"):
+        run_pipeline(config)
+    found = xpruner.load(tmp_path / "run" / "state" / "found")
+    cut = xpruner.apply(xpruner.load(tmp_path / "run" / "dense"), xpruner.Plan.load(tmp_path / "run" / "plan.json"))
+    assert not torch.equal(found.blocks[0].mlp.fc2.bias, cut.blocks[0].mlp.fc2.bias)
+    assert torch.equal(found.blocks[0].mlp.fc2.weight, cut.blocks[0].mlp.fc2.weight)
+
+
+def test_a_method_whose_models_cannot_be_saved_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="'hvt' makes models that cannot be saved; `xpruner compare` runs it"):
+        run_pipeline(replace(tiny_run(str(tmp_path / "run")), method="hvt"))

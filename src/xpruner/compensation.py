@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from xpruner.config import CompensateConfig
-from xpruner.errors import XPrunerError
+from xpruner.errors import UsageError, XPrunerError
 from xpruner.moments import Batches, Moments, channels_last, consumer_moments, reading, ridge
 from xpruner.plan import Plan
 from xpruner.training.devices import autocast
@@ -68,6 +68,15 @@ def compensate(
         bias = weight @ (found.mean[reader.removed] - predict @ found.mean[reader.kept])
         _add(reader.target, weight @ predict, bias, reader.path)
     return pruned
+
+
+def check_handed_over(config: CompensateConfig, method: str) -> None:
+    """Raises UsageError where a search has changed weights and the mode would take them for the dense model's."""
+    if config.mode in ("affine", "mean"):
+        raise UsageError(
+            f"compensate.mode is {config.mode}, which fits the dense model's weights, but the search of {method!r} has "
+            "changed them; set it to sequential or none."
+        )
 
 
 @dataclass(frozen=True)

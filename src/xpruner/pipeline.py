@@ -13,7 +13,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from xpruner.checkpoint import load, save
-from xpruner.compensation import compensate
+from xpruner.compensation import check_handed_over, compensate
 from xpruner.config import RunConfig
 from xpruner.cost import count_macs, count_params
 from xpruner.data import InputSpec, Splits, batches, class_names, load_data
@@ -156,6 +156,8 @@ class _Pipeline:
         return {**figures, "budget_asked": asked, "budget_reached": reached, "budget_error": reached / asked - 1}
 
     def _compensated(self, plan: Plan) -> dict[str, Any]:
+        if self._found.exists():
+            check_handed_over(self.config.compensate, self.config.method)
         start = time.perf_counter()
         model = compensate(
             self._as_found(plan),

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from xpruner.compare.measure import measured
 from xpruner.compare.plan_of_runs import DENSE, RunOfMany
-from xpruner.compensation import compensate
+from xpruner.compensation import check_handed_over, compensate
 from xpruner.config import RunConfig
 from xpruner.cost import count_macs, count_params
 from xpruner.data import InputSpec, Splits, batches, class_names, load_data
@@ -100,6 +100,8 @@ class _Protocol:
         self.stages["dense"] = self._figures(self.bench.dense)
         outcome = self._search()
         model = self._as_found(outcome)
+        if outcome.model is not None:
+            check_handed_over(self.config.compensate, self.config.method)
         start = self._compensated(model, outcome.plan)
         self._finetuned(start)
         return {

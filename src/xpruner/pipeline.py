@@ -65,9 +65,7 @@ def run_pipeline(config: RunConfig, model: nn.Module | None = None) -> PruneResu
         XPrunerError: If a stage fails; what was computed lies in the run directory.
     """
     if not find_method(config.method).plain:
-        raise UsageError(
-            f"The method {config.method!r} makes models that cannot be saved; `xpruner compare` runs it."
-        )
+        raise UsageError(f"The method {config.method!r} makes models that cannot be saved; `xpruner compare` runs it.")
     with Tracker(config.output) as tracker:
         return _Pipeline(config, model, tracker).run()
 

@@ -41,7 +41,10 @@ def test_nothing_heavy_is_imported_before_it_is_needed(code):
     [
         (["prnue"], "Unknown command 'prnue'; did you mean 'prune'?"),
         (["--hepl"], "Unknown flag '--hepl'; did you mean '--help'?"),
-        ([], "No command is given; choose one of prune, evaluate, inspect, compare, report, export-config, demo, or ask for --help."),
+        (
+            [],
+            "No command is given; choose one of prune, evaluate, inspect, compare, report, export-config, demo, or ask for --help.",
+        ),
     ],
 )
 def test_a_wrong_command_is_answered_with_the_nearest(arguments, said):

@@ -102,7 +102,11 @@ def test_wrong_files_are_answered_in_one_sentence(tmp_path, capsys, changes, sen
 
 @pytest.mark.parametrize(
     ("flags", "sentence"),
-    [([], "No comparison is given"), (["--entries", "densest"], "did you mean 'dense'"), (["--seeds", "a"], "seeds are 'a'")],
+    [
+        ([], "No comparison is given"),
+        (["--entries", "densest"], "did you mean 'dense'"),
+        (["--seeds", "a"], "seeds are 'a'"),
+    ],
 )
 def test_wrong_flags_are_answered_in_one_sentence(tmp_path, capsys, flags, sentence):
     config = ["--config", str(write_comparison(tmp_path, ENTRIES))] if flags else []

@@ -26,7 +26,7 @@ from xpruner.gates import gating
 from xpruner.learning import learn
 from xpruner.methods.base import Outcome, Problem, register_method
 from xpruner.methods.latency_table import latency_gains, model_latency
-from xpruner.methods.training import loop_options
+from xpruner.methods.training import LR, loop_options
 from xpruner.outputs import logits_of
 from xpruner.plan import Plan, solve
 from xpruner.surgery import apply
@@ -38,7 +38,6 @@ from xpruner.unit_weights import resizable_copy, unit_weights
 from xpruner.units import Units, find_units
 
 KINDS = ("embed", "head", "qk", "v", "hidden")
-LR = 1e-4
 MOMENTUM = 0.9
 """Of the saliency, as in Molchanov et al. (CVPR 2019)."""
 ETA = 0.01

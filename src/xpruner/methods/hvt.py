@@ -38,6 +38,8 @@ log = logging.getLogger("xpruner")
 
 KERNEL, STRIDE = 3, 2
 MOST_POOLS = 4
+LR = 2e-4
+"""Peak rate of the search's training: pools change what every later block sees, and 1e-4 adapts to it more slowly."""
 NEAR = 0.01
 """Largest share of the budget that may be left unspent."""
 
@@ -57,7 +59,7 @@ def search(problem: Problem) -> Outcome:
     pools = choose_pools(cost_of_pools(problem.model, size), *_shape(problem.model), target)
     log.info("tokens are pooled: %s", ", ".join(f"{n} from block {place} on" for place, n in pools.items()))
     model = PooledViT(problem.model, pools)
-    config = replace(problem.config.finetune, steps=problem.config.search.steps)
+    config = replace(problem.config.finetune, steps=problem.config.search.steps, lr=LR)
     finetune(
         model, problem.model if config.distill > 0 else None, problem.train, config,
         batch_size=problem.config.data.batch_size, workers=problem.config.data.workers, seed=problem.config.seed,

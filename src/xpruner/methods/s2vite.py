@@ -10,7 +10,7 @@ the same share in every layer, so that the budget is met from the first update o
 
 import copy
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from xpruner.learning import learn
 from xpruner.methods.base import Outcome, Problem, register_method
 from xpruner.methods.magnitude import l1
 from xpruner.methods.scoring import allocate
-from xpruner.methods.training import loop_options
+from xpruner.methods.training import LR, loop_options
 from xpruner.outputs import logits_of
 from xpruner.plan import Plan, solve
 from xpruner.surgery import apply
@@ -56,8 +56,8 @@ def search(problem: Problem) -> Outcome:
         if share:
             explorer.explore(share)
 
-    optimizer = make_optimizer(model, config.finetune)
-    recipe = {"lr": config.finetune.lr, "weight decay": config.finetune.weight_decay}
+    optimizer = make_optimizer(model, replace(config.finetune, lr=LR))
+    recipe = {"lr": LR, "weight decay": config.finetune.weight_decay}
     identity = {"budget": asdict(problem.budget), "precision": config.precision, **recipe}
     model.train()
     learn("s2vite", explorer, optimizer, loss, problem.train, options, identity, after)

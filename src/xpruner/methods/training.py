@@ -5,6 +5,9 @@ from pathlib import Path
 from xpruner.learning import LoopOptions
 from xpruner.methods.base import Problem
 
+LR = 1e-4
+"""Of AdamW on the weights, in searches that train them for a few hundred updates [our choice]."""
+
 
 def loop_options(problem: Problem, name: str) -> LoopOptions:
     """Returns the loop of one stage of a search: its steps, batches and seed, and where its state is kept."""

@@ -22,7 +22,7 @@ from xpruner.errors import UsageError
 from xpruner.gates import gating
 from xpruner.learning import frozen, learn
 from xpruner.methods.base import Outcome, Problem, register_method
-from xpruner.methods.training import loop_options
+from xpruner.methods.training import LR, loop_options
 from xpruner.methods.uvc_dual import Compression, column_norms
 from xpruner.outputs import logits_of
 from xpruner.plan import Plan, solve
@@ -33,7 +33,6 @@ from xpruner.training.recipe import make_optimizer
 from xpruner.units import UnitGroup, Units
 
 KINDS = ("head", "hidden", "v", "block")
-LR = 1e-4
 DISTILL = 0.1
 TEMPERATURE = 0.5
 """Of the Gumbel-softmax."""

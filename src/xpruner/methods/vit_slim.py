@@ -10,6 +10,7 @@ into the weights before the cut, so that the cut alone changes the network.
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from xpruner.gates import gating, spread
 from xpruner.learning import learn
 from xpruner.methods.base import Outcome, Problem, register_method
 from xpruner.methods.scoring import Scores, rank_shares
-from xpruner.methods.training import loop_options
+from xpruner.methods.training import LR, loop_options
 from xpruner.outputs import logits_of
 from xpruner.plan import solve
 from xpruner.surgery import apply
@@ -56,9 +57,9 @@ def search(problem: Problem) -> Outcome:
         task = F.cross_entropy(logits.float(), labels)
         return task + penalty(by_key, problem.units), {"task": task.item()}
 
-    optimizer = make_optimizer(model, config.finetune)
+    optimizer = make_optimizer(model, replace(config.finetune, lr=LR))
     optimizer.add_param_group({"params": list(gates), "lr": GATE_LR, "weight_decay": 0.0})
-    recipe = {"lr": config.finetune.lr, "weight decay": config.finetune.weight_decay}
+    recipe = {"lr": LR, "weight decay": config.finetune.weight_decay}
     identity = {"kinds": sorted({group.kind for group in problem.units}), "precision": config.precision, **recipe}
     learned = nn.ModuleDict({"model": model, "gates": gates})
     model.train()

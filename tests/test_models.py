@@ -9,9 +9,9 @@ from tiny_models import MODELS, VIT, build, tiny
 from torch import nn
 
 from xpruner.checkpoint import load, read_structure, save
-from xpruner.config import ModelConfig
+from xpruner.config import FinetuneConfig, ModelConfig
 from xpruner.errors import UsageError, XPrunerError
-from xpruner.models import load_model
+from xpruner.models import load_model, load_teacher
 from xpruner.plan import Plan
 from xpruner.surgery import apply
 
@@ -258,3 +258,18 @@ def test_a_checkpoint_without_weights(tmp_path, content):
     torch.save(content, tmp_path / "a.pth")
     with pytest.raises(UsageError, match=r"holds no weights by name; give a file of a model's state_dict\."):
         load_model(config(checkpoint=str(tmp_path / "a.pth")))
+
+
+# Teachers
+
+
+def test_the_dense_model_teaches_unless_the_recipe_says_otherwise(saved):
+    dense = tiny("vit")
+    assert load_teacher(FinetuneConfig(), dense) is dense
+    assert load_teacher(FinetuneConfig(distill=0.0, teacher=saved), dense) is None
+    assert_weights(load_teacher(FinetuneConfig(teacher=saved), dense), load(saved))
+
+
+def test_a_teacher_of_other_classes_is_refused(saved):
+    with pytest.raises(UsageError, match="5 classes where 7 are asked for"):
+        load_teacher(FinetuneConfig(teacher=saved), build("vit_tiny_patch16_224", **VIT, num_classes=7))

@@ -41,6 +41,17 @@ def test_digits_hold_out_a_fifth_for_testing_and_say_so(spec, caplog):
     assert splits.train[0][0].shape == (3, 32, 32)
 
 
+def test_the_share_for_testing_can_be_chosen(spec):
+    splits = load_data(DataConfig("digits", test_share=0.5), spec, seed=0)
+    assert len(splits.test) == 898 and len(splits.train) == 899
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_a_share_for_testing_that_leaves_nothing_is_refused(spec, share):
+    with pytest.raises(UsageError, match=f"test_share is {share}"):
+        load_data(DataConfig("digits", test_share=share), spec, seed=0)
+
+
 def test_own_test_images_are_all_used(folder, spec):
     splits = load_data(DataConfig(str(folder)), spec, seed=0)
     assert splits.class_names == ["cat", "dog"]

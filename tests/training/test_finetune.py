@@ -57,6 +57,20 @@ def test_a_stopped_run_shows_only_the_rest(student, teacher, blobs, tmp_path):
     assert steps == [4, 5, 6]
 
 
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_steps_count_whatever_the_epochs(student, teacher, blobs, tmp_path, count):
+    """Within an epoch of 3 steps, at its end and beyond it; what was stopped goes on."""
+    config, steps = FinetuneConfig(steps=count, lr=1e-3, checkpoint_every=1), []
+    expected = weights(finetune(copy.deepcopy(student), teacher, blobs, config, batch_size=4))
+    with pytest.raises(Stop):
+        finetune(student, teacher, blobs, config, batch_size=4, state_dir=tmp_path, on_step=stop_at(2))
+    resumed = finetune(
+        student, teacher, blobs, config, batch_size=4, state_dir=tmp_path, on_step=lambda step, _: steps.append(step)
+    )
+    assert steps == list(range(2, count + 1))
+    assert same(weights(resumed), expected)
+
+
 def test_a_finished_run_is_not_repeated(student, teacher, blobs, tmp_path):
     expected = weights(finetune(student, teacher, blobs, RICH, batch_size=4, state_dir=tmp_path))
     nn.init.zeros_(student.head.weight)

@@ -6,7 +6,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 OLDEST := $(VENV)-oldest
 
-.PHONY: demo test test-slow test-oldest lint format docs zoo bench-cifar10 bench-swin bench-speed clean
+.PHONY: demo test test-slow test-oldest lint format docs zoo bench-cifar10 bench-swin bench-compare bench-imagenet \
+	bench-ablations bench-speed clean
 
 demo: $(READY)
 	$(BIN)/xpruner demo
@@ -41,6 +42,15 @@ bench-cifar10: $(READY)
 
 bench-swin: $(READY)
 	$(BIN)/python benchmarks/cifar10.py --model swin
+
+bench-compare: $(READY)
+	$(BIN)/xpruner compare --config benchmarks/cifar10_deit_tiny.yaml
+
+bench-imagenet: $(READY)
+	$(BIN)/xpruner compare --config benchmarks/imagenet_training_free.yaml
+
+bench-ablations: $(READY)
+	$(BIN)/xpruner compare --config benchmarks/ablations.yaml
 
 bench-speed: $(READY)
 	$(BIN)/python benchmarks/speed.py

@@ -1,5 +1,7 @@
 """What every method keeps to: the budget, determinism, an untouched model, and what is planted is found."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from methods_setup import DEEP, planted, tiny_problem
@@ -41,6 +43,31 @@ def test_it_is_deterministic_and_leaves_the_model_untouched(name):
     problem = tiny_problem(name, model)
     with torch.no_grad():
         assert torch.equal(cut(problem, first).eval()(images), cut(problem, second).eval()(images))
+
+
+TRAINED = ["hessian", "hvt", "s2vite", "scop", "uvc", "vit_slim", "wdpruning"]
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_stopped_search_ends_as_one_left_alone(name, tmp_path):
+    """Stopped between two states, it goes on from the one before, and ends with the same plan and the same weights."""
+
+    def stop(step, _figures):
+        if step == 10:
+            raise KeyboardInterrupt
+
+    problem = tiny_problem(name, small_model(drop_path_rate=0.2), steps=13)
+    problem.config.finetune = replace(problem.config.finetune, checkpoint_every=4)
+    whole = find_method(name)(problem)
+    kept = replace(problem, state_dir=tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        find_method(name)(replace(kept, on_step=stop))
+    steps = []
+    resumed = find_method(name)(replace(kept, on_step=lambda step, _: steps.append(step)))
+    assert steps == [9, 10, 11, 12, 13]
+    assert resumed.plan == whole.plan and resumed.figures == whole.figures
+    weights = cut(problem, whole).state_dict()
+    assert all(torch.equal(value, weights[key]) for key, value in cut(problem, resumed).state_dict().items())
 
 
 WITHOUT_PREFERENCE = {"random", "hvt", "scop"}

@@ -8,7 +8,6 @@ from methods_setup import tiny_problem
 from tiny_models import VIT, build, tiny
 
 from xpruner import checkpoint
-from xpruner.config import FinetuneConfig
 from xpruner.cost import count_macs
 from xpruner.errors import UsageError
 from xpruner.methods import hessian
@@ -124,30 +123,6 @@ def test_the_cost_never_lies_above_its_line():
         assert costs[step] <= dense + (target - dense) * share * (1 - 1e-9)
         share = planned.get(step, share)
     assert costs[1] == dense and costs[20] >= 0.98 * target
-
-
-class Stop(Exception):
-    pass
-
-
-def stop_at(number: int):
-    def on_step(step, _figures):
-        if step == number:
-            raise Stop
-
-    return on_step
-
-
-def test_a_stopped_search_ends_as_one_left_alone(tmp_path):
-    problem = tiny_problem("hessian", steps=12)
-    problem = replace(problem, config=replace(problem.config, finetune=FinetuneConfig(checkpoint_every=3)))
-    whole = hessian.search(problem)
-    with pytest.raises(Stop):
-        hessian.search(replace(problem, state_dir=tmp_path, on_step=stop_at(8)))
-    resumed = hessian.search(replace(problem, state_dir=tmp_path))
-    assert resumed.plan == whole.plan
-    weights = whole.model.state_dict()
-    assert all(torch.equal(value, weights[name]) for name, value in resumed.model.state_dict().items())
 
 
 def test_the_trained_weights_come_back_in_the_models_own_layout():

@@ -157,20 +157,3 @@ def test_it_trains_and_removes_no_unit():
     pools = [module for module in outcome.model.modules() if isinstance(module, TokenPool)]
     assert len(pools) == len(outcome.figures) and all(pool.pos_embed.abs().max() > 0 for pool in pools)
     assert not torch.equal(outcome.model.head.weight, problem.model.head.weight)
-
-
-def test_a_stopped_search_ends_where_one_that_never_stopped_does(tmp_path):
-    def stop(step, _figures):
-        if step == 5:
-            raise KeyboardInterrupt
-
-    problem = tiny_problem("hvt", build("vit_tiny_patch16_224", **VIT, drop_path_rate=0.2), steps=7)
-    whole = find_method("hvt")(problem).model
-    config = replace(problem.config, finetune=replace(problem.config.finetune, checkpoint_every=2))
-    kept = replace(problem, config=config, state_dir=tmp_path)
-    with pytest.raises(KeyboardInterrupt):
-        find_method("hvt")(replace(kept, on_step=stop))
-    made = []
-    resumed = find_method("hvt")(replace(kept, on_step=lambda step, _: made.append(step))).model
-    assert made[0] > 1 and made[-1] == 7
-    assert all(torch.equal(value, whole.state_dict()[name]) for name, value in resumed.state_dict().items())

@@ -1,7 +1,5 @@
 """S2ViTE: which units go and come, when, by what they are judged, and what the search hands back."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from methods_setup import batches, tiny_problem
@@ -103,21 +101,3 @@ def test_windowed_models_are_pruned_as_well():
     problem = tiny_problem("s2vite", tiny("swin"), steps=3)
     reached = count_macs(find_method("s2vite")(problem).model) / count_macs(problem.model)
     assert 0.48 <= reached <= 0.5
-
-
-def test_a_stopped_search_ends_as_one_left_alone(tmp_path):
-    def stop(step, _figures):
-        if step == 5:
-            raise KeyboardInterrupt
-
-    problem = tiny_problem("s2vite", steps=7)
-    whole = find_method("s2vite")(problem)
-    config = replace(problem.config, finetune=replace(problem.config.finetune, checkpoint_every=2))
-    kept = replace(problem, config=config, state_dir=tmp_path)
-    with pytest.raises(KeyboardInterrupt):
-        find_method("s2vite")(replace(kept, on_step=stop))
-    made = []
-    resumed = find_method("s2vite")(replace(kept, on_step=lambda step, _: made.append(step)))
-    assert made == [5, 6, 7] and resumed.plan == whole.plan
-    same = whole.model.state_dict()
-    assert all(torch.equal(value, same[name]) for name, value in resumed.model.state_dict().items())

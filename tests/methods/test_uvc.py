@@ -8,7 +8,6 @@ from methods_setup import DEEP, tiny_problem
 from tiny_models import SWIN, build, group
 from torch import nn
 
-from xpruner.config import FinetuneConfig
 from xpruner.cost import count_macs
 from xpruner.errors import UsageError
 from xpruner.methods import find_method, uvc, uvc_dual
@@ -126,30 +125,6 @@ def test_the_price_of_a_met_budget_takes_no_block():
     _, made = compression(target=0.8, run=[0.0], price=2.0)
     made.choose_blocks(torch.tensor([0.05]), worth=3.0, share=0.5)
     assert made.run.item() == pytest.approx(-0.5 * 0.05)
-
-
-class Stop(Exception):
-    pass
-
-
-def stop_at(number: int):
-    def on_step(step, figures):
-        if step == number:
-            raise Stop
-
-    return on_step
-
-
-def test_a_stopped_search_ends_as_one_left_alone(tmp_path):
-    problem = tiny_problem("uvc", steps=13)
-    problem = replace(problem, config=replace(problem.config, finetune=FinetuneConfig(checkpoint_every=4)))
-    whole = uvc.search(problem)
-    with pytest.raises(Stop):
-        uvc.search(replace(problem, state_dir=tmp_path, on_step=stop_at(10)))
-    resumed = uvc.search(replace(problem, state_dir=tmp_path))
-    assert resumed.plan == whole.plan and resumed.figures == whole.figures
-    weights = resumed.model.state_dict()
-    assert all(torch.equal(value, weights[name]) for name, value in whole.model.state_dict().items())
 
 
 @pytest.mark.parametrize("steps", [30, 60])

@@ -142,21 +142,3 @@ def test_gates_in_front_of_a_grouped_convolution_are_refused():
     problem = replace(tiny_problem("vit_slim"), model=model, units=Units((group("mlp:hidden", 16),), 16, 16, (3, 1, 1)))
     with pytest.raises(UsageError, match="hidden units of 'mlp'"):
         find_method("vit_slim")(problem)
-
-
-def test_a_stopped_search_ends_as_one_left_alone(tmp_path):
-    def stop(step, _figures):
-        if step == 5:
-            raise KeyboardInterrupt
-
-    problem = tiny_problem("vit_slim", steps=7)
-    whole = find_method("vit_slim")(problem)
-    config = replace(problem.config, finetune=replace(problem.config.finetune, checkpoint_every=2))
-    kept = replace(problem, config=config, state_dir=tmp_path)
-    with pytest.raises(KeyboardInterrupt):
-        find_method("vit_slim")(replace(kept, on_step=stop))
-    made = []
-    resumed = find_method("vit_slim")(replace(kept, on_step=lambda step, _: made.append(step)))
-    assert made == [5, 6, 7] and resumed.plan == whole.plan
-    same = whole.model.state_dict()
-    assert all(torch.equal(value, same[name]) for name, value in resumed.model.state_dict().items())

@@ -176,22 +176,3 @@ def test_windowed_models_and_a_single_block_are_pruned_as_well():
         problem = tiny_problem("wdpruning", model, budget=0.6, steps=3)
         outcome = find_method("wdpruning")(problem)
         assert 0.58 <= count_macs(outcome.model) / count_macs(problem.model) <= 0.6
-
-
-def test_a_stopped_search_ends_where_one_that_never_stopped_does(tmp_path):
-    def stop(step, _figures):
-        if step == 5:
-            raise KeyboardInterrupt
-
-    problem = tiny_problem("wdpruning", vit(drop_path_rate=0.2), steps=7)
-    whole = find_method("wdpruning")(problem)
-    config = replace(problem.config, finetune=replace(problem.config.finetune, checkpoint_every=2))
-    kept = replace(problem, config=config, state_dir=tmp_path)
-    with pytest.raises(KeyboardInterrupt):
-        find_method("wdpruning")(replace(kept, on_step=stop))
-    made = []
-    resumed = find_method("wdpruning")(replace(kept, on_step=lambda step, _: made.append(step)))
-    assert made == [5, 6, 7]
-    assert resumed.plan == whole.plan
-    same = whole.model.state_dict()
-    assert all(torch.equal(value, same[name]) for name, value in resumed.model.state_dict().items())

@@ -36,7 +36,7 @@ class Compression(nn.Module):
 
     Everything is scaled so that a search of any length and a model of any size move alike [our choice]: scores are
     relative to their group's mean in the dense model, the slope of the cost to its root mean square over the groups
-    there, the excess of the cost to that of the dense model, and every rate is that of a whole search over its steps.
+    there, the excess of the cost to what remains or to what goes, whichever is less, and every rate is that of a whole search over its steps.
     So a dual and the price weigh the same where both are 1.
 
     Args:
@@ -143,7 +143,7 @@ class Compression(nn.Module):
         sums = torch.stack([score[:count].sum() for score, count in zip(scores, self.counts(), strict=True)])
         self.dual += DUAL / self.steps * sums / self.sizes
         self.dual.clamp_(min=0)
-        excess = (self.cost_and_slopes()[0] - self.target) / max(1 - self.target, 1e-6)
+        excess = (self.cost_and_slopes()[0] - self.target) / max(min(self.target, 1 - self.target), 1e-6)
         self.price += PRICE / self.steps * excess
         self.price.clamp_(min=0)
 

@@ -6,7 +6,6 @@ import pytest
 import torch
 from tiny_models import Noise
 
-import xpruner
 from xpruner.config import DataConfig, MaskConfig, RunConfig, ThresholdConfig, preset
 from xpruner.errors import UsageError
 from xpruner.learning import LoopOptions
@@ -114,18 +113,3 @@ def test_finished_rounds_are_not_computed_again(tiny_vit, tmp_path):
     assert again.plan == whole.plan
     assert again.figures == whole.figures
     assert all(torch.equal(again.masks[key], whole.masks[key]) for key in whole.masks)
-
-
-def test_rounds_may_end_with_training(tiny_vit, tmp_path):
-    """The trained model is handed over, small; a search that is stopped between rounds hands over the same one."""
-    config = replace(run_config("default"), rounds=2, recover=3)
-    whole = find_method("xpruner")(replace(problem(tiny_vit, config), state_dir=tmp_path))
-    assert whole.model is not None
-    assert xpruner.count_macs(whole.model) == whole.plan.cost["macs_pruned"]
-    untrained = find_method("xpruner")(problem(tiny_vit, replace(config, recover=0)))
-    assert untrained.model is None
-    (tmp_path / "round-2" / "plan.json").unlink()
-    again = find_method("xpruner")(replace(problem(tiny_vit, config), state_dir=tmp_path))
-    images = torch.randn(2, 3, 32, 32)
-    with torch.no_grad():
-        assert again.plan == whole.plan and torch.equal(again.model(images), whole.model(images))

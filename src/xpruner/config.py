@@ -210,8 +210,6 @@ class RunConfig:
         rotate: Where ``qk`` or ``v`` are pruned, first sort every head's dimensions by what they contribute.
         method: What makes the plan.
         rounds: How often X-Pruner looks, cuts and compensates before the plan is final.
-        recover: Updates of training at the end of each of these rounds, by the recipe of ``finetune``; 0 keeps the
-            search free of weight updates by gradient.
         masks: Stage 1 of X-Pruner.
         thresholds: Stage 2 of X-Pruner.
         search: What the other methods' searches may use.
@@ -232,7 +230,6 @@ class RunConfig:
     rotate: bool = True
     method: str = "xpruner"
     rounds: int = 5
-    recover: int = 0
     masks: MaskConfig = field(default_factory=MaskConfig)
     thresholds: ThresholdConfig = field(default_factory=ThresholdConfig)
     search: SearchConfig = field(default_factory=SearchConfig)

@@ -17,7 +17,6 @@ from xpruner.moments import Moments, consumer_moments
 from xpruner.plan import Budget, Plan
 from xpruner.surgery import apply
 from xpruner.threshold_search import search_thresholds
-from xpruner.training import finetune
 from xpruner.training.evaluate import evaluating
 from xpruner.units import Units, find_units
 
@@ -30,54 +29,36 @@ def search(problem: Problem) -> Outcome:
 
     With several rounds the budget falls geometrically. Each round learns masks and thresholds on the network that the
     earlier rounds left, cut and compensated; two units that can stand in for each other both look dispensable until
-    one is gone [our choice]. Where ``recover`` asks for it, each round ends with some training. The plan is in the
-    numbering of the dense model; a unit's mask is the last one it had.
+    one is gone [our choice]. The plan is in the numbering of the dense model; a unit's mask is the last one it had.
     """
-    config, model = problem.config, problem.model
     plan: Plan | None = None
     table: dict[str, Tensor] = {}
     figures: dict[str, float] = {}
-    budgets = round_budgets(problem, config.rounds)
+    budgets = round_budgets(problem, problem.config.rounds)
     for number, budget in enumerate(budgets, 1):
         folder = problem.state_dir / f"round-{number}" if problem.state_dir else None
         found = read_outcome(folder) if folder else None
         if found is None:
             log.info("round %d of %d, down to %.4g %s", number, len(budgets), budget.amount, budget.resource)
-            start = model if config.recover or plan is None else _compensated(problem, apply(problem.model, plan), plan)
-            found = _round(problem, start, budget, folder, number)
+            found = _round(problem, _left_by(problem, plan), budget, folder, number)
             if folder:
                 write_outcome(folder, found)
         table = _in_dense_numbering(table, found.masks, plan)
         figures = figures or found.figures  # of the first round: the leak in the dense model
         plan = found.plan if plan is None else found.plan.after(plan)
-        if config.recover:
-            model = _recovered(problem, apply(model, found.plan), plan, folder, number)
     assert plan is not None
-    whole = Plan.of(problem.units, plan.keep, "xpruner", problem.budget)
-    return Outcome(whole, table, figures, model if config.recover else None)
+    return Outcome(Plan.of(problem.units, plan.keep, "xpruner", problem.budget), table, figures)
 
 
-def _compensated(problem: Problem, model: nn.Module, plan: Plan) -> nn.Module:
+def _left_by(problem: Problem, plan: Plan | None) -> nn.Module:
+    """Returns the network that the rounds so far left, cut and compensated."""
+    if plan is None:
+        return problem.model
     config = problem.config
     return compensate(
-        model, problem.model, plan, problem.calibration, config.compensate, precision=config.precision
-    )  # fmt: skip
-
-
-def _recovered(problem: Problem, model: nn.Module, plan: Plan, folder: Path | None, number: int) -> nn.Module:
-    """Returns what a round left, compensated and trained for some updates with the dense model as the teacher."""
-    config = problem.config
-    return finetune(
-        _compensated(problem, model, plan),
-        problem.model,
-        problem.train,
-        replace(config.finetune, steps=config.recover),
-        batch_size=config.data.batch_size,
-        workers=config.data.workers,
-        seed=config.seed + number,
+        apply(problem.model, plan), problem.model, plan, problem.calibration, config.compensate,
         precision=config.precision,
-        state_dir=folder / "recover" if folder else None,
-    )
+    )  # fmt: skip
 
 
 def round_budgets(problem: Problem, rounds: int) -> list[Budget]:

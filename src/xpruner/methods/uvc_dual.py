@@ -36,7 +36,8 @@ class Compression(nn.Module):
 
     Everything is scaled so that a search of any length and a model of any size move alike [our choice]: scores are
     relative to their group's mean in the dense model, the slope of the cost to its root mean square over the groups
-    there, the excess of the cost to what remains or to what goes, whichever is less, and every rate is that of a whole search over its steps.
+    there, the excess of the cost to what remains or to what goes, whichever is less, and every rate is that of a whole
+    search over its steps.
     So a dual and the price weigh the same where both are 1.
 
     Args:

@@ -35,7 +35,7 @@ from xpruner.evidence import class_evidence
 from xpruner.gates import gating
 from xpruner.learning import learn
 from xpruner.methods.base import Outcome, Problem, register_method
-from xpruner.methods.training import loop_options
+from xpruner.methods.training import LR, loop_options
 from xpruner.moments import reading
 from xpruner.outputs import logits_of
 from xpruner.plan import minimum, solve
@@ -50,9 +50,7 @@ THETA_START = 10.0
 THETA_TRAVEL = 100.0
 """Rate of the thresholds times the number of updates: the way of 10 from dense to a half takes at least a tenth of
 them. The paper's 0.0025 in 100 epochs of ImageNet makes it 625: the same way in fewer, longer steps."""
-LR, WEIGHT_DECAY = 1e-4, 0.05
-"""Of the weights; the paper's rate is 5e-4 x batch / 512 in 100 epochs. Ours, as the rates above and below, is from
-held-out images, with DeiT-tiny: a higher one loses what the dense model knows, a lower one adapts too late."""
+WEIGHT_DECAY = 0.05
 SALIENCY_LR, TIE_BREAK = 1e-3, 0.1
 LAMBDA_RATE = 20.0
 """Ascent rate of lam1 times the number of updates; with more, all thresholds fall in step whatever the task says, with

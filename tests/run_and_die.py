@@ -23,6 +23,7 @@ def tiny_run(output: str) -> RunConfig:
         output=output,
         model=ModelConfig("vit_tiny_patch16_224", img_size=16, kwargs=TINY),
         data=DataConfig("digits", train_size=160, test_size=60, calibration_size=64, batch_size=32),
+        units=["head", "hidden"],
         rounds=2,
         masks=MaskConfig(steps=4),
         thresholds=ThresholdConfig(steps=6, refit_every=4),

@@ -21,7 +21,7 @@ def prune(
     *,
     preset: str = "default",
     output: str | Path = "runs/xpruner",
-    units: Sequence[str] = ("head", "hidden"),
+    units: Sequence[str] | None = None,
     **options: Any,
 ) -> PruneResult:
     """Prunes a trained vision transformer to a budget, compensates and fine-tunes it.
@@ -32,7 +32,7 @@ def prune(
         budget: What the pruned model may cost: a fraction, or ``600M``, ``2.4G``, ``params:0.5``, ...
         preset: ``default`` or ``paper``.
         output: The run directory; called again with the same arguments, the run goes on where it was stopped.
-        units: Kinds of unit to prune.
+        units: Kinds of unit to prune; absent, those of the preset.
         **options: Any other field of :class:`xpruner.config.RunConfig`, such as ``finetune`` or ``seed``.
 
     Returns:
@@ -51,7 +51,7 @@ def prune(
         config,
         budget=f"{amount.resource}:{amount.amount!r}",
         output=str(output),
-        units=list(units),
+        units=config.units if units is None else list(units),
         data=DataConfig(name=data) if isinstance(data, str) else data,
         **options,
     )

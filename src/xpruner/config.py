@@ -205,9 +205,11 @@ class RunConfig:
         output: The run directory; the same command continues what lies there.
         model: The dense model.
         data: The images.
-        units: Kinds of unit to prune: ``head``, ``hidden``, ``qk``, ``v``, ``embed``, ``block``.
+        units: Kinds of unit to prune: ``head``, ``hidden``, ``qk``, ``v``, ``embed``, ``block``; absent, those of the
+            method that the model offers, for X-Pruner the first four.
         round_to: For a kind of unit the number of which every kept width is a multiple, such as ``{hidden: 16}``.
-        rotate: Where ``qk`` or ``v`` are pruned, first sort every head's dimensions by what they contribute.
+        rotate: Where ``qk`` or ``v`` are pruned, first sort every head's dimensions by what they contribute; absent,
+            as the method does by itself: X-Pruner and CORP do.
         method: What makes the plan.
         rounds: How often X-Pruner looks, cuts and compensates before the plan is final.
         masks: Stage 1 of X-Pruner.
@@ -225,9 +227,9 @@ class RunConfig:
     output: str = "runs/xpruner"
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
-    units: list[str] = field(default_factory=lambda: ["head", "hidden"])
+    units: list[str] | None = None
     round_to: dict[str, int] = field(default_factory=dict)
-    rotate: bool = True
+    rotate: bool | None = None
     method: str = "xpruner"
     rounds: int = 5
     masks: MaskConfig = field(default_factory=MaskConfig)
@@ -255,6 +257,7 @@ def preset(name: str) -> RunConfig:
     if name == "paper":
         return RunConfig(
             preset="paper",
+            units=["head", "hidden"],
             rounds=1,
             masks=MaskConfig(evidence="none", steps=300, lr=0.05, wrong=0.0, mean=0.0, sparsity=0.5),
             thresholds=ThresholdConfig(

@@ -21,10 +21,10 @@ from xpruner.errors import UsageError
 from xpruner.files import write_whole
 from xpruner.latency import compare_latency
 from xpruner.methods import Problem, find_method
+from xpruner.methods.base import kinds_for, prepared
 from xpruner.models import load_model, load_teacher
 from xpruner.outputs import classes_of
 from xpruner.plan import Budget, Plan
-from xpruner.rotation import rotate_heads
 from xpruner.run import Run
 from xpruner.surgery import apply
 from xpruner.tracking import Tracker
@@ -82,8 +82,8 @@ class _Pipeline:
         self.dense = model.eval()
         self.spec = InputSpec.of(self.dense)
         self.data = load_data(config.data, self.spec, config.seed)
-        _check_classes(self.dense, self.data)
-        self.units = find_units(self.dense, config.units)
+        check_classes(self.dense, self.data)
+        self.units = find_units(self.dense, kinds_for(config, self.dense))
         self.budget = Budget.parse(config.budget, config.round_to)
         self.budget.target(self.units)  # out of reach is known before anything is computed
         self.run_folder = Run(config)
@@ -93,8 +93,7 @@ class _Pipeline:
         """Runs the stages in the order of the method."""
         run = self.run_folder
         run.stage("dense", self._dense)
-        if self._rotates():
-            self.dense = load(run.folder / "dense")
+        self.dense = load(run.folder / "dense")  # turned, where its heads' dimensions are pruned
         run.stage("search", self._search)
         plan = Plan.load(run.folder / "plan.json")
         run.stage("pruned", lambda: self._pruned(plan))
@@ -107,14 +106,10 @@ class _Pipeline:
         masks = run.folder / "masks.safetensors"
         return PruneResult(pruned, plan, load_file(masks) if masks.exists() else {}, run.metrics, run.folder)
 
-    def _rotates(self) -> bool:
-        return self.config.rotate and not {"qk", "v"}.isdisjoint(self.config.units)
-
     def _dense(self) -> dict[str, Any]:
-        if self._rotates():
-            rotate_heads(self.dense, self._calibration_batches(), self.config.precision)
-        self._save(self.dense, self.run_folder.folder / "dense")
-        return self._figures(self.dense)
+        dense = prepared(self.dense, self._calibration_batches(), self.config)
+        self._save(dense, self.run_folder.folder / "dense")
+        return self._figures(dense)
 
     def _search(self) -> dict[str, Any]:
         start = time.perf_counter()
@@ -214,7 +209,8 @@ class _Pipeline:
         return self._calibration
 
 
-def _check_classes(model: Any, data: Splits) -> None:
+def check_classes(model: Any, data: Splits) -> None:
+    """Raises UsageError unless the model has a class for each of the data's."""
     if classes_of(model) != data.num_classes:
         raise UsageError(
             f"The model has {classes_of(model)} classes but the data have {data.num_classes}; give a model whose "

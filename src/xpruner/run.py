@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -66,13 +66,12 @@ class Run:
             raise XPrunerError(f"{path} cannot be read ({error}); delete it to evaluate the run anew.") from error
 
     def _check(self, path: Path) -> None:
-        stored = _flat(yaml.safe_load(path.read_text()) or {})
-        for key, value in _flat(comparable(self.config)).items():
+        for key, before, now in differences(yaml.safe_load(path.read_text()) or {}, comparable(self.config)):
             stage = CHANGEABLE_BEFORE.get(key.split(".")[0])
-            if stored.get(key) != value and (stage is None or stage in self.metrics):
+            if stage is None or stage in self.metrics:
                 raise UsageError(
-                    f"{self.folder} belongs to a run with {key} {stored.get(key)!r}, not {value!r}; choose another "
-                    "output, or the same configuration to continue that run."
+                    f"{self.folder} belongs to a run with {key} {before!r}, not {now!r}; choose another output, or the "
+                    "same configuration to continue that run."
                 )
 
 
@@ -81,6 +80,14 @@ def comparable(config: RunConfig) -> dict[str, Any]:
     values = asdict(config)
     del values["output"]
     return values
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Yields dotted key, earlier value and present value wherever a configuration is not what it was."""
+    stored = _flat(before)
+    for key, value in _flat(now).items():
+        if stored.get(key) != value:
+            yield key, stored.get(key), value
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

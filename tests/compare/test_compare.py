@@ -1,6 +1,7 @@
 """A whole comparison by the command line: what it leaves, that it goes on after a kill, and what it refuses."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import pytest
 from tiny_comparison import write_comparison
 
 from xpruner.cli import main
-from xpruner.compare.results import claimed
+from xpruner.compare.claims import claimed
 
 SCRIPT = Path(__file__).parent / "compare_and_die.py"
 ENTRIES = {
@@ -39,7 +40,7 @@ def test_one_result_a_run_with_every_stage(whole):
     assert set(stages["cut"]) == {"top1", "agreement", "macs", "params"}
     assert stages["search"].keys() == {"seconds", "cpu_seconds", "peak_mb"}
     assert list(found["dense-0.5-short-seed0"]["stages"]) == ["dense", "finetuned"]
-    assert not list((whole / "work").glob("*/"))  # the state of finished runs is gone
+    assert not [path for path in (whole / "work").iterdir() if path.is_dir()]  # the state of finished runs is gone
 
 
 def test_the_budget_is_met_by_torchs_counter(whole):
@@ -69,19 +70,63 @@ def test_a_run_that_another_process_does_is_passed_over(whole, tmp_path):
 
 @pytest.mark.integration
 def test_it_goes_on_after_a_kill(whole, tmp_path):
-    """The first run is done, the second is killed while it is fine-tuned: the end is that of one left alone."""
+    """Killed in its second run, between two states: no more than the rest is done, and the end is the same."""
     path = str(write_comparison(tmp_path, {label: ENTRIES[label] for label in ("L2, block", "X-Pruner")}))
-    killed = subprocess.run([sys.executable, str(SCRIPT), path, "5"], capture_output=True, check=False)
+    killed = run_script(path, "11")
     assert killed.returncode == -signal.SIGKILL
-    assert not results(tmp_path) and list((tmp_path / "work").glob("*/finetune"))
-    again = subprocess.run([sys.executable, str(SCRIPT), path], capture_output=True, text=True, check=False)
+    assert updates(killed) == [*"12345612345"]
+    assert set(results(tmp_path)) == {"l2_block-0.5-short-seed0"}
+    again = run_script(path)
     assert again.returncode == 0, again.stderr
+    assert updates(again) == ["5", "6"]
     ours, theirs = results(tmp_path), results(whole)
+    assert set(ours) == {"l2_block-0.5-short-seed0", "x_pruner-0.5-short-seed0"}
+    assert ours["x_pruner-0.5-short-seed0"]["resumed"] and not ours["l2_block-0.5-short-seed0"]["resumed"]
     for name in ours:
         assert ours[name]["keep"] == theirs[name]["keep"]
         for stage, figures in ours[name]["stages"].items():
             assert figures.get("top1") == theirs[name]["stages"][stage].get("top1")
             assert figures.get("agreement") == theirs[name]["stages"][stage].get("agreement")
+
+
+def run_script(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, str(SCRIPT), *arguments], capture_output=True, text=True, check=False)
+
+
+def updates(process: subprocess.CompletedProcess) -> list[str]:
+    return re.findall(r"made update (\d+)", process.stdout)
+
+
+def test_a_result_of_other_options_is_refused(whole, tmp_path, capsys):
+    path = write_comparison(tmp_path, ENTRIES, output=str(whole / "results"), seeds=[0], budgets=["0.5"])
+    text = path.read_text().replace(str(tmp_path), str(whole))
+    path.write_text(text.replace("rounds: 2", "rounds: 3"))  # which only X-Pruner reads
+    assert main(["compare", "--config", str(path)]) == 2
+    assert "x_pruner-0.5-short-seed0.json was made with rounds 2, not 3; delete it" in capsys.readouterr().err
+
+
+def test_what_other_options_left_unfinished_is_refused(tmp_path, capsys):
+    path = write_comparison(tmp_path, {"L2": {"method": "l2"}}, length="untrained")
+    config = json.dumps({"rounds": 7})
+    (tmp_path / "work" / "l2-0.5-untrained-seed0").mkdir(parents=True)
+    (tmp_path / "work" / "l2-0.5-untrained-seed0" / "config.json").write_text(config)
+    assert main(["compare", "--config", str(path)]) == 1
+    assert "delete it to have the run done anew" in capsys.readouterr().err
+
+
+def test_a_run_that_fails_does_not_keep_the_others_from_being_done(tmp_path, capsys):
+    listed = {"HVT": {"method": "hvt", "budgets": ["params:0.5"]}, "L1": {"method": "l1"}}
+    path = write_comparison(tmp_path, listed, length="untrained", budgets=["params:0.5", "0.5"])
+    assert main(["compare", "--config", str(path)]) == 1
+    assert "1 of 3 runs failed" in capsys.readouterr().err
+    assert set(results(tmp_path)) == {"l1-params_0.5-untrained-seed0", "l1-0.5-untrained-seed0"}
+
+
+def test_an_untrained_comparison_with_the_dense_model_has_a_report(tmp_path):
+    path = write_comparison(tmp_path, {label: ENTRIES[label] for label in ("L2, block", "dense")}, length="untrained")
+    assert main(["compare", "--config", str(path)]) == 0
+    assert main(["report", "compare", str(tmp_path / "results"), "--output", str(tmp_path / "report")]) == 0
+    assert "| dense | 1 | 1.0000 |" in (tmp_path / "report" / "report.md").read_text()
 
 
 REFUSALS = [
@@ -90,6 +135,11 @@ REFUSALS = [
     ({"length": "shrt"}, "did you mean 'short'"),
     ({"entires": {}}, "did you mean 'entries'"),
     ({"seeds": "none"}, "seeds is 'none'"),
+    ({"entries": {"L2": {"method": "l2", "seeds": 0}}}, "are 0; write a list, such as [0]"),
+    ({"entries": {"L2": "l2"}}, "is 'l2'; it must hold options"),
+    ({"entries": {"L2": {"method": "l2"}, "l2": {"method": "l2"}}}, "runs called l2-0.5-short-seed0"),
+    ({"budgets": ["0.5", "half"]}, "budget 'half' is out of range"),
+    ({"base": {"finetune": {"lr": -1}}}, "finetune.lr is -1"),
 ]
 
 

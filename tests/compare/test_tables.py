@@ -42,10 +42,10 @@ def test_markdown_leaves_out_empty_columns():
     assert lines[2:] == ["| dense | 1 | 0.5000 | 90.00 | 90.00 | 90.00 |", "| a | 1 | 0.5000 | – | 50.00 | 50.00 |"]
 
 
-def test_a_compensation_that_was_not_taken_stands_in_parentheses():
+def test_a_compensation_that_was_not_taken_is_marked():
     left = {"compensated": {"top1": 0.25, "macs": 50.0, "taken": False}}
     text = markdown(rows_of([result("a", 0, 0.5, **left)]))
-    assert "| (25.00) |" in text
+    assert "| 25.00 (not taken by 1) |" in text
 
 
 def test_pareto_front():

@@ -1,14 +1,16 @@
 """``xpruner compare``: every run of a comparison that is not done yet, and a table of all that are."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from xpruner.cli.options import dotted, load_yaml, parse
-from xpruner.compare.plan_of_runs import DENSE, CompareConfig, Entry, runs_of
+from xpruner.compare.plan_of_runs import DENSE, CompareConfig, Entry, RunOfMany, runs_of
 from xpruner.config import RunConfig, preset
 from xpruner.errors import UsageError, unknown
+from xpruner.plan import Budget
 
 
 @dataclass
@@ -43,24 +45,26 @@ def run(arguments: Sequence[str]) -> None:
     asked = read_comparison(options.config)
     length = options.length or asked.length
     entries = chosen_entries(asked, length, _parts(options.entries), options.config)
-    runs = list(runs_of(entries, _seeds(options.seeds, asked), _parts(options.budgets) or asked.budgets, length))
+    runs = checked_runs(
+        entries, _seeds(options.seeds, asked), _parts(options.budgets) or asked.budgets, length, options.config
+    )
     from xpruner.cli.console import show, showing_log, tracing
     from xpruner.compare.compare import compare
     from xpruner.compare.results import read_results
     from xpruner.compare.tables import overview
 
     Path(asked.work).mkdir(parents=True, exist_ok=True)
-    names = {run.name for run in runs}
 
-    def show_table(_result: dict[str, Any]) -> None:
-        done = sum((Path(asked.output) / f"{name}.json").exists() for name in names)
-        show(overview(read_results(Path(asked.output)), f"{asked.title}: {done} of {len(runs)} runs"))
+    def show_table() -> None:
+        done = sum((Path(asked.output) / f"{run.name}.json").exists() for run in runs)
+        if done:
+            show(overview(read_results(Path(asked.output)), f"{asked.title}: {done} of {len(runs)} runs"))
 
     command = f"xpruner compare --config {options.config} --length {length}"
     about = {"title": asked.title, "note": asked.note, "command": command}
     with showing_log(), tracing(asked.work):
         compare(runs, Path(asked.output), Path(asked.work), about, show_table)
-    show_table({})
+    show_table()
 
 
 def _parts(text: str) -> list[str]:
@@ -85,6 +89,31 @@ def read_comparison(path: str) -> CompareConfig:
     return parse("compare", CompareConfig(), [], dotted(load_yaml(path), CompareConfig, path))
 
 
+def checked_runs(
+    entries: Sequence[Entry], seeds: Sequence[int], budgets: Sequence[str], length: str, path: str
+) -> list[RunOfMany]:
+    """Returns the runs, after what can be known to be wrong with one before any is done.
+
+    Raises:
+        UsageError: If there is none, two have the same name, or a budget or recipe is out of range.
+    """
+    from xpruner.training.recipe import check_config
+
+    runs = list(runs_of(entries, seeds, budgets, length))
+    if not runs:
+        raise UsageError(
+            f"No run of {path} has a budget of {', '.join(budgets)} and a seed of {', '.join(map(str, seeds))}; ask "
+            "for some that the file has."
+        )
+    names = [run.name for run in runs]
+    for run in runs:
+        Budget.parse(run.config.budget, run.config.round_to)
+        check_config(run.config.finetune)
+        if names.count(run.name) > 1:
+            raise UsageError(f"Two entries of {path} make runs called {run.name}; give them other labels.")
+    return runs
+
+
 def chosen_entries(asked: CompareConfig, length: str, wanted: Sequence[str], path: str) -> list[Entry]:
     """Returns the entries of a comparison with all their options, those whose labels begin as wanted.
 
@@ -97,19 +126,31 @@ def chosen_entries(asked: CompareConfig, length: str, wanted: Sequence[str], pat
         if not any(label.startswith(start) for label in asked.entries):
             raise unknown(f"entry in {path}:", start, asked.entries)
     return [
-        _entry(asked, label, dict(own or {}), asked.lengths[length], path)
+        _entry(asked, label, copy.deepcopy({} if own is None else own), length, path)
         for label, own in asked.entries.items()
         if not wanted or label.startswith(tuple(wanted))
     ]
 
 
-def _entry(asked: CompareConfig, label: str, own: dict[str, Any], length: dict[str, Any], path: str) -> Entry:
+def _entry(asked: CompareConfig, label: str, own: Any, length: str, path: str) -> Entry:
     from xpruner.methods import find_method
 
-    budgets, seeds = (own.pop(name, getattr(asked, name)) for name in ("budgets", "seeds"))
-    layers = [dotted(tree, RunConfig, f"{path}, {label!r}") for tree in (asked.base, length, own)]
+    place = f"{path}, {label!r}"
+    if not isinstance(own, dict):
+        raise UsageError(f"{place} is {own!r}; it must hold options, such as {{method: l2}}.")
+    budgets = [str(budget) for budget in _listed(own.pop("budgets", asked.budgets), f"budgets of {place}")]
+    seeds = _listed(own.pop("seeds", asked.seeds), f"seeds of {place}")
+    per_length = own.pop("lengths", {}).get(length, {})
+    trees = (asked.base, asked.lengths[length], own, per_length)
+    layers = [dotted(tree, RunConfig, place) for tree in trees]
     settings = {key: value for layer in layers for key, value in layer.items()}
     config = parse("compare", preset(settings.get("preset", "default")), [], settings)
-    if "units" not in settings and config.method != DENSE:
-        config.units = list(find_method(config.method).kinds)
-    return Entry(label, config, [str(budget) for budget in budgets], list(seeds))
+    if config.method != DENSE:
+        find_method(config.method)  # an unknown name is told before anything is done
+    return Entry(label, config, budgets, seeds)
+
+
+def _listed(value: Any, what: str) -> list:
+    if not isinstance(value, list):
+        raise UsageError(f"The {what} are {value!r}; write a list, such as [{value}].")
+    return value

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from xpruner.cli.options import parse
+from xpruner.cli.options import parse, take
 from xpruner.errors import UsageError, unknown
 
 REPORTS = ("compare",)
@@ -15,7 +15,7 @@ class ReportOptions:
     """How to write a report.
 
     Attributes:
-        output: Folder to write into, as in ``--output=docs``; the folder ``report`` in that of the results when absent.
+        output: Folder to write into, the folder ``report`` in that of the results when absent.
     """
 
     output: str | None = None
@@ -28,9 +28,10 @@ def run(arguments: Sequence[str]) -> None:
         UsageError: If what to report on is not said, or is not there.
         XPrunerError: If a result cannot be read or the page cannot be written.
     """
-    words = [argument for argument in arguments if not argument.startswith("-")]
-    flags = [argument for argument in arguments if argument.startswith("-")]
-    options = parse("report", ReportOptions(), flags)
+    outputs, rest = take("--output", arguments)
+    words = [argument for argument in rest if not argument.startswith("-")]
+    flags = [argument for argument in rest if argument.startswith("-")]
+    parse("report", ReportOptions(), flags)
     if len(words) != 2:
         raise UsageError("Say what to report on: `xpruner report compare FOLDER`, with the folder of the results.")
     if words[0] not in REPORTS:
@@ -40,5 +41,5 @@ def run(arguments: Sequence[str]) -> None:
     from xpruner.compare.results import read_results
 
     folder = Path(words[1])
-    page = write_report(read_results(folder), Path(options.output) if options.output else folder / "report")
+    page = write_report(read_results(folder), Path(outputs[-1]) if outputs else folder / "report")
     show(f"The report is {page}.")

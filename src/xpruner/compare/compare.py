@@ -1,51 +1,80 @@
 """Does the runs of a comparison that are not done yet."""
 
 import logging
-from collections.abc import Callable, Iterable
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
+
+from xpruner.compare.claims import claimed
 from xpruner.compare.plan_of_runs import RunOfMany
 from xpruner.compare.protocol import Bench, run_one, set_up
-from xpruner.compare.results import agreed, claimed, provenance, write_result
+from xpruner.compare.results import begin, is_done, provenance, write_result
+from xpruner.errors import UsageError, XPrunerError
 
 log = logging.getLogger("xpruner")
 
 
 def compare(
-    runs: Iterable[RunOfMany],
+    runs: Sequence[RunOfMany],
     output: Path,
     work: Path,
     about: dict[str, Any],
-    on_result: Callable[[dict[str, Any]], None] | None = None,
+    on_result: Callable[[], None] | None = None,
 ) -> None:
     """Does every run whose result is not there yet; killed at any moment, the same call goes on from there.
 
-    The same call in several programs shares the runs among them; the processes of one launch do each run together.
+    The same call in several programs shares the runs among them. A run that fails does not keep the others from being
+    done; it is tried again by the next call.
 
     Args:
         runs: In the order to do them.
         output: Folder of the results.
         work: Folder of what unfinished runs need to go on.
         about: What to write into every result: the ``title`` and ``note`` of the comparison and its ``command``.
-        on_result: Called with every new result.
+        on_result: Called after every new result.
 
     Raises:
-        UsageError: If a run cannot be met.
-        XPrunerError: If one fails; those before it are kept.
+        UsageError: If a result that is there was made with another configuration, or several processes do one run.
+        XPrunerError: At the end, if runs have failed; all others are done.
     """
-    made_by = provenance()  # of the code that is loaded now
-    bench: Bench | None = None
-    shared: Any = None
-    for run in runs:
+    if PartialState().num_processes > 1:
+        raise UsageError("A comparison runs in one process a GPU; start the same command once for each GPU instead.")
+    todo = [run for run in runs if not is_done(output / f"{run.name}.json", run.config)]
+    about = {**about, **provenance()}  # of the code that is loaded now
+    share = _Share()
+    failed: list[str] = []
+    for run in todo:
         with claimed(work / f"{run.name}.lock") as mine:
-            if not agreed(mine and not (output / f"{run.name}.json").exists()):
+            path, folder = output / f"{run.name}.json", work / run.name
+            if not mine or is_done(path, run.config):
                 continue
             log.info("%s", run.name)
-            needs = (run.config.model, run.config.data, run.config.seed, run.config.precision)
-            if bench is None or needs != shared:
-                bench, shared = set_up(run.config), needs
-            result = {**about, **made_by, **run_one(bench, run, work / run.name)}
-            write_result(output, run.name, result)
+            try:
+                begin(folder, run.config)
+                write_result(path, {**about, **run_one(share.bench(run), run, folder)})
+            except XPrunerError as error:
+                log.warning("%s failed: %s", run.name, error)
+                failed.append(f"{run.name} ({error})")
+                continue
+            shutil.rmtree(folder, ignore_errors=True)
         if on_result:
-            on_result(result)
+            on_result()
+    if failed:
+        raise XPrunerError(f"{len(failed)} of {len(runs)} runs failed, the others are done: {'; '.join(failed)}")
+
+
+class _Share:
+    """The bench of the newest run, kept for the next one that needs the same."""
+
+    def __init__(self) -> None:
+        self._needs: Any = None
+
+    def bench(self, run: RunOfMany) -> Bench:
+        """Returns the dense model and the images of a run."""
+        needs = (run.config.model, run.config.data, run.config.seed, run.config.precision)
+        if needs != self._needs:
+            self._bench, self._needs = set_up(run.config), needs
+        return self._bench

@@ -1,7 +1,7 @@
 """Which runs a comparison consists of."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -25,7 +25,8 @@ class CompareConfig:
         length: Which of the ``lengths`` to run.
         lengths: Options of a run by the name of a length, such as the steps of search and of fine-tuning.
         base: Options of all runs.
-        entries: For each row of the tables its own options, with ``seeds`` and ``budgets`` where they differ.
+        entries: For each row of the tables its own options, with ``seeds`` and ``budgets`` where they differ, and
+            ``lengths`` where it needs options of its own at one of them.
     """
 
     title: str = "Comparison"
@@ -74,11 +75,11 @@ class RunOfMany:
     @property
     def name(self) -> str:
         """Returns the name of its result file, without the suffix."""
-        label = re.sub(r"[^a-z0-9.+]+", "_", self.label.lower()).strip("_")
-        return f"{label}-{self.config.budget}-{self.length}-seed{self.config.seed}"
+        label, budget = (re.sub(r"[^a-z0-9.+]+", "_", text.lower()) for text in (self.label, self.config.budget))
+        return f"{label.strip('_')}-{budget}-{self.length}-seed{self.config.seed}"
 
 
-def runs_of(entries: list[Entry], seeds: list[int], budgets: list[str], length: str) -> Iterator[RunOfMany]:
+def runs_of(entries: Sequence[Entry], seeds: Sequence[int], budgets: Sequence[str], length: str) -> Iterator[RunOfMany]:
     """Yields the runs, all entries at one seed and budget before the next, so that early tables are whole ones."""
     for seed in seeds:
         for budget in budgets:

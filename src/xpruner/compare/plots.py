@@ -18,7 +18,9 @@ def plot_accuracy(rows: Sequence[Row], path: Path) -> None:
     Raises:
         UsageError: If matplotlib is not installed.
     """
-    stages = [stage for stage in STAGES if sum(len(row.values(stage)) for row in rows)]
+    stages = [stage for stage in STAGES if any(row.values(stage) for row in rows)]
+    if not stages:
+        return
     figure, axes = _pyplot().subplots(1, len(stages), figsize=(5 * len(stages), 4.6), sharey=True, squeeze=False)
     lines: dict[str, list[Row]] = {}
     for row in rows:
@@ -55,7 +57,7 @@ def _macs(row: Row, stage: str) -> float:
 def _best_first(rows: Sequence[Row]) -> list[str]:
     """Returns the labels by the accuracy of the last stage at the smallest budget."""
     last = [stage for stage in STAGES if any(row.values(stage) for row in rows)][-1]
-    ranked = sorted((row for row in rows if row.values(last)), key=lambda row: (_macs(row, last), -_top1(row, last)))
+    ranked = sorted((row for row in rows if row.values(last)), key=lambda row: (row.amount, -_top1(row, last)))
     return [row.label for row in ranked]
 
 

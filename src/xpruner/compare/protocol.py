@@ -2,7 +2,6 @@
 
 import copy
 import logging
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,14 +16,14 @@ from xpruner.cost import count_macs, count_params
 from xpruner.data import InputSpec, Splits, batches, class_names, load_data
 from xpruner.errors import XPrunerError
 from xpruner.methods import Outcome, Problem, find_method
+from xpruner.methods.base import kinds_for, prepared, read_outcome, write_outcome
 from xpruner.models import load_model, load_teacher
-from xpruner.pipeline import environment
+from xpruner.pipeline import check_classes, environment
 from xpruner.plan import Budget, Plan
-from xpruner.rotation import rotate_heads
 from xpruner.run import comparable
 from xpruner.surgery import apply
 from xpruner.training import finetune, predict
-from xpruner.units import Units, find_units
+from xpruner.units import find_units
 
 log = logging.getLogger("xpruner")
 
@@ -62,6 +61,7 @@ def set_up(config: RunConfig) -> Bench:
     classes = config.model.num_classes or len(class_names(config.data))
     dense = load_model(config.model, classes)[0].eval()
     data = load_data(config.data, InputSpec.of(dense), config.seed)
+    check_classes(dense, data)
     calibration = list(batches(data.calibration, config.data.batch_size, seed=0, shuffle=False))
     images = data.test if data.val is None else data.val
     return Bench(dense, data, calibration, images, *predict(dense, images, **_forward(config)))
@@ -73,7 +73,7 @@ def run_one(bench: Bench, run: RunOfMany, folder: Path) -> dict[str, Any]:
     Args:
         bench: What the runs of this seed share; it stays as it is.
         run: What to do.
-        folder: Of the state of an unfinished run; removed at the end.
+        folder: Of the state of an unfinished run.
 
     Returns:
         The result, as it is written.
@@ -81,9 +81,7 @@ def run_one(bench: Bench, run: RunOfMany, folder: Path) -> dict[str, Any]:
     Raises:
         XPrunerError: If a stage fails, or the model's cost is not the budget.
     """
-    result = _Protocol(bench, run, folder).run()
-    shutil.rmtree(folder, ignore_errors=True)
-    return result
+    return _Protocol(bench, run, folder).run()
 
 
 class _Protocol:
@@ -91,17 +89,16 @@ class _Protocol:
 
     def __init__(self, bench: Bench, run: RunOfMany, folder: Path):
         self.bench, self.asked, self.config, self.folder = bench, run, run.config, folder
+        self.resumed = (folder / "search").exists() or (folder / "finetune").exists()
+        self.teacher = load_teacher(self.config.finetune, bench.dense)
+        self.budget = Budget.parse(self.config.budget, self.config.round_to)
         self.stages: dict[str, dict[str, Any]] = {}
-        self.dense = self._rotated()
-        self.units = find_units(self.dense, self.config.units)
 
     def run(self) -> dict[str, Any]:
         """Runs the stages in order."""
         self.stages["dense"] = self._figures(self.bench.dense)
         outcome = self._search()
         model = self._as_found(outcome)
-        if outcome.model is not None:
-            check_handed_over(self.config.compensate, self.config.method)
         start = self._compensated(model, outcome.plan)
         self._finetuned(start)
         return {
@@ -112,31 +109,33 @@ class _Protocol:
             "figures": outcome.figures,
             "keep": {key: [len(kept), outcome.plan.sizes[key]] for key, kept in outcome.plan.keep.items()},
             "images": len(self.bench.images),
+            "resumed": self.resumed,
             "environment": environment(),
         }
 
-    def _rotated(self) -> nn.Module:
-        if not self.config.rotate or {"qk", "v"}.isdisjoint(self.config.units):
-            return self.bench.dense
-        return rotate_heads(copy.deepcopy(self.bench.dense), self.bench.calibration, self.config.precision)
-
     def _search(self) -> Outcome:
-        if self.config.method == DENSE:
-            return Outcome(Plan.of(self.units, {}, DENSE))
+        """Rotates heads where their dimensions are units, and searches; the time of both is the search's."""
         figures: dict[str, Any] = {}
         with measured(figures):
-            outcome = find_method(self.config.method)(self._problem(self.units))
+            if self.config.method == DENSE:
+                self.dense, self.units = self.bench.dense, find_units(self.bench.dense)
+                return Outcome(Plan.of(self.units, {}, DENSE))
+            self.dense = prepared(self.bench.dense, self.bench.calibration, self.config)
+            self.units = find_units(self.dense, kinds_for(self.config, self.dense))
+            outcome = read_outcome(self.folder / "outcome") or find_method(self.config.method)(self._problem())
         self.stages["search"] = figures
+        if outcome.model is None:
+            write_outcome(self.folder / "outcome", outcome)
         return outcome
 
-    def _problem(self, units: Units) -> Problem:
+    def _problem(self) -> Problem:
         return Problem(
             model=self.dense,
-            units=units,
+            units=self.units,
             train=self.bench.data.train,
             calibration=self.bench.calibration,
             num_classes=self.bench.data.num_classes,
-            budget=Budget.parse(self.config.budget, self.config.round_to),
+            budget=self.budget,
             config=self.config,
             state_dir=self.folder / "search",
         )
@@ -145,20 +144,24 @@ class _Protocol:
         """Measures the dense weights under the plan and, where the search has changed them, the model it found."""
         if self.config.method == DENSE:
             return copy.deepcopy(self.dense)
-        if outcome.plan.keep:
-            cut = apply(self.dense, outcome.plan)
-            self.stages["cut"] = self._figures(cut)
-        if outcome.model is not None:
-            self.stages["found"] = self._figures(outcome.model)
-        model = outcome.model if outcome.model is not None else cut
-        reached = count_macs(model, self.units.input_size) if self._counts_macs() else count_params(model)
-        asked = Budget.parse(self.config.budget).target(self.units)
-        if abs(reached / asked - 1) > TOLERANCE:
-            raise XPrunerError(f"{self.asked.name} has a cost of {reached:,.0f} where {asked:,.0f} was asked for.")
+        if outcome.model is None:
+            model = apply(self.dense, outcome.plan)
+            self.stages["cut"] = self._figures(model)
+        else:
+            check_handed_over(self.config.compensate, self.config.method)
+            model = outcome.model
+            if outcome.plan.keep:
+                self.stages["cut"] = self._figures(apply(self.dense, outcome.plan))
+            self.stages["found"] = self._figures(model)
+        self._check_cost(model)
         return model
 
-    def _counts_macs(self) -> bool:
-        return Budget.parse(self.config.budget).resource == "macs"
+    def _check_cost(self, model: nn.Module) -> None:
+        by_macs = self.budget.resource == "macs"
+        reached = count_macs(model, self.units.input_size) if by_macs else count_params(model)
+        asked = self.budget.target(self.units)
+        if abs(reached / asked - 1) > TOLERANCE:
+            raise XPrunerError(f"{self.asked.name} has a cost of {reached:,.0f} where {asked:,.0f} was asked for.")
 
     def _compensated(self, model: nn.Module, plan: Plan) -> nn.Module:
         """Returns what fine-tuning starts from: the compensated model, unless it does worse on training images."""
@@ -187,7 +190,7 @@ class _Protocol:
         with measured(figures):
             tuned = finetune(
                 model,
-                load_teacher(recipe, self.dense),
+                self.teacher,
                 self.bench.data.train,
                 recipe,
                 batch_size=self.config.data.batch_size,
@@ -204,7 +207,7 @@ class _Protocol:
         return {
             "top1": (said == bench.labels).float().mean().item(),
             "agreement": (said == bench.dense_says).float().mean().item(),
-            "macs": count_macs(model, self.units.input_size),
+            "macs": count_macs(model, tuple(bench.images[0][0].shape)),
             "params": count_params(model),
         }
 

@@ -13,12 +13,13 @@ COLUMNS = [
 ]  # fmt: skip
 MEASURED = ("search", "compensated", "finetuned")
 LEGEND = (
-    "Cut: the dense weights under the plan, nothing else. As found: with the weights that the search itself trained or "
-    "compensated, where it did. Compensated: after the closed-form compensation that every method is offered. "
-    "Fine-tuned: after the same training, which starts from the compensated model unless that does worse on training "
-    "images (then compensated is in parentheses). MACs: share of the dense model's that is left, by torch's counter. "
-    "Agreement: with the dense model's classes, at the last stage. Search, compensation and tuning: wall seconds / CPU "
-    "seconds, means over the seeds; peak memory: the highest of the three; all on the machine of the runs."
+    "Cut: the dense weights under the plan, nothing else (of the dense model: as it is). As found: with the weights "
+    "that the search itself trained or compensated, where it did. Compensated: after the closed-form compensation that "
+    "every method is offered. Fine-tuned: after the same training, which starts from the compensated model unless that "
+    "does worse on the calibration images (`not taken`). MACs: share of the dense model's that is left, by torch's "
+    "counter. Agreement: with the dense model's classes, at the last stage. Search, compensation and tuning: wall "
+    "seconds / CPU seconds, means over the runs that were never stopped; peak memory: the highest of the three; all on "
+    "the machine of the runs, which may have been busy with others."
 )
 
 
@@ -43,14 +44,18 @@ def write_report(results: Sequence[dict[str, Any]], folder: Path) -> Path:
             at = [row for row in chosen if row.budget == budget or is_dense(row)]
             image = f"keep_rates-{budget}-{length}.png"
             plot_keep_rates(at, folder / image)
-            parts += [f"## {budget} of the MACs, {length}", markdown(at), f"![units kept]({image})"]
+            parts += [f"## Budget {budget}, {length}", markdown(at), _image(folder, image, "units kept")]
         image = f"accuracy-{length}.png"
         plot_accuracy(chosen, folder / image)
-        parts += [f"## Accuracy against MACs, {length}", f"![accuracy against MACs]({image})"]
+        parts += [f"## Accuracy against MACs, {length}", _image(folder, image, "accuracy against MACs")]
     parts += ["## Where the numbers come from", "\n".join(provenance(results))]
     page = folder / "report.md"
     write_text(page, "\n\n".join(part for part in parts if part) + "\n")
     return page
+
+
+def _image(folder: Path, name: str, alt: str) -> str:
+    return f"![{alt}]({name})" if (folder / name).exists() else ""
 
 
 def is_dense(row: Row) -> bool:
@@ -67,17 +72,17 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def _cells(row: Row) -> list[str]:
-    last = [stage for stage in ("dense", *STAGES) if row.values(stage)][-1]
     accuracy = {stage: row.percent(stage) for stage in STAGES}
-    if not all(result["stages"].get("compensated", {}).get("taken", True) for result in row.results):
-        accuracy["compensated"] = f"({accuracy['compensated']})"
+    refused = row.values("compensated", "taken").count(False)
+    if refused:
+        accuracy["compensated"] += f" (not taken by {refused})"
     if is_dense(row):
         accuracy["cut"] = row.percent("dense")
-    left = row.values(last, "macs")[0] / row.values("dense", "macs")[0]
+    left = row.values(row.last, "macs")[0] / row.values("dense", "macs")[0]
     seconds = [_seconds(row, stage) for stage in MEASURED]
     peaks = [peak for stage in MEASURED for peak in row.values(stage, "peak_mb")]
     peak = f"{max(peaks):.0f}" if peaks else "–"
-    return [row.label, str(len(row.results)), f"{left:.4f}", *accuracy.values(), row.percent(last, "agreement"),
+    return [row.label, str(len(row.results)), f"{left:.4f}", *accuracy.values(), row.percent(row.last, "agreement"),
             *seconds, peak]  # fmt: skip
 
 
@@ -90,9 +95,8 @@ def provenance(results: Sequence[dict[str, Any]]) -> list[str]:
     """Returns a line for each command and commit, with the seeds, the data and the versions."""
     lines: dict[str, set[int]] = {}
     for result in results:
-        config, versions = result["config"], result["environment"]
-        commit = result.get("commit", result.get("version"))
-        data = config["data"]
+        config, versions, data = result["config"], result["environment"], result["config"]["data"]
+        commit = result.get("commit", result["version"])
         text = (
             f"`{result['command']}`, commit {commit}, {data['name']}, {result['images']} images"
             f"{' held out of the training set' if data['val_size'] else ''}, batch {data['batch_size']}, "

@@ -1,27 +1,61 @@
-"""The results of a comparison: one JSON a run, and which runs are still to do."""
+"""The results of a comparison: one JSON a run, with what made it; none of other options is taken for it."""
 
-import fcntl
 import json
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
-
 import xpruner
+from xpruner.config import RunConfig
 from xpruner.errors import UsageError, XPrunerError
 from xpruner.files import write_text
+from xpruner.run import comparable, differences
+
+HARMLESS = ("latency", "data.workers", "data.max_unreadable", "finetune.checkpoint_every")
+"""Options that change no figure."""
+OF_XPRUNER = ("preset", "rounds", "masks.", "thresholds.")
+"""Options that no other method reads, or beginnings of some."""
 
 
-def write_result(folder: Path, name: str, result: dict[str, Any]) -> Path:
-    """Writes the result of a run, whole or not at all, from the first process, and returns where it lies."""
-    path = folder / f"{name}.json"
-    if PartialState().is_main_process:
-        write_text(path, json.dumps(result, indent=1) + "\n")
-    return path
+def is_done(path: Path, config: RunConfig) -> bool:
+    """Returns whether the result of a run is there.
+
+    Raises:
+        UsageError: If it was made with another configuration; the first difference is named.
+        XPrunerError: If it cannot be read.
+    """
+    if not path.exists():
+        return False
+    check_same(path, read_result(path)["config"], config)
+    return True
+
+
+def check_same(path: Path, before: dict[str, Any], config: RunConfig) -> None:
+    """Raises UsageError, naming ``path``, where a stored configuration is not that of a run."""
+    for key, was, is_now in differences(before, json.loads(json.dumps(comparable(config)))):
+        if key not in HARMLESS and (config.method == "xpruner" or not key.startswith(OF_XPRUNER)):
+            raise UsageError(
+                f"{path} was made with {key} {was!r}, not {is_now!r}; delete it to have the run done anew, or give "
+                "another output."
+            )
+
+
+def begin(folder: Path, config: RunConfig) -> None:
+    """Marks the folder of an unfinished run as that of a configuration.
+
+    Raises:
+        UsageError: If it holds what another configuration left.
+    """
+    path = folder / "config.json"
+    if path.exists():
+        check_same(folder, json.loads(path.read_text()), config)
+    else:
+        write_text(path, json.dumps(comparable(config)))
+
+
+def write_result(path: Path, result: dict[str, Any]) -> None:
+    """Writes the result of a run, whole or not at all."""
+    write_text(path, json.dumps(result, indent=1) + "\n")
 
 
 def read_results(folder: Path) -> list[dict[str, Any]]:
@@ -31,47 +65,37 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
         UsageError: If there are none.
         XPrunerError: If one cannot be read.
     """
-    results = []
-    for path in sorted(folder.glob("*.json")):
-        try:
-            results.append(json.loads(path.read_text()))
-        except ValueError as error:
-            raise XPrunerError(f"{path} cannot be read ({error}); delete it to have the run done anew.") from error
+    results = [read_result(path) for path in sorted(folder.glob("*.json"))]
     if not results:
         raise UsageError(f"{folder} holds no results; `xpruner compare` writes them.")
     return results
 
 
-@contextmanager
-def claimed(path: Path) -> Iterator[bool]:
-    """Yields whether this program may do the run: two that do the same comparison share its runs.
+def read_result(path: Path) -> dict[str, Any]:
+    """Returns the result of one run.
 
-    The claim ends with the program, however it ends; of the processes of one launch the first claims for all.
+    Raises:
+        XPrunerError: If it cannot be read, or is none.
     """
-    if not PartialState().is_main_process:
-        yield False
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True
-
-
-def agreed(decision: bool) -> bool:
-    """Returns the first process's decision in all processes of a launch."""
-    return broadcast_object_list([decision])[0]
+    try:
+        result = json.loads(path.read_text())
+    except ValueError as error:
+        raise XPrunerError(f"{path} cannot be read ({error}); delete it to have the run done anew.") from error
+    if not isinstance(result, dict) or not {"label", "length", "config", "stages"} <= result.keys():
+        raise XPrunerError(f"{path} is no result of `xpruner compare`; give the folder of one comparison.")
+    return result
 
 
 def provenance() -> dict[str, str]:
-    """Returns the version of xpruner and, where it runs from a clone, the commit."""
-    asked = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    """Returns the version of xpruner and, where it runs from a clone, the commit, marked where files have changed."""
+    commit = _git("rev-parse", "--short", "HEAD") if _git("ls-files", Path(__file__).name) else ""
+    changed = "-dirty" if commit and _git("status", "--porcelain", "--", str(Path(xpruner.__file__).parent)) else ""
+    return {"version": xpruner.__version__, **({"commit": commit + changed} if commit else {})}
+
+
+def _git(*words: str) -> str:
+    command = ["git", "-C", str(Path(__file__).parent), *words]
     try:
-        found = subprocess.run(asked, capture_output=True, text=True, check=False)
-        commit = found.stdout.strip()
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
     except OSError:
-        commit = ""
-    return {"version": xpruner.__version__, **({"commit": commit} if commit else {})}
+        return ""

@@ -8,6 +8,8 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from xpruner.plan import Budget
+
 STAGES = {"cut": "cut", "found": "as found", "compensated": "compensated", "finetuned": "fine-tuned"}
 """The stages that accuracy is told of, and what the tables call them."""
 
@@ -42,9 +44,20 @@ class Row:
         return f"{statistics.mean(values):.2f}{spread}"
 
     def mean(self, stage: str, what: str) -> float | None:
-        """Returns the mean of a figure, or None where there is none."""
-        values = self.values(stage, what)
+        """Returns the mean of a figure, or None where there is none; times of runs that were resumed do not count."""
+        results = [result for result in self.results if "seconds" not in what or not result.get("resumed")]
+        values = Row(self.label, self.budget, self.length, tuple(results)).values(stage, what)
         return statistics.mean(values) if values else None
+
+    @property
+    def amount(self) -> float:
+        """The budget as a number."""
+        return Budget.parse(self.budget).amount
+
+    @property
+    def last(self) -> str:
+        """The last stage that was measured."""
+        return [stage for stage in ("dense", *STAGES) if self.values(stage)][-1]
 
 
 def rows_of(results: Sequence[dict[str, Any]]) -> list[Row]:
@@ -53,19 +66,7 @@ def rows_of(results: Sequence[dict[str, Any]]) -> list[Row]:
     for result in results:
         grouped.setdefault((result["label"], result["config"]["budget"], result["length"]), []).append(result)
     rows = [Row(*key, tuple(found)) for key, found in grouped.items()]
-    return sorted(rows, key=lambda row: (row.length, -_amount(row.budget), -_best(row)))
-
-
-def _amount(budget: str) -> float:
-    from xpruner.plan import Budget
-
-    return Budget.parse(budget).amount
-
-
-def _best(row: Row) -> float:
-    """Returns the accuracy of the last stage that there is."""
-    found = [row.mean(stage, "top1") for stage in STAGES]
-    return [value for value in found if value is not None][-1]
+    return sorted(rows, key=lambda row: (row.length, -row.amount, -(row.mean(row.last, "top1") or 0.0)))
 
 
 def overview(results: Sequence[dict[str, Any]], title: str) -> Table:

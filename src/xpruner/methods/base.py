@@ -1,5 +1,6 @@
 """What a pruning method is given and what it returns; methods are registered by name."""
 
+import copy
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,7 +16,8 @@ from xpruner.files import write_text, write_whole
 from xpruner.learning import OnStep
 from xpruner.moments import Batches
 from xpruner.plan import Budget, Plan
-from xpruner.units import DEFAULT_KINDS, Units
+from xpruner.rotation import rotate_heads
+from xpruner.units import DEFAULT_KINDS, Units, offered_kinds
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class Outcome:
 
 
 def write_outcome(folder: Path, outcome: Outcome) -> None:
-    """Writes ``masks.safetensors`` (where there are masks), ``figures.json`` and, last, ``plan.json``.
+    """Writes ``masks.safetensors`` (where there are masks), ``figures.json`` and, last, ``plan.json``; no model.
 
     Raises:
         XPrunerError: If the disk is full or the folder cannot be written.
@@ -100,12 +102,14 @@ class Method:
         search: From a problem to an outcome; the problem's model is left as it is.
         kinds: Kinds of unit that it was made for.
         plain: Whether its pruned model is a stock one that a plan describes, so that it can be saved.
+        rotates: Whether heads whose dimensions it prunes are first turned, unless a run says otherwise.
     """
 
     name: str
     search: Search
     kinds: tuple[str, ...] = DEFAULT_KINDS
     plain: bool = True
+    rotates: bool = False
 
     def __call__(self, problem: Problem) -> Outcome:
         """Searches."""
@@ -116,12 +120,12 @@ _methods: dict[str, Method] = {}
 
 
 def register_method(
-    name: str, kinds: tuple[str, ...] = DEFAULT_KINDS, *, plain: bool = True
+    name: str, kinds: tuple[str, ...] = DEFAULT_KINDS, *, plain: bool = True, rotates: bool = False
 ) -> Callable[[Search], Search]:
     """Registers a method under its name; the arguments are those of :class:`Method`."""
 
     def register(search: Search) -> Search:
-        _methods[name] = Method(name, search, kinds, plain)
+        _methods[name] = Method(name, search, kinds, plain, rotates)
         return search
 
     return register
@@ -136,6 +140,30 @@ def find_method(name: str) -> Method:
     if name not in _methods:
         raise unknown("method", name, _methods)
     return _methods[name]
+
+
+def kinds_for(config: RunConfig, dense: nn.Module) -> list[str]:
+    """Returns the kinds of unit that a run asks for; absent, those of its method that the dense model offers."""
+    if config.units is not None:
+        return config.units
+    offered, wanted = offered_kinds(dense), find_method(config.method).kinds
+    return [kind for kind in wanted if kind in offered] or list(wanted)
+
+
+def prepared(dense: nn.Module, batches: Batches, config: RunConfig) -> nn.Module:
+    """Returns the dense model as a run's method wants it: a copy with its heads turned, or the model itself.
+
+    Turning changes no output, only which dimensions can go together: see :func:`xpruner.rotation.rotate_heads`.
+
+    Args:
+        dense: The dense model.
+        batches: Calibration images; labels are not read.
+        config: Of the run; ``rotate`` overrules the method.
+    """
+    wanted = find_method(config.method).rotates if config.rotate is None else config.rotate
+    if not wanted or {"qk", "v"}.isdisjoint(kinds_for(config, dense)):
+        return dense
+    return rotate_heads(copy.deepcopy(dense), batches, config.precision)
 
 
 def method_names() -> list[str]:

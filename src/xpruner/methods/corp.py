@@ -29,6 +29,7 @@ from xpruner.compensation import compensate, solve_ridge
 from xpruner.config import CompensateConfig
 from xpruner.methods.activation import mean_square, sum_over_channels, variance
 from xpruner.methods.base import Outcome, Problem, register_method
+from xpruner.methods.flap import fluctuation
 from xpruner.methods.scoring import Scores, allocate
 from xpruner.moments import Moments
 from xpruner.plan import Plan, solve
@@ -41,7 +42,7 @@ HeadMoments = dict[str, list[Moments]]
 """For each attention's path the moments of every head's [q; k], 2 x width variables."""
 
 
-@register_method("corp", ("hidden", "qk"))
+@register_method("corp", ("hidden", "qk"), rotates=True)
 def search(problem: Problem) -> Outcome:
     """Keeps the same share of every layer, or as another allocation asks, and folds what is lost into the rest."""
     moments = query_key_moments(problem)
@@ -65,9 +66,7 @@ def energies(problem: Problem, moments: HeadMoments) -> Scores:
         UsageError: If units are neither query-key dimensions nor read by a layer, such as blocks.
     """
     others = Units(tuple(group for group in problem.units if group.kind != "qk"), 0, 0, (0, 0, 0))
-    scores = sum_over_channels(
-        replace(problem, units=others), lambda moments, columns: variance(moments) * columns.square().sum(1)
-    )
+    scores = sum_over_channels(replace(problem, units=others), fluctuation)
     for path, heads in moments.items():
         scores[f"{path}:qk"] = sum((logit_energy(head) for head in heads), torch.zeros(()))
     return scores

@@ -23,7 +23,7 @@ from xpruner.units import Units, find_units
 log = logging.getLogger("xpruner")
 
 
-@register_method("xpruner")
+@register_method("xpruner", ("head", "hidden", "qk", "v"), rotates=True)
 def search(problem: Problem) -> Outcome:
     """Learns masks and thresholds and returns the plan, in one round or several.
 
@@ -71,7 +71,8 @@ def round_budgets(problem: Problem, rounds: int) -> list[Budget]:
 
 def _round(problem: Problem, model: nn.Module, budget: Budget, folder: Path | None, number: int) -> Outcome:
     config = problem.config
-    units = find_units(model, config.units)
+    kinds = list(dict.fromkeys(group.kind for group in problem.units))
+    units = find_units(model, kinds, problem.units.input_size)
     masks = ClassMasks(units, problem.num_classes, config.masks.rank, config.masks.init)
     masks.to(next(model.parameters()).device)
     options = LoopOptions(

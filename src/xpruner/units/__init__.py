@@ -28,6 +28,7 @@ __all__ = [
     "Units",
     "find_units",
     "leave_whole",
+    "offered_kinds",
     "prunable_parts",
     "register_adapter",
 ]
@@ -68,6 +69,14 @@ def find_units(
     terms = _terms(model, every, wanted, traced)
     groups = tuple(_group(part, terms) for part in wanted.values())
     return Units(groups, traced.total, count_params(model), size or input_size(model), terms)
+
+
+def offered_kinds(model: nn.Module) -> list[str]:
+    """Returns the kinds of unit that every module of a model that holds some of them can be cut by, in their order."""
+    parts = list(_every_part(model))
+    refused = {part.adapter.kind for part in parts if part.adapter.refuse(part.module)}
+    held = {part.adapter.kind for part in parts}
+    return [kind for kind in KINDS if kind in held - refused]
 
 
 def prunable_parts(model: nn.Module) -> dict[str, PrunablePart]:

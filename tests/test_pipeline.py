@@ -99,7 +99,6 @@ def test_both_presets_run(tmp_path, name):
         0.5,
         preset=name,
         output=tmp_path / "run",
-        units=["head", "hidden"],  # the others know no gradient steps in the compensated search
         masks=replace(config.masks, steps=2),
         thresholds=replace(config.thresholds, steps=3),
         finetune=replace(config.finetune, epochs=1),

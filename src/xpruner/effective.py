@@ -134,8 +134,9 @@ def _check_one_kind_a_consumer(units: Units) -> None:
         gate = group.gates[0]
         if group.consumer is None or len(readers[group.consumer]) > 1 or (gate.outer, gate.before) != (1, 0):
             raise UsageError(
-                f"The compensated search knows heads and hidden units, not {group.kind!r} beside them; "
-                "set thresholds.compensated to false, or thresholds.steps to 0."
+                "The compensated search by gradient steps knows heads and hidden units alone, not "
+                f"{', '.join(dict.fromkeys(group.kind for group in units))}; set units to head and hidden, or "
+                "thresholds.compensated to false, or thresholds.steps to 0."
             )
 
 

@@ -143,10 +143,14 @@ def find_method(name: str) -> Method:
 
 
 def kinds_for(config: RunConfig, dense: nn.Module) -> list[str]:
-    """Returns the kinds of unit that a run asks for; absent, those of its method that the dense model offers."""
+    """Returns the kinds of unit that a run asks for; absent, those of its method that the dense model offers.
+
+    A search with compensated gradient steps knows heads and hidden units alone.
+    """
     if config.units is not None:
         return config.units
-    offered, wanted = offered_kinds(dense), find_method(config.method).kinds
+    learned = config.method == "xpruner" and config.thresholds.steps > 0 and config.thresholds.compensated
+    offered, wanted = offered_kinds(dense), DEFAULT_KINDS if learned else find_method(config.method).kinds
     return [kind for kind in wanted if kind in offered] or list(wanted)
 
 

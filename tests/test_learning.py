@@ -18,7 +18,7 @@ class Line(torch.utils.data.Dataset):
         return torch.tensor([float(index)]), 2 * index
 
 
-def fit(options: LoopOptions, break_at: int | None = None, lr: float = 0.1) -> nn.Module:
+def fit(options: LoopOptions, break_at: int | None = None, lr: float = 0.1, **more) -> nn.Module:
     torch.manual_seed(0)
     line = nn.Linear(1, 1)
     steps = [0]
@@ -28,7 +28,7 @@ def fit(options: LoopOptions, break_at: int | None = None, lr: float = 0.1) -> n
         value = (line(x)[:, 0] - y + torch.randn(())).square().mean()
         return value * (float("nan") if steps[0] == break_at else 1), {"progress": progress}
 
-    learn("a line", line, torch.optim.Adam(line.parameters(), lr), loss, Line(), options, {"lr": lr})
+    learn("a line", line, torch.optim.Adam(line.parameters(), lr), loss, Line(), options, {"lr": lr}, **more)
     return line
 
 
@@ -62,6 +62,29 @@ def test_a_loss_that_is_not_a_number_stops_and_keeps_the_last_good_state(tmp_pat
     options = LoopOptions(9, 4, state_dir=tmp_path, checkpoint_every=3)
     with pytest.raises(XPrunerError, match=r"nan at step 5; the state of step 3 is kept: lower the learning rate"):
         fit(options, break_at=5)
+    assert torch.equal(fit(options).weight, fit(LoopOptions(9, 4)).weight)
+
+
+def test_what_comes_before_an_update_can_change_its_gradients():
+    line, weights = nn.Linear(1, 1), []
+    start = line.weight.item()
+
+    def before(_step: int) -> float:
+        weights.append(line.weight.item())
+        line.weight.grad.fill_(2.0)
+        return 2.0
+
+    def loss(_progress, x, y):
+        return (line(x)[:, 0] - y).square().mean(), {}
+
+    learn("a line", line, torch.optim.SGD(line.parameters(), 0.5), loss, Line(), LoopOptions(3, 4), before=before)
+    assert [*weights, line.weight.item()] == pytest.approx([start, start - 1, start - 2, start - 3])
+
+
+def test_gradients_that_are_not_finite_stop_and_keep_the_last_good_state(tmp_path):
+    options = LoopOptions(9, 4, state_dir=tmp_path, checkpoint_every=3)
+    with pytest.raises(XPrunerError, match=r"gradients of a line became inf at step 5; the state of step 3 is kept"):
+        fit(options, before=lambda step: float("inf") if step == 5 else 1.0)
     assert torch.equal(fit(options).weight, fit(LoopOptions(9, 4)).weight)
 
 

@@ -1,6 +1,7 @@
 """Compensation: closed-form least squares on the consumers of what was cut, so that less accuracy is lost."""
 
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -15,7 +16,10 @@ from xpruner.training.evaluate import evaluating
 from xpruner.units import DEFAULT_KINDS, UnitGroup, Units, find_units
 from xpruner.units.branch import ConstantBranch
 from xpruner.units.embed import stream_key
-from xpruner.units.stream import stream_point
+from xpruner.units.stream import StreamPoint, stream_point
+
+AIMS_AT_ONCE = 2**29
+"""Bytes that what consumers aim at may take."""
 
 
 def compensate(
@@ -53,8 +57,7 @@ def compensate(
     readers = _readers(pruned, dense, plan)
     with evaluating(dense), evaluating(pruned):
         if config.mode == "sequential":
-            for reader in readers:
-                _fit_to_stream(reader, batches, config.ridge, precision)
+            _fit_in_order(readers, batches, config.ridge, precision)
             for path in _classifiers(dense):
                 _fit_classifier(pruned, dense, path, batches, config.ridge, precision)
             return pruned
@@ -185,7 +188,47 @@ def solve_ridge(covariance: Tensor, cross: Tensor, samples: int, least: float) -
 
 
 @torch.no_grad()
-def _fit_to_stream(reader: _Reader, batches: Batches, least: float, precision: str) -> None:
+def _fit_in_order(readers: list[_Reader], batches: Batches, least: float, precision: str) -> None:
+    """Fits the consumers one after the other, each on what those before it left.
+
+    What they aim at is kept for as many at once as memory allows, which saves passes through the dense model.
+    """
+    batches = list(batches)
+    while readers:
+        sizes = [aim.nbytes * len(batches) for aim in _aims(readers, batches[0][0], precision)]
+        count = max(1, sum(total <= AIMS_AT_ONCE for total in accumulate(sizes)))
+        now, readers = readers[:count], readers[count:]
+        aims = [_aims(now, images, precision) for images, _ in batches]
+        for number, reader in enumerate(now):
+            _fit_to_stream(reader, batches, [found[number] for found in aims], least, precision)
+
+
+def _aims(readers: list[_Reader], images: Tensor, precision: str) -> list[Tensor]:
+    """Returns what each consumer's output should be on a batch, but for what the pruned stream already holds.
+
+    That is the dense model's output or, where the stream can be aimed at, that plus the dense stream over the branch's
+    layer scale, in the rows and channels of the consumer.
+    """
+    dense = readers[0].dense
+    points = [stream_point(dense, reader.branch) for reader in readers]
+    norms = [point.norm for point in points if point]
+    seen = _until(dense, [*norms, *(reader.path for reader in readers)], readers[-1].path, images, precision)
+    aims = []
+    for reader, point in zip(readers, points, strict=True):
+        aim = channels_last(reader.source, reader.source(seen[reader.path].float()))[..., reader.outputs]
+        if point:
+            aim = aim + _over_scale(point, seen[point.norm].float()[..., reader.outputs], reader).reshape(aim.shape)
+        aims.append(aim)
+    return aims
+
+
+def _over_scale(point: StreamPoint, stream: Tensor, reader: _Reader) -> Tensor:
+    scale = point.scale[reader.outputs] if isinstance(point.scale, Tensor) else point.scale
+    return point.arrange(stream) / scale
+
+
+@torch.no_grad()
+def _fit_to_stream(reader: _Reader, batches: Batches, aims: list[Tensor], least: float, precision: str) -> None:
     """Fits one consumer so that the residual stream after its branch comes closest to the dense model's.
 
     With z what the consumer reads in the pruned model, the ridge regression is of the remaining error
@@ -198,15 +241,9 @@ def _fit_to_stream(reader: _Reader, batches: Batches, least: float, precision: s
     moments = Moments(0 if empty else len(reader.kept), len(reader.outputs))
     point = stream_point(reader.dense, reader.branch)
     norms = [point.norm] if point else []
-    for images, _ in batches:
-        images = images.to(source.weight.device)
+    for (images, _), aim in zip(batches, aims, strict=True):
         read = _until(reader.pruned, [*norms, path], path, images, precision)
-        wanted = _until(reader.dense, [*norms, reader.path], reader.path, images, precision)
-        goal = channels_last(source, source(wanted[reader.path].float()))[..., reader.outputs]
-        if point:
-            error = wanted[point.norm].float()[..., reader.outputs] - read[point.norm].float()
-            scale = point.scale[reader.outputs] if isinstance(point.scale, Tensor) else point.scale
-            goal = goal + point.arrange(error).reshape(goal.shape) / scale
+        goal = aim - _over_scale(point, read[point.norm].float(), reader).reshape(aim.shape) if point else aim
         z = read[path].float()
         if empty:
             moments.update(channels_last(source, z)[..., :0], goal - target.bias)
@@ -232,7 +269,6 @@ def _fit_classifier(
     source: Any = dense.get_submodule(path)
     moments = Moments(reader.in_features, reader.out_features)
     for images, _ in batches:
-        images = images.to(source.weight.device)
         z = _until(pruned, [path], path, images, precision)[path].float()
         wanted = source(_until(dense, [path], path, images, precision)[path].float())
         moments.update(z, wanted - reader(z))
@@ -250,9 +286,10 @@ def _until(model: nn.Module, paths: list[str], last: str, images: Tensor, precis
 
     with reading(model, paths) as inputs:
         handle = model.get_submodule(last).register_forward_pre_hook(stop)
+        device = next(model.parameters()).device
         try:
-            with autocast(precision, images.device):
-                model(images)
+            with autocast(precision, device):
+                model(images.to(device))
         except _Reached:
             pass
         finally:

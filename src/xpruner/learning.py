@@ -55,6 +55,7 @@ def learn(
     options: LoopOptions,
     identity: dict[str, Any] | None = None,
     after: Callable[[int], None] | None = None,
+    before: Callable[[int], float] | None = None,
 ) -> None:
     """Minimises ``loss`` over the parameters of ``learned``, in place, and goes on where an earlier call was stopped.
 
@@ -67,9 +68,11 @@ def learn(
         options: Steps, batches, seed and state.
         identity: What another call must share to go on from the stored state.
         after: Called with the number of every update once it is made, such as for a proximal step.
+        before: Called with the number of every update while its gradients are at hand, such as to clip them; returns
+            their norm.
 
     Raises:
-        XPrunerError: If the loss is not finite; what is learned is then as it was at the last good state.
+        XPrunerError: If the loss or that norm is not finite; what is learned is then as it was at the last good state.
         UsageError: If the stored state belongs to another search.
     """
     folder = StateFolder(options.state_dir, _identity(name, options, identity)) if options.state_dir else None
@@ -79,14 +82,16 @@ def learn(
         for step, (images, labels) in enumerate(_data(train, options, good.step), good.step + 1):
             seed_step(options.seed, step)
             value, figures = loss((step - 1) / max(options.steps - 1, 1), images.to(device), labels.to(device))
-            if not math.isfinite(value.item()):
-                _restore(learned, optimizer, good)
-                raise XPrunerError(
-                    f"The loss of {name} became {value.item()} at step {step}; the state of step {good.step} is kept: "
-                    "lower the learning rate, or use precision fp32."
-                )
             optimizer.zero_grad()
             value.backward()
+            norm = before(step) if before else 0.0
+            if not (math.isfinite(value.item()) and math.isfinite(norm)):
+                _restore(learned, optimizer, good)
+                what, number = ("gradients", norm) if math.isfinite(value.item()) else ("loss", value.item())
+                raise XPrunerError(
+                    f"The {what} of {name} became {number} at step {step}; the state of step {good.step} is kept: "
+                    "lower the learning rate, or use precision fp32."
+                )
             optimizer.step()
             if after:
                 after(step)

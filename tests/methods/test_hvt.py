@@ -1,5 +1,6 @@
 """HVT: what a pool does, what the pooled network takes over and costs, and where the pools stand."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,7 @@ from torch.testing import assert_close
 from xpruner.config import FinetuneConfig
 from xpruner.cost import count_macs
 from xpruner.errors import UsageError
-from xpruner.methods import find_method
+from xpruner.methods import find_method, hvt
 from xpruner.methods.hvt import PooledViT, TokenPool, choose_pools, cost_of_pools, pooled
 from xpruner.plan import Budget
 from xpruner.training.recipe import make_optimizer
@@ -147,6 +148,22 @@ def test_a_budget_of_parameters_is_refused():
     problem = replace(tiny_problem("hvt"), budget=Budget(0.5, "params"))
     with pytest.raises(UsageError, match="the budget is in params; give one in MACs"):
         find_method("hvt")(problem)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_teacher_that_fine_tuning_moves_is_brought_back(fails, monkeypatch):
+    problem, moves = tiny_problem("hvt"), []
+    monkeypatch.setattr(problem.model, "to", moves.append)
+
+    def finetune(student, teacher, *_args, **_options):
+        teacher.to("elsewhere")
+        if fails:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(hvt, "finetune", finetune)
+    with pytest.raises(KeyboardInterrupt) if fails else nullcontext():
+        find_method("hvt")(problem)
+    assert moves == ["elsewhere", torch.device("cpu")]
 
 
 def test_it_trains_and_removes_no_unit():

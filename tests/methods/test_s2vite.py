@@ -6,7 +6,7 @@ from methods_setup import batches, tiny_problem
 from tiny_models import tiny
 
 from xpruner.cost import count_macs
-from xpruner.methods import find_method, s2vite
+from xpruner.methods import find_method, s2vite, training
 from xpruner.methods.magnitude import l1
 from xpruner.methods.s2vite import Explorer, dropped_and_grown, dropped_share, gate_gradient
 from xpruner.plan import Plan
@@ -31,12 +31,18 @@ def test_no_more_units_go_than_can_be_replaced_and_none_that_went_comes_back():
 
 
 def test_the_dropped_share_falls_by_a_cosine_and_ends_before_the_training():
-    """300 updates: the mask changes every 10 of the first 240, and no more from there on."""
-    shares = {step: dropped_share(step, 300) for step in range(1, 301)}
-    assert [step for step, share in shares.items() if share] == list(range(10, 240, 10))
-    assert shares[120] == pytest.approx(0.25)
-    assert shares[60] == pytest.approx(0.25 * (1 + 0.5**0.5))
-    assert shares[10] == pytest.approx(0.5, abs=0.01) and shares[230] < 0.01
+    """450 updates: the mask changes every 40 of the first 360, eight times, and no more from there on."""
+    shares = {step: dropped_share(step, 450) for step in range(1, 451)}
+    assert [step for step, share in shares.items() if share] == list(range(40, 360, 40))
+    assert shares[120] == pytest.approx(0.1 * (1 + 0.5))
+    assert shares[240] == pytest.approx(0.1 * (1 - 0.5))
+    assert 0.19 < shares[40] < 0.2 and 0 < shares[320] < 0.01
+
+
+@pytest.mark.parametrize("steps", [19, 60, 300, 600, 1001])
+def test_the_mask_changes_about_eight_times(steps):
+    changes = sum(dropped_share(step, steps) > 0 for step in range(1, steps + 1))
+    assert s2vite.ROUNDS - 1 <= changes <= s2vite.ROUNDS
 
 
 def test_short_searches_change_the_mask_at_every_update():
@@ -65,9 +71,18 @@ def test_heads_are_dropped_by_gradient_and_hidden_units_by_their_weights(tiny_vi
     gates[hidden].grad[:, 90] = 1.0
     explorer.explore(1 / 64)
     assert explorer.keep()[hidden] == [*range(7), *range(8, 64), 90]
+    assert explorer.grown.nonzero().flatten().tolist() == [3 + 90, 3 + 96 + 3 + 64]  # of 3 heads and 96 a block
     explorer.explore(0.5)
     assert explorer.keep()[head] == [0, 2]
     assert [len(kept) for kept in explorer.keep().values()] == [2, 64, 2, 64]
+
+
+def test_what_was_grown_and_stayed(tiny_vit):
+    units = find_units(tiny_vit, ["hidden"])
+    explorer = Explorer(tiny_vit, units, Plan.of(units, {group.key: [0] for group in units}))
+    assert explorer.grown_kept() == 1
+    explorer.grown[[5, 6, 7, 96]] = True  # of these, the second block's first is active
+    assert explorer.grown_kept() == 0.25
 
 
 def test_gates_are_the_mask_for_every_image(tiny_vit):
@@ -88,7 +103,7 @@ def test_the_mask_leaves_the_first_one_at_the_same_cost():
 
 
 def test_the_pruned_model_has_learned_the_labels(monkeypatch):
-    monkeypatch.setattr(s2vite, "LR", 2e-3)
+    monkeypatch.setattr(training, "LR", 2e-3)
     model = find_method("s2vite")(tiny_problem("s2vite", steps=60)).model
     images, labels = batches()[0]
     with torch.no_grad():

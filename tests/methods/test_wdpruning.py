@@ -122,7 +122,7 @@ def test_where_shallow_classifiers_read():
 
 def test_only_weight_matrices_are_decayed_and_every_weight_is_trained():
     run = _Run(tiny_problem("wdpruning"))
-    decay = {id(p): group["weight_decay"] for group in run.optimizer.param_groups for p in group["params"]}
+    decay = {id(p): group["weight_decay"] for group in run.recipe.optimizer.param_groups for p in group["params"]}
     assert decay.keys() == {id(parameter) for parameter in run.learned.parameters()}
     free = [run.model.cls_token, run.model.pos_embed, run.widths.theta, *run.widths.saliencies]
     assert all(decay[id(parameter)] == 0 for parameter in free)

@@ -15,8 +15,7 @@ many units a time; the same network gives the hard labels that gives the soft on
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
-from typing import Any
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -26,14 +25,14 @@ from xpruner.gates import gating
 from xpruner.learning import learn
 from xpruner.methods.base import Outcome, Problem, register_method
 from xpruner.methods.latency_table import latency_gains, model_latency
-from xpruner.methods.training import LR, loop_options
+from xpruner.methods.taylor import weight_times_gradient
+from xpruner.methods.training import WeightRecipe, identity, loop_options
 from xpruner.outputs import logits_of
 from xpruner.plan import Plan, solve
 from xpruner.surgery import apply
 from xpruner.training.devices import autocast
 from xpruner.training.distill import distillation_loss, label_loss
 from xpruner.training.evaluate import evaluating
-from xpruner.training.recipe import make_optimizer
 from xpruner.unit_weights import resizable_copy, unit_weights
 from xpruner.units import Units, find_units
 
@@ -56,18 +55,17 @@ def search(problem: Problem) -> Outcome:
     """Trains a copy in which the units of least worth are gated away, and cuts it.
 
     Raises:
-        UsageError: If there are no steps, or the budget cannot be reached.
+        UsageError: If there are no steps, the precision is fp16, or the budget cannot be reached.
         XPrunerError: If the loss is not finite.
     """
     config = problem.config
     if config.search.steps < 1:
         raise UsageError(f"search.steps is {config.search.steps}; hessian prunes while it trains: give it 1 or more.")
-    pruning = _Pruning(problem)
-    identity = {"budget": asdict(problem.budget), "precision": config.precision, "eta": ETA}
+    options, pruning = loop_options(problem, "hessian"), _Pruning(problem)
     with evaluating(problem.model):
         learn(
-            "pruning by saliency", pruning.learned, pruning.optimizer, pruning.loss, problem.train,
-            loop_options(problem, "hessian"), identity, after=pruning.prune,
+            "pruning by saliency", pruning.learned, pruning.recipe.optimizer, pruning.loss, problem.train, options,
+            identity(problem, eta=ETA), pruning.prune, pruning.before,
         )  # fmt: skip
     plan = Plan.of(problem.units, pruning.ledger.keep(), "hessian", problem.budget)
     return Outcome(plan, model=apply(restacked(pruning.student, problem.model), plan, inplace=True))
@@ -169,8 +167,7 @@ class _Pruning:
         self.units = find_units(self.student, kinds, units.input_size)  # where the gates of the copy lie
         self.ledger = Ledger({group.key: group.size for group in units}).to(next(self.student.parameters()).device)
         self.learned = nn.ModuleDict({"student": self.student, "ledger": self.ledger})
-        self.optimizer = make_optimizer(self.student, replace(problem.config.finetune, lr=LR))
-        self.optimizer.register_step_pre_hook(self._observe)
+        self.recipe = WeightRecipe(self.student, problem)
         self.tables = model_latency(units)
         self.schedule = schedule(problem.config.search.steps)
         self.budget = replace(problem.budget, round_to={**bundle_sizes(units), **problem.budget.round_to})
@@ -183,7 +180,8 @@ class _Pruning:
             with gating(self.student, self.units, self.ledger.gates()):
                 logits = logits_of(self.student(images)).float()
         soft = distillation_loss(logits, dense)
-        share = self.problem.units.cost(self.ledger.keep(), self.budget.resource)
+        units, resource = self.problem.units, self.budget.resource
+        share = units.cost(self.ledger.keep(), resource) / units.total(resource)
         return label_loss(logits, dense.argmax(1)) + soft, {"divergence": soft.item(), "cost": share}
 
     def prune(self, step: int) -> None:
@@ -198,11 +196,11 @@ class _Pruning:
         scores = self.ledger.scores(latency_gains(self.tables, kept, bundles))
         self.ledger.remove_all_but(solve(units, scores, replace(self.budget, amount=amount)).keep, step)
 
-    @torch.no_grad()
-    def _observe(self, *_: Any) -> None:
-        """Weighs the units before an update, while weights and gradients belong together."""
-        products = unit_weights(self.student, self.units, _weight_times_gradient)
+    def before(self, step: int) -> float:
+        """Weighs the units by the gradients of an update, readies it, and returns the norm of these gradients."""
+        products = unit_weights(self.student, self.units, weight_times_gradient)
         self.ledger.observe({key: saliency(tensors) for key, tensors in products.items()})
+        return self.recipe.before(step)
 
 
 def restacked(student: nn.Module, model: nn.Module) -> nn.Module:
@@ -218,7 +216,3 @@ def restacked(student: nn.Module, model: nn.Module) -> nn.Module:
 
 def _relative(values: Tensor, there: Tensor) -> Tensor:
     return values / values[there].mean().clamp(min=torch.finfo(values.dtype).tiny)
-
-
-def _weight_times_gradient(parameter: nn.Parameter) -> Tensor:
-    return torch.zeros_like(parameter) if parameter.grad is None else parameter * parameter.grad

@@ -15,6 +15,7 @@ may stand before the first block.
 import copy
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import combinations
 from typing import Any
@@ -58,14 +59,15 @@ def search(problem: Problem) -> Outcome:
     size, target = problem.units.input_size, problem.budget.target(problem.units)
     pools = choose_pools(cost_of_pools(problem.model, size), *_shape(problem.model), target)
     log.info("tokens are pooled: %s", ", ".join(f"{n} from block {place} on" for place, n in pools.items()))
-    model = PooledViT(problem.model, pools)
+    model = PooledViT(problem.model, pools).requires_grad_(True)
     config = replace(problem.config.finetune, steps=problem.config.search.steps, lr=LR)
-    finetune(
-        model, problem.model if config.distill > 0 else None, problem.train, config,
-        batch_size=problem.config.data.batch_size, workers=problem.config.data.workers, seed=problem.config.seed,
-        precision=problem.config.precision, state_dir=problem.state_dir / "hvt" if problem.state_dir else None,
-        on_step=problem.on_step,
-    )  # fmt: skip
+    with _staying(problem.model):
+        finetune(
+            model, problem.model if config.distill > 0 else None, problem.train, config,
+            batch_size=problem.config.data.batch_size, workers=problem.config.data.workers, seed=problem.config.seed,
+            precision=problem.config.precision, state_dir=problem.state_dir / "hvt" if problem.state_dir else None,
+            on_step=problem.on_step,
+        )  # fmt: skip
     figures = {f"tokens from block {place} on": float(length) for place, length in pools.items()}
     return Outcome(Plan.of(problem.units, {}, "hvt", problem.budget), figures=figures, model=model)
 
@@ -204,6 +206,16 @@ def candidate_pools(tokens: int, places: range, count: int, exact: bool) -> Iter
         elif exact and chosen:
             for last in range(1, lengths[-2]):
                 yield dict(zip(chosen, [*lengths[1:-1], last], strict=True))
+
+
+@contextmanager
+def _staying(model: nn.Module) -> Iterator[None]:
+    """Brings a model back to its device, should the block move it."""
+    device = next(model.parameters()).device
+    try:
+        yield
+    finally:
+        model.to(device)
 
 
 def _shape(model: Any) -> tuple[int, int]:

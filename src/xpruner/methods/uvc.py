@@ -10,9 +10,8 @@ cost is that of the units, which the paper's released formula got wrong; 30 epoc
 rates that are scaled to them (``uvc_dual``); and the plan is solved to the budget around the learned counts.
 """
 
-import copy
 import math
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -22,14 +21,13 @@ from xpruner.errors import UsageError
 from xpruner.gates import gating
 from xpruner.learning import frozen, learn
 from xpruner.methods.base import Outcome, Problem, register_method
-from xpruner.methods.training import LR, loop_options
+from xpruner.methods.training import WeightRecipe, identity, loop_options, trainable_copy
 from xpruner.methods.uvc_dual import Compression, column_norms
 from xpruner.outputs import logits_of
 from xpruner.plan import Plan, solve
 from xpruner.surgery import apply
 from xpruner.training.devices import autocast
 from xpruner.training.distill import finetune_loss
-from xpruner.training.recipe import make_optimizer
 from xpruner.units import UnitGroup, Units
 
 KINDS = ("head", "hidden", "v", "block")
@@ -47,17 +45,17 @@ def search(problem: Problem) -> Outcome:
     """Trains a copy of the model while the counts of its units, its blocks and the duals find their balance.
 
     Raises:
-        UsageError: If a group is not read by a layer whose columns could be scored.
+        UsageError: If a group is not read by a layer whose columns could be scored, or the precision is fp16.
     """
     _check(problem.model, problem.units)
-    training = _Training(problem)
-    optimizer = make_optimizer(training.model, replace(problem.config.finetune, lr=LR))
-    identity = {"budget": asdict(problem.budget), "precision": problem.config.precision}
+    options, training = loop_options(problem, "uvc"), _Training(problem)
+    recipe = WeightRecipe(training.model, problem)
     with frozen(problem.model):
         learn(
-            "compressing", training.learned, optimizer, training.loss, problem.train, loop_options(problem, "uvc"),
-            identity, training.after,
+            "compressing", training.learned, recipe.optimizer, training.loss, problem.train, options,
+            identity(problem), training.after, recipe.before,
         )  # fmt: skip
+    recipe.optimizer.zero_grad()
     plan = _plan(problem, training.model, training.compression)
     model = apply(training.model, plan, inplace=True).train(problem.model.training)
     return Outcome(plan, figures=training.figures(), model=model)
@@ -86,7 +84,7 @@ class _Training:
     def __init__(self, problem: Problem):
         self.problem, self.units = problem, problem.units
         self.steps = problem.config.search.steps
-        self.model = copy.deepcopy(problem.model).train()
+        self.model = trainable_copy(problem.model)
         target = problem.budget.target(self.units) / self.units.total(problem.budget.resource)
         self.warmup = int(WARMUP * self.steps)
         self.compression = Compression(

@@ -36,9 +36,8 @@ class Compression(nn.Module):
 
     Everything is scaled so that a search of any length and a model of any size move alike [our choice]: scores are
     relative to their group's mean in the dense model, the slope of the cost to its root mean square over the groups
-    there, the excess of the cost to what remains or to what goes, whichever is less, and every rate is that of a whole
-    search over its steps.
-    So a dual and the price weigh the same where both are 1.
+    there, so that a dual and the price weigh the same where both are 1; the excess of the cost is relative to what
+    remains or to what goes, whichever is less, and every rate is that of a whole search over its steps.
 
     Args:
         model: The dense model.
@@ -152,8 +151,8 @@ class Compression(nn.Module):
     def choose_blocks(self, slope_of_task: Tensor, worth: float, share: float) -> None:
         """A step of the blocks' logits, of at most 1, against the slope of the task's loss + price x slope of the cost.
 
-        Once the budget is met the price presses no more [our choice]: units that have been emptied for it would not
-        come back for a block that goes later.
+        Once the budget is met the price presses no more, and no block goes that the budget would not miss [our choice]:
+        units that have been emptied for it would not come back for a block that goes later.
 
         Args:
             slope_of_task: (blocks,) by the logits.
@@ -163,4 +162,9 @@ class Compression(nn.Module):
         cost, _, slopes = self.cost_and_slopes()
         price = self.price if cost > self.target else 0.0
         gradient = slope_of_task + price * worth * slopes
+        before = self.run.clone()
         self.run.sub_((SKIP * share * gradient).clamp(-1, 1))
+        gone = ((before > 0) & (self.run <= 0)).nonzero()[:, 0]
+        for block in gone[self.run[gone].argsort(descending=True)].tolist():
+            if self.cost_and_slopes()[0] < self.target:
+                self.run[block] = before[block]

@@ -3,14 +3,13 @@
 Kept: gates that start at 1 multiply continuous values in every forward pass and are trained together with the weights,
 under an L1 penalty of one weight for attention and one for the MLPs; nothing is cut before one global sort for each
 kind of unit. Adapted [our choice]: the paper has a gate for every dimension of every head, common to its query, key and
-value; ours are the units of the kinds ``qk`` and ``v``, dimensions that all heads of a layer share, so that heads stay
-equally wide. Of each kind goes the same share, the one that meets the budget. What the gates have learned is written
-into the weights before the cut, so that the cut alone changes the network.
+value; ours are the units of the kinds ``qk`` and ``v``, dimensions that all heads of a layer share, as they lie in
+the model unless a run asks for its heads to be turned first, so that heads stay equally wide. Of each kind goes the
+same share, the one that meets the budget. What the gates have learned is written into the weights before the cut, so
+that the cut alone changes the network.
 """
 
-import copy
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,12 +21,11 @@ from xpruner.gates import gating, spread
 from xpruner.learning import learn
 from xpruner.methods.base import Outcome, Problem, register_method
 from xpruner.methods.scoring import Scores, rank_shares
-from xpruner.methods.training import LR, loop_options
+from xpruner.methods.training import WeightRecipe, identity, loop_options, trainable_copy
 from xpruner.outputs import logits_of
 from xpruner.plan import solve
 from xpruner.surgery import apply
 from xpruner.training.devices import autocast
-from xpruner.training.recipe import make_optimizer
 from xpruner.units import Units
 
 ATTENTION_PENALTY = 2e-4
@@ -42,29 +40,29 @@ def search(problem: Problem) -> Outcome:
     """Trains a copy of the model together with its gates, writes them into its weights, and cuts the smallest.
 
     Raises:
-        UsageError: If the budget is out of reach, or a gate cannot be written into weights.
+        UsageError: If the budget is out of reach, a gate cannot be written into weights, or the precision is fp16.
     """
     problem.budget.target(problem.units)  # out of reach is known before anything is trained
     _check(problem.model, problem.units)
-    model, config = copy.deepcopy(problem.model), problem.config
+    options, model = loop_options(problem, "vit_slim"), trainable_copy(problem.model)
     device = next(model.parameters()).device
     gates = nn.ParameterList([torch.ones(group.size, device=device) for group in problem.units])
     by_key = dict(zip([group.key for group in problem.units], gates, strict=True))
 
     def loss(_progress: float, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, float]]:
-        with autocast(config.precision, device), gating(model, problem.units, by_key):
+        with autocast(problem.config.precision, device), gating(model, problem.units, by_key):
             logits = logits_of(model(images))
         task = F.cross_entropy(logits.float(), labels)
         return task + penalty(by_key, problem.units), {"task": task.item()}
 
-    optimizer = make_optimizer(model, replace(config.finetune, lr=LR))
-    optimizer.add_param_group({"params": list(gates), "lr": GATE_LR, "weight_decay": 0.0})
-    recipe = {"lr": LR, "weight decay": config.finetune.weight_decay}
-    identity = {"kinds": sorted({group.kind for group in problem.units}), "precision": config.precision, **recipe}
+    recipe = WeightRecipe(model, problem)
+    recipe.optimizer.add_param_group({"params": list(gates), "lr": GATE_LR, "weight_decay": 0.0})
     learned = nn.ModuleDict({"model": model, "gates": gates})
-    model.train()
-    learn("vit_slim", learned, optimizer, loss, problem.train, loop_options(problem, "vit_slim"), identity)
-    optimizer.zero_grad()
+    learn(
+        "vit_slim", learned, recipe.optimizer, loss, problem.train, options, identity(problem, gate_lr=GATE_LR),
+        before=recipe.before,
+    )  # fmt: skip
+    recipe.optimizer.zero_grad()
     fold(model, problem.units, by_key)
     plan = solve(problem.units, ranked_by_kind(by_key, problem.units), problem.budget, "vit_slim")
     return Outcome(plan, model=apply(model, plan, inplace=True).eval())

@@ -13,7 +13,9 @@ Adapted [our choice]:
 - The rates of the thresholds and of the ascent are divided by the number of updates, so that after about half of them
   the share of the cost is at most 0.05 above the budget, however few they are. Thresholds have no momentum, which at
   such rates would carry them far past it. As in the paper, nothing pulls the cost up again once it is below.
-- Saliencies that are all 0 are ties; they start at up to ``TIE_BREAK``, in the order of Taylor's evidence.
+- Saliencies start at up to ``TIE_BREAK``, in the order of Taylor's evidence from the labels of the calibration images;
+  the paper's are all 0, ties that training alone breaks. The ranking begins as that of another method, which helps this
+  one against the paper's, the more so the shorter the search.
 - Hidden counts are multiples of 16 in groups of at least 256 units, where that is no more than a sixteenth; smaller
   groups and heads count by one. The plan itself rounds as the budget asks.
 - The shallow classifiers read the mean of a block's tokens and only teach: no block is removed, since a classifier
@@ -23,19 +25,16 @@ Adapted [our choice]:
 
 import math
 from collections.abc import Iterable, Mapping
-from copy import deepcopy
-from dataclasses import asdict
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xpruner.config import FinetuneConfig
 from xpruner.evidence import class_evidence
 from xpruner.gates import gating
 from xpruner.learning import learn
 from xpruner.methods.base import Outcome, Problem, register_method
-from xpruner.methods.training import LR, loop_options
+from xpruner.methods.training import LR, WeightRecipe, identity, loop_options, trainable_copy
 from xpruner.moments import reading
 from xpruner.outputs import logits_of
 from xpruner.plan import minimum, solve
@@ -43,14 +42,12 @@ from xpruner.surgery import apply
 from xpruner.thresholds import AugmentedLagrangian, expected_cost
 from xpruner.training.devices import autocast
 from xpruner.training.evaluate import evaluating
-from xpruner.training.recipe import make_optimizer
 from xpruner.units import UnitGroup, Units, prunable_parts
 
 THETA_START = 10.0
 THETA_TRAVEL = 100.0
 """Rate of the thresholds times the number of updates: the way of 10 from dense to a half takes at least a tenth of
 them. The paper's 0.0025 in 100 epochs of ImageNet makes it 625: the same way in fewer, longer steps."""
-WEIGHT_DECAY = 0.05
 SALIENCY_LR, TIE_BREAK = 1e-3, 0.1
 LAMBDA_RATE = 20.0
 """Ascent rate of lam1 times the number of updates; with more, all thresholds fall in step whatever the task says, with
@@ -61,13 +58,16 @@ SHALLOW = (2 / 3, 5 / 6)
 
 @register_method("wdpruning")
 def search(problem: Problem) -> Outcome:
-    """Learns saliencies and thresholds together with the weights of a copy, and returns it pruned."""
-    run = _Run(problem)
-    options = loop_options(problem, "wdpruning")
-    identity = {"budget": asdict(problem.budget), "precision": problem.config.precision}
-    learn("learning widths", run.learned, run.optimizer, run.loss, problem.train, options, identity)
+    """Learns saliencies and thresholds together with the weights of a copy, and returns it pruned.
+
+    Raises:
+        UsageError: If the budget is out of reach, or the precision is fp16.
+    """
+    options, run = loop_options(problem, "wdpruning"), _Run(problem)
+    optimizer, before = run.recipe.optimizer, run.recipe.before
+    learn("learning widths", run.learned, optimizer, run.loss, problem.train, options, identity(problem), before=before)
     plan = solve(problem.units, run.widths.margins(), problem.budget, "wdpruning")
-    run.optimizer.zero_grad()
+    optimizer.zero_grad()
     with torch.no_grad():
         cost = expected_cost(run.widths(), problem.units, problem.budget.resource).item()
     return Outcome(plan, figures={"cost": cost}, model=apply(run.model.eval(), plan))
@@ -81,30 +81,22 @@ class _Run:
         self.resource = problem.budget.resource
         self.target = problem.budget.target(problem.units) / problem.units.total(self.resource)
         device = next(problem.model.parameters()).device
-        self.model = deepcopy(problem.model).train()
+        self.model = trainable_copy(problem.model)
         self.widths = Widths(problem.units, _tie_breaks(problem))
         self.shallow = ShallowClassifiers(_widths_below(problem, shallow_places(problem.model)), problem.num_classes)
         self.constraint = AugmentedLagrangian(LAMBDA_RATE / self.steps)
         parts = {"model": self.model, "widths": self.widths, "shallow": self.shallow, "constraint": self.constraint}
         self.learned = nn.ModuleDict(parts).to(device)
-        self.optimizer = self._optimizer()
-        self.rates = [group["lr"] for group in self.optimizer.param_groups]
+        theta, no_momentum = {"lr": THETA_TRAVEL / self.steps}, {"betas": (0.0, 0.99)}
+        others = [
+            {"params": list(self.shallow.parameters()), "lr": LR, "weight_decay": 0.0},
+            {"params": list(self.widths.saliencies), "lr": SALIENCY_LR, "weight_decay": 0.0},
+            {"params": [self.widths.theta], "weight_decay": 0.0, **theta, **no_momentum},
+        ]
+        self.recipe = WeightRecipe(self.model, problem, others)
 
-    def _optimizer(self) -> torch.optim.Optimizer:
-        optimizer = make_optimizer(self.model, FinetuneConfig(lr=LR, weight_decay=WEIGHT_DECAY))
-        theta_lr, no_momentum = THETA_TRAVEL / self.steps, {"betas": (0.0, 0.99)}
-        for learned, lr, more in (
-            (self.shallow.parameters(), LR, {}),
-            (self.widths.saliencies, SALIENCY_LR, {}),
-            ([self.widths.theta], theta_lr, no_momentum),
-        ):
-            optimizer.add_param_group({"params": list(learned), "lr": lr, "weight_decay": 0.0, **more})
-        return optimizer
-
-    def loss(self, progress: float, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, _progress: float, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, float]]:
         """Returns the loss of all classifiers plus the price of the budget, and the figures to log."""
-        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * (1 + math.cos(math.pi * progress)) / 2
         masks = self.widths()
         with (
             reading(self.model, self.shallow.paths) as inputs,

@@ -1,5 +1,6 @@
-"""What the tests of the methods share: a tiny problem, and a network with planted units."""
+"""What the tests of the methods share: a tiny problem, a network with planted units, and a look at what was kept."""
 
+from collections.abc import Callable, Hashable
 from dataclasses import replace
 
 import torch
@@ -8,8 +9,9 @@ from torch import nn
 
 from xpruner.config import DataConfig, FinetuneConfig, SearchConfig, preset
 from xpruner.methods import Problem, find_method
-from xpruner.plan import Budget
-from xpruner.units import find_units
+from xpruner.methods.scoring import Scores
+from xpruner.plan import Budget, Plan, minimum
+from xpruner.units import UnitGroup, Units, find_units
 
 DEEP = VIT | {"depth": 12}
 """Deep enough that token pools at some of its blocks come close to any budget."""
@@ -52,3 +54,20 @@ def planted(model: nn.Module) -> nn.Module:
             block.mlp.fc1.bias[48:] = 0
             block.mlp.fc2.weight[:, 48:] = 0
     return model
+
+
+def scopes_cut_by_score(
+    plan: Plan, units: Units, scores: Scores, scope_of: Callable[[UnitGroup], Hashable]
+) -> dict[Hashable, bool]:
+    """Returns for each scope that lost units whether none of them scores above one that was kept.
+
+    Units of groups at their minimum were kept whatever they score and are left out.
+    """
+    scopes: dict[Hashable, tuple[list, list]] = {}
+    for each in units:
+        kept, removed = scopes.setdefault(scope_of(each), ([], []))
+        gone = sorted({*range(each.size)} - {*plan.keep[each.key]})
+        removed += scores[each.key][gone].tolist()
+        if len(plan.keep[each.key]) > minimum(each):
+            kept += scores[each.key][plan.keep[each.key]].tolist()
+    return {scope: max(removed) <= min(kept) for scope, (kept, removed) in scopes.items() if removed and kept}

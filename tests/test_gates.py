@@ -74,6 +74,45 @@ def test_a_gated_norm_looks_at_the_open_channels_alone():
     assert not gated[..., [1, 4, 5]].any()
 
 
+def test_a_gated_norm_of_a_half_precision_stream_is_exact_up_to_one_rounding():
+    norm, x = torch.nn.LayerNorm(48), (8 + torch.randn(2, 3, 48)).bfloat16()
+    group = UnitGroup("n:embed", "embed", "n", 48, (Gate("0", "norm"),), 1, 1)
+    gates = {group.key: torch.ones(48)}
+    with torch.autocast("cpu", torch.bfloat16):
+        plain = norm(x)
+        with gating(torch.nn.Sequential(norm), Units((group,), 1, 1, (1, 1, 1)), gates):
+            gated = norm(x)
+    exact = torch.nn.functional.layer_norm(x.double(), (48,))
+    assert gated.dtype == plain.dtype
+    assert torch.equal(gated, exact.to(plain.dtype))
+
+
+def test_a_gated_norm_keeps_double_precision():
+    norm, x = torch.nn.LayerNorm(6).double(), torch.randn(2, 6, dtype=torch.double)
+    group = UnitGroup("n:embed", "embed", "n", 6, (Gate("0", "norm"),), 1, 1)
+    with gating(torch.nn.Sequential(norm), Units((group,), 1, 1, (1, 1, 1)), {group.key: torch.ones(6)}):
+        torch.testing.assert_close(norm(x), torch.nn.functional.layer_norm(x, (6,)), rtol=1e-12, atol=1e-12)
+
+
+def test_under_autocast_gated_norms_hand_on_the_type_that_the_norms_themselves_do(tiny_swin):
+    """Swin's stream is in half precision wherever the norms themselves hand it on."""
+    units, images = find_units(tiny_swin, ["embed"]), torch.randn(2, 3, 32, 32)
+    norms = [module for module in tiny_swin.modules() if isinstance(module, torch.nn.LayerNorm)]
+
+    def types(gates):
+        seen = []
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), gating(tiny_swin, units, gates):
+            handles = [norm.register_forward_hook(lambda *args: seen.append(args[2].dtype)) for norm in norms]
+            tiny_swin(images)
+        for handle in handles:
+            handle.remove()
+        return seen
+
+    plain = types({})
+    assert torch.bfloat16 in plain
+    assert types({group.key: torch.ones(group.size) for group in units}) == plain
+
+
 def test_a_gated_block_is_between_its_input_and_its_output(tiny_vit):
     units, images = find_units(tiny_vit, ["block"]), torch.randn(2, 3, 32, 32)
     seen = []

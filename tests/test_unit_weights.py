@@ -58,3 +58,16 @@ def test_what_is_wanted_of_a_parameter_is_up_to_the_caller(tiny_vit):
     attention = tiny_vit.blocks[0].attn
     rows = (attention.qkv.weight * attention.qkv.weight.grad).view(3, 3, 8, 24)
     assert torch.equal(products["blocks.0.attn:head"][0][2], rows[:, 2].flatten())
+
+
+def test_a_parameter_that_several_groups_share_is_asked_for_once(tiny_vit):
+    units = find_units(tiny_vit, KINDS)
+    whole, asked = resizable_copy(tiny_vit, units), []
+
+    def of(parameter):
+        asked.append(id(parameter))
+        return parameter.detach()
+
+    unit_weights(whole, units, of)
+    assert len(asked) == len(set(asked))
+    assert id(whole.get_parameter("blocks.0.attn.qk.weight")) in asked

@@ -67,17 +67,20 @@ def _on_output(gate: Gate, values: Tensor, axis: int):
 
 
 def _on_norm(gates: list[tuple[Gate, Tensor]]):
-    """A LayerNorm over the open channels alone; a channel that is half open counts half."""
+    """A LayerNorm over the open channels alone; a channel that is half open counts half.
 
-    def hook(norm: Any, args: tuple[Tensor, ...], _output: Tensor):
-        x = args[0]
+    As in torch's, sums are in single precision at least, and the type is that of the norm's own output.
+    """
+
+    def hook(norm: Any, args: tuple[Tensor, ...], output: Tensor):
+        x = args[0].to(torch.promote_types(args[0].dtype, torch.float32))
         g = torch.ones_like(x)
         for gate, values in gates:
             g = g * spread(values, x, gate)
         count = g.sum(-1, keepdim=True)
         mean = (g * x).sum(-1, keepdim=True) / count
         variance = (g * (x - mean).square()).sum(-1, keepdim=True) / count
-        return ((x - mean) * torch.rsqrt(variance + norm.eps) * norm.weight + norm.bias) * g
+        return (((x - mean) * torch.rsqrt(variance + norm.eps) * norm.weight + norm.bias) * g).to(output.dtype)
 
     return hook
 

@@ -2,13 +2,14 @@
 
 import copy
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor, nn
 
 from xpruner.surgery import replace_module
 from xpruner.units import Units, prunable_parts
-from xpruner.units.registry import PrunablePart
+from xpruner.units.registry import PrunablePart, adapter_of
 from xpruner.units.slices import Slice, SlicedAdapter
 
 
@@ -19,11 +20,12 @@ def resizable_copy(model: nn.Module, units: Units) -> nn.Module:
     the kinds ``qk`` or ``v`` are asked for.
     """
     model = copy.deepcopy(model)
-    for key in [group.key for group in units]:
-        part = prunable_parts(model)[key]
-        able = part.module if part.adapter.kind == "embed" else part.adapter.resizable(part.module)
-        if able is not part.module:
-            replace_module(model, part.path, able)
+    for group in units:
+        if group.kind != "embed":  # its units run through the whole model
+            module = model.get_submodule(group.module)
+            able = adapter_of(module, group.kind).resizable(module)
+            if able is not module:
+                replace_module(model, group.module, able)
     return model
 
 
@@ -35,10 +37,10 @@ def unit_weights(
     Args:
         model: From :func:`resizable_copy`, where the kinds are not ``head`` and ``hidden`` alone.
         units: Its groups; those of the kind ``block`` own every parameter inside them.
-        of: What is wanted of a parameter, in its shape: itself, or itself times its gradient.
+        of: What is wanted of a parameter, in its shape: itself, or itself times its gradient; asked once for each.
     """
-    parts = prunable_parts(model)
-    return {group.key: list(_weights(parts[group.key], of)) for group in units}
+    parts, wanted = prunable_parts(model), cache(of)
+    return {group.key: list(_weights(parts[group.key], wanted)) for group in units}
 
 
 def _weights(part: PrunablePart, of: Callable[[nn.Parameter], Tensor]):

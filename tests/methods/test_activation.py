@@ -15,20 +15,20 @@ from xpruner.units import find_units
 EYE = [[1.0, 0.0], [0.0, 1.0]]
 
 
-def test_a_unit_is_worth_the_root_of_its_mean_square():
+def test_a_unit_is_worth_its_mean_square():
     problem = hand_made(unlabelled([1.0, -2.0], [7.0, -2.0]), EYE)
-    assert activation_norm(problem)[KEY].tolist() == [5, 2]  # root of (1 + 49) / 2, root of (4 + 4) / 2
+    assert activation_norm(problem)[KEY].tolist() == [25, 4]  # (1 + 49) / 2 and (4 + 4) / 2
 
 
 def test_batches_count_by_their_tokens():
     problem = hand_made(unlabelled([1.0, 2.0]) + unlabelled([5.0, 2.0], [5.0, 2.0], [7.0, 2.0]), EYE)
-    assert activation_norm(problem)[KEY].tolist() == [5, 2]  # root of (1 + 25 + 25 + 49) / 4
+    assert activation_norm(problem)[KEY].tolist() == [25, 4]  # (1 + 25 + 25 + 49) / 4
 
 
 def test_the_channels_of_a_head_count_together():
     weight = [[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0]]
     problem = hand_made(unlabelled([3.0, 4.0, 0.0, 1.0], [3.0, 4.0, 0.0, 7.0]), weight, width=2)
-    assert activation_norm(problem)[KEY].tolist() == [5, 5]  # root of 9 + 16, root of 0 + (1 + 49) / 2
+    assert activation_norm(problem)[KEY].tolist() == [25, 25]  # 9 + 16 and 0 + (1 + 49) / 2
 
 
 def test_columns_of_a_linear_layer_and_of_grouped_convolutions():

@@ -9,20 +9,29 @@ from methods_setup import tiny_problem
 
 from xpruner.config import SearchConfig
 from xpruner.methods import find_method
+from xpruner.methods.activation import sum_over_channels
 from xpruner.methods.flap import flap, fluctuation, standardised
 
 
 def test_fluctuation_is_variance_times_the_squared_norm_of_the_column():
     activations = unlabelled([1.0, 2.0], [7.0, 4.0])  # variances 9 and 1
     weight = [[1.0, -2.0], [3.0, 4.0]]  # squared norms 10 and 20
-    assert fluctuation(hand_made(activations, weight))[KEY].tolist() == [90, 20]
-    assert fluctuation(hand_made(activations, weight, width=2))[KEY].tolist() == [110]
+    assert sum_over_channels(hand_made(activations, weight), fluctuation)[KEY].tolist() == [90, 20]
+    assert sum_over_channels(hand_made(activations, weight, width=2), fluctuation)[KEY].tolist() == [110]
 
 
 def test_standardised_scores_have_mean_0_and_variance_1():
     assert standardised(torch.tensor([1.0, 2.0, 3.0])).tolist() == pytest.approx([-math.sqrt(1.5), 0, math.sqrt(1.5)])
     assert standardised(torch.tensor([4.0, 4.0])).tolist() == [0, 0]
     assert standardised(torch.tensor([4.0])).tolist() == [0]
+
+
+def test_channels_are_standardised_before_a_units_are_averaged(monkeypatch):
+    """Fluctuations 1, 1, 1 and 9: mean 3, deviation root 12; standardised after they are summed, units are -1 and 1."""
+    activations = unlabelled([1.0, 1.0, 1.0, 3.0], [-1.0, -1.0, -1.0, -3.0])
+    monkeypatch.setattr("xpruner.methods.flap.with_means_in_biases", lambda _problem, scores, _method: scores)
+    scores = flap(hand_made(activations, [[1.0] * 4], width=2))
+    assert scores[KEY].tolist() == pytest.approx([-2 / math.sqrt(12), 2 / math.sqrt(12)])
 
 
 def test_constant_units_go_and_their_bias_makes_up_for_them_exactly():

@@ -2,14 +2,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from methods_setup import tiny_problem
-from tiny_models import SWIN, VIT, build, group
+from methods_setup import scopes_cut_by_score, tiny_problem
+from tiny_models import SWIN, VIT, build
 from torch.nn import functional as F
 
 from xpruner.methods import find_method
-from xpruner.methods.isomorphic import rank_in_scopes, taylor_of_weights
+from xpruner.methods.isomorphic import taylor_of_weights
 from xpruner.plan import Budget
-from xpruner.units import Units, find_units
+from xpruner.units import find_units
 
 
 def test_a_score_is_the_mean_over_the_tensors_of_the_sums_of_weight_times_gradient():
@@ -41,21 +41,6 @@ def test_batches_add_up():
         torch.testing.assert_close(split[key], score, rtol=1e-4, atol=1e-6)
 
 
-def test_units_are_ranked_among_their_like_alone():
-    scores = {
-        "a.mlp:hidden": torch.tensor([1.0, 2.0]),
-        "b.mlp:hidden": torch.tensor([3.0, 0.5]),
-        "c.mlp:hidden": torch.tensor([9.0, 8.0]),
-    }
-    units = Units(
-        (group("a.mlp:hidden", 2), group("b.mlp:hidden", 2), group("c.mlp:hidden", 2, macs=5)), 9, 9, (3, 8, 8)
-    )
-    shares = rank_in_scopes(scores, units, lambda each: each.macs)
-    assert shares["a.mlp:hidden"].tolist() == [0.5, 0.75]
-    assert shares["b.mlp:hidden"].tolist() == [1.0, 0.25]
-    assert shares["c.mlp:hidden"].tolist() == [1.0, 0.5]
-
-
 def test_the_same_share_of_heads_hidden_units_and_channels_goes():
     torch.manual_seed(0)
     problem = tiny_problem("isomorphic", build("vit_tiny_patch16_224", **VIT | dict(num_heads=6, depth=6)))
@@ -77,3 +62,5 @@ def test_models_without_a_stream_to_cut_and_hierarchical_ones_are_pruned_too():
     for each in (problem, plain):
         plan = find_method("isomorphic")(each).plan
         assert plan.cost["macs_pruned"] == pytest.approx(each.budget.target(each.units), rel=0.01)
+        found = scopes_cut_by_score(plan, each.units, taylor_of_weights(each), lambda g: (g.kind, g.size, g.macs))
+        assert all(found.values()) and {kind for kind, *_ in found} == {g.kind for g in each.units}

@@ -2,8 +2,8 @@ import math
 
 import pytest
 import torch
-from methods_setup import tiny_problem
-from tiny_models import SWIN, build, group
+from methods_setup import scopes_cut_by_score, tiny_problem
+from tiny_models import SWIN, VIT, build, group
 from torch.nn import functional as F
 
 from xpruner.gates import gating
@@ -19,6 +19,7 @@ from xpruner.methods.savit import (
     loss_increase,
 )
 from xpruner.methods.scoring import rank_shares
+from xpruner.methods.taylor import mean_over_images
 from xpruner.plan import Budget
 from xpruner.units import Units
 
@@ -87,8 +88,21 @@ def test_evolution_finds_the_least_of_a_bowl_and_keeps_within_bounds():
     assert evolve(lambda r: 0.0, 0, seed=0) == ()
 
 
-def test_kinds_are_cut_globally_and_within_the_budget():
+def test_each_kind_is_cut_globally_and_within_the_budget():
+    torch.manual_seed(0)
+    problem = tiny_problem("savit", build("vit_tiny_patch16_224", **VIT | dict(num_heads=6, depth=4)))
+    plan = find_method("savit")(problem).plan
+    assert plan.cost["macs_pruned"] == pytest.approx(problem.budget.target(problem.units), rel=0.01)
+    scores = mean_over_images(problem, torch.square)
+    found = scopes_cut_by_score(plan, problem.units, scores, lambda each: each.kind)
+    assert found == {"head": True, "hidden": True, "embed": True}
+
+
+def test_where_layers_differ_in_cost_units_of_one_kind_and_cost_are_cut_together():
     torch.manual_seed(0)
     problem = tiny_problem("savit", build("swin_tiny_patch4_window7_224", **SWIN))
     plan = find_method("savit")(problem).plan
     assert plan.cost["macs_pruned"] == pytest.approx(problem.budget.target(problem.units), rel=0.01)
+    scores = mean_over_images(problem, torch.square)
+    found = scopes_cut_by_score(plan, problem.units, scores, lambda each: (each.kind, each.macs))
+    assert all(found.values()) and {kind for kind, _ in found} >= {"hidden", "embed"}

@@ -122,8 +122,14 @@ def test_score_is_the_papers():
     assert scop.score(scales, shares).tolist() == [1.0, 0.0, -3.0, 0.0]
 
 
-def test_shares_are_clamped_after_every_update(monkeypatch):
-    monkeypatch.setattr(scop, "LR", 5.0)
+def test_short_searches_make_up_by_their_rate():
+    assert scop.rate(600) == scop.rate(5000) == 4e-3
+    assert scop.rate(100) == pytest.approx(0.024)
+    assert scop.rate(0) == 2.4
+
+
+def test_shares_are_clamped_after_every_update():
+    """The one update carries every share beyond an end."""
     shares = torch.cat(list(scop._learn_shares(tiny_problem("scop", steps=1)).values()))
     assert shares.unique().tolist() == [0.0, 1.0]
 

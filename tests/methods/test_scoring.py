@@ -8,7 +8,7 @@ from tiny_models import group
 from xpruner.config import SearchConfig
 from xpruner.errors import UsageError
 from xpruner.methods import find_method
-from xpruner.methods.scoring import allocate, rank_shares
+from xpruner.methods.scoring import allocate, rank_in_scopes, rank_shares
 from xpruner.units import Units
 
 UNITS = Units(
@@ -51,9 +51,32 @@ def test_a_block_without_any_score_stays_zero():
     assert lists(allocate(zeros, UNITS, "block")) == lists(zeros)
 
 
+def test_scores_below_zero_are_ranked_and_never_compared_per_cost():
+    below = SCORES | {"blocks.1.mlp:hidden": torch.tensor([0.1, -0.2, 0.3, 0.0])}
+    assert lists(allocate(below, UNITS, "uniform"))[2] == [0.75, 0.25, 1, 0.5]
+    for allocation in ("global", "block"):
+        with pytest.raises(UsageError, match=r"'blocks.1.mlp:hidden' fall to -0\.2, .* use allocation uniform"):
+            allocate(below, UNITS, allocation)
+
+
 def test_another_allocation_is_refused():
     with pytest.raises(UsageError, match="did you mean 'global'"):
         allocate(SCORES, UNITS, "globl")
+
+
+def test_units_are_ranked_among_their_like_alone():
+    scores = {
+        "a.mlp:hidden": torch.tensor([1.0, 2.0]),
+        "b.mlp:hidden": torch.tensor([3.0, 0.5]),
+        "c.mlp:hidden": torch.tensor([9.0, 8.0]),
+    }
+    units = Units(
+        (group("a.mlp:hidden", 2), group("b.mlp:hidden", 2), group("c.mlp:hidden", 2, macs=5)), 9, 9, (3, 8, 8)
+    )
+    shares = rank_in_scopes(scores, units, lambda each: each.macs)
+    assert shares["a.mlp:hidden"].tolist() == [0.5, 0.75]
+    assert shares["b.mlp:hidden"].tolist() == [1.0, 0.25]
+    assert shares["c.mlp:hidden"].tolist() == [1.0, 0.5]
 
 
 def test_ties_are_ranked_by_their_order():

@@ -1,6 +1,7 @@
 """Activation norm: a unit is worth how much it hands to the layer that reads it, whatever that layer makes of it.
 
-By its own allocation every layer keeps the same share, for activations of different layers have different scales.
+The norm is squared, so that it adds up over a unit's channels, as its cost does [our choice]; the order within a layer
+stays. By its own allocation every layer keeps the same share, for activations of different layers differ in scale.
 """
 
 from collections.abc import Callable
@@ -20,13 +21,21 @@ ChannelScore = Callable[[Moments, Tensor], Tensor]
 
 @register_score("activation_norm", allocation="uniform")
 def activation_norm(problem: Problem) -> Scores:
-    """Returns for each unit the root of the mean square, over tokens, of the vector of its channels."""
-    squares = sum_over_channels(problem, lambda moments, _columns: mean_square(moments))
-    return {key: score.sqrt() for key, score in squares.items()}
+    """Returns for each unit the mean square, over tokens, of the vector of its channels."""
+    return sum_over_channels(problem, lambda moments, _columns: mean_square(moments))
 
 
 def sum_over_channels(problem: Problem, score: ChannelScore) -> Scores:
     """Returns for each unit the sum of a score over those input channels of its consumer that it makes.
+
+    Raises:
+        UsageError: If units have no consumer, such as blocks.
+    """
+    return {key: channels.sum(1) for key, channels in score_channels(problem, score).items()}
+
+
+def score_channels(problem: Problem, score: ChannelScore) -> Scores:
+    """Returns for each group's key (units, channels of one) scores of the consumer's input channels that they make.
 
     Raises:
         UsageError: If units have no consumer, such as blocks.
@@ -43,7 +52,7 @@ def sum_over_channels(problem: Problem, score: ChannelScore) -> Scores:
     scores: Scores = {}
     for path, groups in units.of_consumers().items():
         channels = score(moments[groups[0].key], columns(model.get_submodule(path)))
-        scores |= {group.key: channels[group.channels].sum(1) for group in groups}
+        scores |= {group.key: channels[group.channels] for group in groups}
     return scores
 
 

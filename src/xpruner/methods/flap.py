@@ -1,18 +1,20 @@
 """FLAP (An et al., "Fluctuation-based Adaptive Structured Pruning for Large Language Models", AAAI 2024).
 
-Kept: a channel is worth the variance of what it hands on times the squared norm of the column that reads it; a head
-the sum over its channels. Scores are standardised within each layer and module and ranked together across all of them,
-whatever a unit costs, and what the removed units are on average goes into the bias of their reader. Adapted: the common
-solver meets the budget. The method is made for use without training; here fine-tuning may follow.
+Kept: a channel is worth the variance of what it hands on times the squared norm of the column that reads it. These
+scores are standardised over the channels of each layer and module; a head is worth the mean of its channels, and all
+units are ranked together, whatever they cost. What the removed units are on average goes into the bias of their reader.
+Adapted: the common solver meets the budget; an allocation other than the method's own, which compares per cost, takes
+the sum over a unit's channels as they are. The method is made for use without training; here fine-tuning may follow.
 """
 
 from torch import Tensor
 
 from xpruner.compensation import compensate
 from xpruner.config import CompensateConfig
-from xpruner.methods.activation import sum_over_channels, variance
+from xpruner.methods.activation import score_channels, sum_over_channels, variance
 from xpruner.methods.base import Outcome, Problem, register_method
 from xpruner.methods.scoring import Scores, allocate
+from xpruner.moments import Moments
 from xpruner.plan import solve
 from xpruner.surgery import apply
 
@@ -20,21 +22,22 @@ from xpruner.surgery import apply
 @register_method("flap")
 def flap(problem: Problem) -> Outcome:
     """Ranks units by standardised fluctuation, or as another allocation asks, and compensates biases."""
-    scores, allocation = fluctuation(problem), problem.config.search.allocation
+    allocation = problem.config.search.allocation
     if allocation == "own":
-        scores = {key: standardised(values) for key, values in scores.items()}
+        channels = score_channels(problem, fluctuation)
+        scores = {key: standardised(values).mean(1) for key, values in channels.items()}
         return with_means_in_biases(problem, scores, "flap, standardised")
-    scores = allocate(scores, problem.units, allocation, problem.budget.resource)
+    scores = allocate(sum_over_channels(problem, fluctuation), problem.units, allocation, problem.budget.resource)
     return with_means_in_biases(problem, scores, f"flap, {allocation}")
 
 
-def fluctuation(problem: Problem) -> Scores:
-    """Returns for each unit the variance of its channels times the squared norms of the columns that read them."""
-    return sum_over_channels(problem, lambda moments, columns: variance(moments) * columns.square().sum(1))
+def fluctuation(moments: Moments, columns: Tensor) -> Tensor:
+    """Returns (channels,) variances times the squared norms of the (channels, weights) columns that read them."""
+    return variance(moments) * columns.square().sum(1)
 
 
 def standardised(scores: Tensor) -> Tensor:
-    """Returns (units,) scores with mean 0 and variance 1; zeros where they are all alike."""
+    """Returns scores with mean 0 and variance 1 over all of them; zeros where they are all alike."""
     centred = scores - scores.mean()
     deviation = centred.square().mean().sqrt()
     return centred / deviation if deviation > 0 else centred

@@ -7,19 +7,17 @@ which is what comparing coupled sub-graphs comes to in a vision transformer; the
 is left of the budget below the cost of one embedding channel goes to smaller units [our choice].
 """
 
-from collections.abc import Callable, Hashable
-
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from xpruner.methods.base import Outcome, Problem, register_method
-from xpruner.methods.scoring import Scores, rank_shares
+from xpruner.methods.scoring import Scores, rank_in_scopes
+from xpruner.methods.taylor import weight_times_gradient
 from xpruner.outputs import logits_of
 from xpruner.plan import solve
 from xpruner.training.devices import autocast
 from xpruner.unit_weights import resizable_copy, unit_weights
-from xpruner.units import UnitGroup, Units
 
 
 @register_method("isomorphic", ("head", "hidden", "embed"))
@@ -34,9 +32,9 @@ def search(problem: Problem) -> Outcome:
 def taylor_of_weights(problem: Problem) -> Scores:
     """Returns for each unit sum |w dL/dw| over every tensor that surgery cuts with it, averaged over these tensors."""
     model = copy_with_gradients(problem)
-    products = unit_weights(model, problem.units, of=_weight_times_gradient)
+    products = unit_weights(model, problem.units, of=weight_times_gradient)
     return {
-        key: torch.stack([tensor.sum(1) for tensor in tensors]).mean(0).double().cpu()
+        key: torch.stack([tensor.abs().sum(1) for tensor in tensors]).mean(0).double().cpu()
         for key, tensors in products.items()
     }
 
@@ -51,29 +49,3 @@ def copy_with_gradients(problem: Problem) -> nn.Module:
             logits = logits_of(model(images.to(device)))
         F.cross_entropy(logits.float(), labels.to(device), reduction="sum").backward()
     return model
-
-
-def rank_in_scopes(scores: Scores, units: Units, scope_of: Callable[[UnitGroup], Hashable]) -> Scores:
-    """Returns for each unit the share of the units in its scope that score no higher.
-
-    Args:
-        scores: For each group's key (units,) scores.
-        units: The groups.
-        scope_of: What groups of one scope have in common.
-    """
-    scopes: dict[Hashable, list[UnitGroup]] = {}
-    for group in units:
-        scopes.setdefault(scope_of(group), []).append(group)
-    shares: Scores = {}
-    for groups in scopes.values():
-        ranked = rank_shares(torch.cat([scores[group.key] for group in groups]))
-        parts = ranked.split([group.size for group in groups])
-        shares |= {group.key: part for group, part in zip(groups, parts, strict=True)}
-    return shares
-
-
-def _weight_times_gradient(parameter: nn.Parameter) -> torch.Tensor:
-    """Returns |w dL/dw|; zero for a parameter that the loss does not hang on."""
-    if parameter.grad is None:
-        return torch.zeros_like(parameter)
-    return (parameter.detach() * parameter.grad).abs()

@@ -24,8 +24,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from xpruner.gates import gating
 from xpruner.learning import frozen
 from xpruner.methods.base import Outcome, Problem, register_method
-from xpruner.methods.isomorphic import rank_in_scopes
-from xpruner.methods.scoring import Scores
+from xpruner.methods.scoring import Scores, rank_in_scopes
 from xpruner.methods.taylor import mean_over_images
 from xpruner.outputs import logits_of
 from xpruner.plan import Budget, solve

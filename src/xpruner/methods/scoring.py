@@ -1,11 +1,11 @@
 """Methods that only score units: how their scores become a plan, for all of them in the same three ways."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 
 import torch
 from torch import Tensor
 
-from xpruner.errors import unknown
+from xpruner.errors import UsageError, unknown
 from xpruner.methods.base import Outcome, Problem, register_method
 from xpruner.plan import solve
 from xpruner.units import DEFAULT_KINDS, UnitGroup, Units
@@ -43,26 +43,28 @@ def allocate(scores: Mapping[str, Tensor], units: Units, allocation: str, resour
     """Makes scores comparable across groups, so that one common threshold shares the budget among them.
 
     Args:
-        scores: For each group's key (units,) non-negative scores.
+        scores: For each group's key (units,) scores; not below zero, save for ``uniform``.
         units: The groups.
         allocation: ``uniform`` keeps the same share of every group, ``global`` compares scores per cost, ``block``
             does so after dividing each block's scores by their sum.
         resource: The cost: ``macs`` or ``params``.
 
     Raises:
-        UsageError: If the allocation is unknown.
+        UsageError: If the allocation is unknown, or compares per cost what falls below zero: of two such scores the
+            lower one would count as the higher where its unit costs more.
     """
     if allocation == "uniform":
         return {key: rank_shares(score) for key, score in scores.items()}
-    if allocation == "global":
-        return {group.key: scores[group.key] / getattr(group, resource) for group in units}
+    if allocation not in ("global", "block"):
+        raise unknown("allocation", allocation, ["uniform", "global", "block"])
+    _refuse_negative(scores)
+    sums: dict[str, float] = {}
     if allocation == "block":
-        sums: dict[str, float] = {}
         for group in units:
             sums[_block(group)] = sums.get(_block(group), 0.0) + scores[group.key].sum().item()
-        scaled = {group.key: scores[group.key] / (sums[_block(group)] or 1.0) for group in units}
-        return allocate(scaled, units, "global", resource)
-    raise unknown("allocation", allocation, ["uniform", "global", "block"])
+    return {
+        group.key: scores[group.key] / (sums.get(_block(group)) or 1.0) / getattr(group, resource) for group in units
+    }
 
 
 def rank_shares(scores: Tensor) -> Tensor:
@@ -70,6 +72,34 @@ def rank_shares(scores: Tensor) -> Tensor:
     ranks = torch.empty(len(scores), dtype=torch.double)
     ranks[scores.argsort(stable=True)] = torch.arange(1, len(scores) + 1, dtype=torch.double)
     return ranks / len(scores)
+
+
+def rank_in_scopes(scores: Scores, units: Units, scope_of: Callable[[UnitGroup], Hashable]) -> Scores:
+    """Returns for each unit the share of the units in its scope that score no higher.
+
+    Args:
+        scores: For each group's key (units,) scores.
+        units: The groups.
+        scope_of: What groups of one scope have in common.
+    """
+    scopes: dict[Hashable, list[UnitGroup]] = {}
+    for group in units:
+        scopes.setdefault(scope_of(group), []).append(group)
+    shares: Scores = {}
+    for groups in scopes.values():
+        ranked = rank_shares(torch.cat([scores[group.key] for group in groups]))
+        parts = ranked.split([group.size for group in groups])
+        shares |= {group.key: part for group, part in zip(groups, parts, strict=True)}
+    return shares
+
+
+def _refuse_negative(scores: Mapping[str, Tensor]) -> None:
+    for key, score in scores.items():
+        if (score < 0).any():
+            raise UsageError(
+                f"The scores of {key!r} fall to {score.min().item():.3g}, and what is below 0 cannot be compared per "
+                "cost; use allocation uniform."
+            )
 
 
 def _block(group: UnitGroup) -> str:

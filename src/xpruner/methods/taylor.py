@@ -7,7 +7,7 @@ squared for each calibration image and averaged over them: every image counts al
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from xpruner.evidence import gate_slopes
 from xpruner.methods.base import Problem
@@ -30,3 +30,10 @@ def mean_over_images(problem: Problem, of: Callable[[Tensor], Tensor]) -> Scores
             for key, slopes in slopes_of(images, labels).items():
                 sums[key] += of(slopes.double()).sum(0).cpu()
     return {key: total / count for key, total in sums.items()}
+
+
+def weight_times_gradient(parameter: nn.Parameter) -> Tensor:
+    """Returns w dL/dw in the shape of the parameter; zeros for one that the loss does not hang on."""
+    if parameter.grad is None:
+        return torch.zeros_like(parameter)
+    return parameter.detach() * parameter.grad

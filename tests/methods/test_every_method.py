@@ -31,7 +31,7 @@ def small_model(**changes) -> torch.nn.Module:
 
 def large_enough(name: str) -> torch.nn.Module:
     """Returns a model that has a point within 1 % of every budget: so many places for pools, so wide heads."""
-    return small_model(depth=12) if name == "hvt" else small_model(depth=4, embed_dim=72)
+    return small_model(depth=12) if name == "hvt" else small_model(embed_dim=96)
 
 
 def searched(problem: Problem) -> Outcome:

@@ -16,6 +16,8 @@ except ImportError:  # no such locks on this system
 def claimed(path: Path) -> Iterator[bool]:
     """Yields whether this program may do a run; the claim ends with the program, however it ends.
 
+    Where the system has no such locks (other than Unix) every program may: only one should be started there.
+
     Args:
         path: The lock of the run.
 

@@ -20,7 +20,7 @@ from xpruner.learning import frozen, learn
 from xpruner.methods.activation import columns
 from xpruner.methods.base import Problem
 from xpruner.methods.scoring import Scores, register_score
-from xpruner.methods.training import loop_options
+from xpruner.methods.training import identity, loop_options
 from xpruner.outputs import logits_of
 from xpruner.training.devices import autocast
 from xpruner.units import Gate, UnitGroup, Units
@@ -76,10 +76,11 @@ def _learn_shares(problem: Problem) -> dict[str, Tensor]:
         for share in shares:
             share.clamp_(0, 1)
 
-    optimizer = torch.optim.Adam(shares.parameters(), rate(config.search.steps))
-    identity = {"precision": config.precision}
+    lr = rate(config.search.steps)
+    optimizer = torch.optim.Adam(shares.parameters(), lr)
+    options, same = loop_options(problem, "scop"), identity(problem, lr=lr)
     with frozen(model):
-        learn("scop", shares, optimizer, loss, problem.train, loop_options(problem, "scop"), identity, clamp)
+        learn("scop", shares, optimizer, loss, problem.train, options, same, clamp)
     return {key: share.detach().cpu() for key, share in by_key.items()}
 
 

@@ -20,7 +20,7 @@ from xpruner.errors import UsageError
 from xpruner.gates import gating, spread
 from xpruner.learning import learn
 from xpruner.methods.base import Outcome, Problem, register_method
-from xpruner.methods.scoring import Scores, rank_shares
+from xpruner.methods.scoring import Scores, rank_in_scopes
 from xpruner.methods.training import WeightRecipe, identity, loop_options, trainable_copy
 from xpruner.outputs import logits_of
 from xpruner.plan import solve
@@ -87,12 +87,8 @@ def penalty(gates: Mapping[str, Tensor], units: Units) -> Tensor:
 
 def ranked_by_kind(gates: Mapping[str, Tensor], units: Units) -> Scores:
     """Returns for each unit the share of all units of its kind whose gates are no larger, so that kinds compare."""
-    scores: Scores = {}
-    for kind in dict.fromkeys(group.kind for group in units):
-        groups = [group for group in units if group.kind == kind]
-        ranks = rank_shares(torch.cat([gates[group.key].detach().abs().cpu() for group in groups]))
-        scores |= dict(zip([g.key for g in groups], ranks.split([g.size for g in groups]), strict=True))
-    return scores
+    magnitudes = {key: gate.detach().abs().cpu() for key, gate in gates.items()}
+    return rank_in_scopes(magnitudes, units, lambda group: group.kind)
 
 
 @torch.no_grad()

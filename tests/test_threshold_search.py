@@ -99,7 +99,7 @@ def test_a_dead_unit_goes_and_a_planted_important_one_stays(tiny_vit):
 def test_an_unknown_method_names_the_nearest():
     with pytest.raises(UsageError, match="did you mean 'xpruner'"):
         find_method("xpruned")
-    assert MaskConfig().evidence == "irreplaceable"
+    assert MaskConfig().evidence == "at_removal"
 
 
 def test_finished_rounds_are_not_computed_again(tiny_vit, tmp_path):

@@ -66,8 +66,9 @@ class MaskConfig:
     """How the explainability-aware masks are learned; the weights are frozen meanwhile.
 
     Attributes:
-        evidence: Where the masks start: ``none`` opens all to ``init``; ``taylor`` and ``irreplaceable`` take
-            first-order class evidence from the calibration images.
+        evidence: Where the masks start: ``none`` opens all to ``init``; the others take first-order class
+            evidence from the calibration images: of the whole unit (``taylor``), of what the others cannot make up for
+            (``irreplaceable``), or of what those that stay longer cannot (``at_removal``).
         steps: Updates by gradient.
         lr: Learning rate of Adam on the mask logits.
         init: Value of every mask at the start, when there is no evidence.
@@ -79,7 +80,7 @@ class MaskConfig:
         smooth_weight: Its weight.
     """
 
-    evidence: Literal["none", "taylor", "irreplaceable"] = "irreplaceable"
+    evidence: Literal["none", "taylor", "irreplaceable", "at_removal"] = "at_removal"
     steps: int = 0
     lr: float = 0.02
     init: float = 0.95

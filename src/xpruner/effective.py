@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from xpruner.errors import UsageError
 from xpruner.evidence import own_part, unit_blocks
-from xpruner.moments import Moments, ridge
+from xpruner.moments import Moments, ridged_covariance
 from xpruner.units import UnitGroup, Units
 
 
@@ -59,9 +59,7 @@ class EffectiveWeights:
         self._means = {g.key: moments[g.key].mean for g in units}
         self._covariances = {}
         for group in units:
-            covariance = moments[group.key].covariance
-            lam = ridge(covariance, moments[group.key].count, least_ridge)
-            self._covariances[group.key] = covariance + lam * torch.eye(len(covariance), dtype=covariance.dtype)
+            self._covariances[group.key] = ridged_covariance(moments[group.key], least_ridge)
         self._fits: dict[str, _Fit] = {}
 
     @property

@@ -1,8 +1,7 @@
 """Class evidence: from one backward pass, how much each class's predictions hang on each unit."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,12 +9,10 @@ from torch.nn import functional as F
 
 from xpruner.gates import gating
 from xpruner.learning import frozen
-from xpruner.moments import Batches, Moments, channels_last, reading, ridge
+from xpruner.moments import Batches, Moments, channels_last, reading, ridged_covariance
 from xpruner.outputs import logits_of
 from xpruner.training.devices import autocast
 from xpruner.units import UnitGroup, Units
-
-Evidence = Literal["none", "taylor", "irreplaceable"]
 
 
 def class_evidence(
@@ -46,78 +43,101 @@ def class_evidence(
         precision: Of the forward and backward pass.
     """
     known = moments or {}
-    parts = {g.key: _irreplaceable_part(known[g.key], g, least_ridge) for g in units if g.key in known}
-    tables = {group.key: torch.zeros(num_classes, group.size) for group in units}
+    view = {}
+    for group in units:
+        if group.key in known:
+            precision_matrix = torch.linalg.inv(ridged_covariance(known[group.key], least_ridge))
+            view[group.key] = irreplaceable(known[group.key].mean, precision_matrix, group.channels)
+    return evidence_tables(model, units, batches, num_classes, (view,), precision)[0]
+
+
+View = Callable[[Tensor], Tensor]
+"""Maps what a consumer reads, channels last, to what is looked at in its place."""
+
+
+def evidence_tables(
+    model: nn.Module,
+    units: Units,
+    batches: Batches,
+    num_classes: int,
+    views: Sequence[Mapping[str, View]],
+    precision: str = "fp32",
+) -> list[dict[str, Tensor]]:
+    """Returns the tables of :func:`class_evidence` for each view of what the consumers read, from one backward pass."""
+    tables = [{group.key: torch.zeros(num_classes, group.size) for group in units} for _ in views]
     counts = torch.zeros(num_classes)
-    with gate_slopes(model, units, precision, parts) as slopes_of:
+    with gate_slopes(model, units, precision, views) as slopes_of:
         for images, labels in batches:
             counts += torch.bincount(labels, minlength=num_classes)
-            for key, slopes in slopes_of(images, labels).items():
-                tables[key].index_add_(0, labels, slopes.square().cpu())
-    seen = counts > 0
-    for table in tables.values():
-        table[seen] /= counts[seen, None]
-        table[~seen] = table[seen].mean(0)
+            for view, seen in zip(tables, slopes_of(images, labels), strict=True):
+                for key, slopes in seen.items():
+                    view[key].index_add_(0, labels, slopes.square().cpu())
+    with_images = counts > 0
+    for table in (table for view in tables for table in view.values()):
+        table[with_images] /= counts[with_images, None]
+        table[~with_images] = table[with_images].mean(0)
     return tables
 
 
 @contextmanager
 def gate_slopes(
-    model: nn.Module, units: Units, precision: str = "fp32", parts: Mapping[str, tuple[Tensor, Tensor]] | None = None
-) -> Iterator[Callable[[Tensor, Tensor], dict[str, Tensor]]]:
+    model: nn.Module, units: Units, precision: str = "fp32", views: Sequence[Mapping[str, View]] = ({},)
+) -> Iterator[Callable[[Tensor, Tensor], list[dict[str, Tensor]]]]:
     """Yields a function from images and labels to the gradient of each sample's loss with respect to a gate on a unit.
 
-    It returns (batch, units) for each group's key: the sum over tokens and channels of g x, with x the consumer's input
-    and g the gradient of the sample's cross-entropy at it.
+    For each view it returns (batch, units) for each group's key: the sum over tokens and channels of g x, with x the
+    consumer's input and g the gradient of the sample's cross-entropy at it.
 
     Args:
         model: The model; in eval mode with frozen weights while the block runs.
         units: Its groups.
         precision: Of the forward and backward pass.
-        parts: For a group's key the mean and the matrix that map x to what takes its place.
+        views: By a group's key what takes the place of x; a group that a view leaves out is seen as it is.
     """
-    parts = parts or {}
     device = next(model.parameters()).device
     readers = units.of_consumers()
     unread = [group for group in units if group.consumer is None]
 
-    def slopes_of(images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def slopes_of(images: Tensor, labels: Tensor) -> list[dict[str, Tensor]]:
         gates = {g.key: torch.ones(len(images), g.size, device=device, requires_grad=True) for g in unread}
         with autocast(precision, device), gating(model, units, gates):
             logits = logits_of(model(images.to(device)))
         loss = F.cross_entropy(logits.float(), labels.to(device), reduction="sum")
         watched = [*(inputs[path] for path in readers), *gates.values()]
         gradients = dict(zip((*readers, *gates), torch.autograd.grad(loss, watched), strict=True))
-        slopes = {}
+        slopes: list[dict[str, Tensor]] = [{} for _ in views]
         for group in units:
             if group.consumer is None:
-                slopes[group.key] = gradients[group.key]
+                of_group = [gradients[group.key]] * len(views)
             else:
                 layer = model.get_submodule(group.consumer)
                 x, gradient = (channels_last(layer, t) for t in (inputs[group.consumer], gradients[group.consumer]))
-                part = parts.get(group.key)
-                slopes[group.key] = _slope(x.detach().float(), gradient.float(), len(labels), group, part)
+                x, gradient = x.detach().float(), gradient.float()
+                seen = (view[group.key](x) if group.key in view else x for view in views)
+                of_group = [_slope(x, gradient, len(labels), group) for x in seen]
+            for found, slope in zip(slopes, of_group, strict=True):
+                found[group.key] = slope
         return slopes
 
     with frozen(model), _differentiable(model, units), reading(model, readers) as inputs:
         yield slopes_of
 
 
-def _slope(x: Tensor, gradient: Tensor, batch: int, group: UnitGroup, part: tuple[Tensor, Tensor] | None) -> Tensor:
-    """Returns (batch, units): gradient times x, or its irreplaceable part, over (batch x windows, ..., channels)."""
-    if part is not None:
-        mean, own = part
-        x = F.linear(x - mean.to(x), own.to(x))
+def _slope(x: Tensor, gradient: Tensor, batch: int, group: UnitGroup) -> Tensor:
+    """Returns (batch, units): gradient times x, over (batch x windows, ..., channels)."""
     product = (gradient * x).reshape(batch, -1, x.shape[-1]).sum(1)
     return product[:, group.channels].sum(-1)
 
 
-def _irreplaceable_part(moments: Moments, group: UnitGroup, least: float) -> tuple[Tensor, Tensor]:
-    """Returns mu and the matrix that maps x - mu to its irreplaceable part, unit by unit (heads: block by block)."""
-    covariance = moments.covariance
-    lam = ridge(covariance, moments.count, least)
-    precision = torch.linalg.inv(covariance + lam * torch.eye(len(covariance), dtype=covariance.dtype))
-    return moments.mean.float(), own_part(precision, group.channels).float()
+def irreplaceable(mean: Tensor, precision: Tensor, channels: Tensor) -> View:
+    """Returns the view in which each unit's channels are their part that is not affine in the other units' channels."""
+    own = own_part(precision, channels)
+    return lambda x: F.linear(x - mean.to(x), own.to(x))
+
+
+def centred(mean: Tensor) -> View:
+    """Returns the view in which channels lose their mean and nothing else."""
+    return lambda x: x - mean.to(x)
 
 
 def own_part(precision: Tensor, channels: Tensor) -> Tensor:

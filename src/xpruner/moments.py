@@ -83,6 +83,13 @@ def ridge(covariance: Tensor, samples: int, least: float = 1e-3) -> float:
     return max(least, oas_shrinkage(covariance, samples)) * scale + torch.finfo(torch.float64).tiny
 
 
+def ridged_covariance(moments: Moments, least: float = 1e-3) -> Tensor:
+    """Returns Sigma + lambda I, of what a layer reads."""
+    covariance = moments.covariance
+    lam = ridge(covariance, moments.count, least)
+    return covariance + lam * torch.eye(len(covariance), dtype=covariance.dtype)
+
+
 def _inputs(layer: Any) -> int:
     return layer.weight.shape[1] * getattr(layer, "groups", 1)
 

@@ -27,7 +27,7 @@ def mean_over_images(problem: Problem, of: Callable[[Tensor], Tensor]) -> Scores
     with gate_slopes(problem.model, problem.units, problem.config.precision) as slopes_of:
         for images, labels in problem.calibration:
             count += len(labels)
-            for key, slopes in slopes_of(images, labels).items():
+            for key, slopes in slopes_of(images, labels)[0].items():
                 sums[key] += of(slopes.double()).sum(0).cpu()
     return {key: total / count for key, total in sums.items()}
 

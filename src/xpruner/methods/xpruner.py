@@ -15,6 +15,7 @@ from xpruner.masks import ClassMasks
 from xpruner.methods.base import Outcome, Problem, read_outcome, register_method, write_outcome
 from xpruner.moments import Moments, consumer_moments
 from xpruner.plan import Budget, Plan
+from xpruner.removal import evidence_at_removal
 from xpruner.surgery import apply
 from xpruner.threshold_search import search_thresholds
 from xpruner.training.evaluate import evaluating
@@ -81,10 +82,7 @@ def _round(problem: Problem, model: nn.Module, budget: Budget, folder: Path | No
     )  # fmt: skip
     moments = _moments(problem, model, units)
     if config.masks.evidence != "none":
-        evidence = class_evidence(
-            model, units, problem.calibration, problem.num_classes,
-            moments if config.masks.evidence == "irreplaceable" else None, precision=config.precision,
-        )  # fmt: skip
+        evidence = _evidence(problem, model, units, moments)
         masks.start_from(evidence, quantile=_removed_share(units, budget))
     learn_masks(model, masks, problem.train, config.masks, _at(options, folder, "masks"), precision=config.precision)
     plan = search_thresholds(
@@ -97,10 +95,20 @@ def _round(problem: Problem, model: nn.Module, budget: Budget, folder: Path | No
 
 def _moments(problem: Problem, model: nn.Module, units: Units) -> dict[str, Moments] | None:
     config = problem.config
-    if config.masks.evidence != "irreplaceable" and not config.thresholds.compensated:
+    if config.masks.evidence in ("none", "taylor") and not config.thresholds.compensated:
         return None
     with evaluating(model):
         return consumer_moments(model, units, problem.calibration, config.precision)
+
+
+def _evidence(
+    problem: Problem, model: nn.Module, units: Units, moments: dict[str, Moments] | None
+) -> dict[str, Tensor]:
+    kind, precision = problem.config.masks.evidence, problem.config.precision
+    asked = (model, units, problem.calibration, problem.num_classes)
+    if kind == "at_removal":
+        return evidence_at_removal(*asked, moments or {}, precision=precision)
+    return class_evidence(*asked, moments if kind == "irreplaceable" else None, precision=precision)
 
 
 def _removed_share(units: Units, budget: Budget) -> float:

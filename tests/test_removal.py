@@ -73,6 +73,16 @@ def test_of_two_copies_one_stays(tiny_vit):
     assert most > 3 * among_all[:2].max()
 
 
+def test_a_share_of_the_evidence_is_of_the_whole_unit(tiny_vit):
+    units, data = find_units(tiny_vit, KINDS), [(torch.randn(8, 3, 32, 32), torch.arange(8) % 5)]
+    moments = consumer_moments(tiny_vit, units, data)
+    taylor = class_evidence(tiny_vit, units, data, 5)
+    none, some, whole = (evidence_at_removal(tiny_vit, units, data, 5, moments, whole=w) for w in (0.0, 0.25, 1.0))
+    for key in taylor:
+        assert torch.allclose(some[key], 0.75 * none[key] + 0.25 * taylor[key])
+        assert torch.allclose(whole[key], taylor[key])
+
+
 @pytest.mark.parametrize("name", ["tiny_vit", "tiny_swin"])
 def test_every_kind_has_finite_evidence(name, request):
     model = request.getfixturevalue(name)

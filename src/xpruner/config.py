@@ -69,6 +69,8 @@ class MaskConfig:
         evidence: Where the masks start: ``none`` opens all to ``init``; the others take first-order class
             evidence from the calibration images: of the whole unit (``taylor``), of what the others cannot make up for
             (``irreplaceable``), or of what those that stay longer cannot (``at_removal``).
+        whole: Share that evidence of the whole unit has in evidence at the moment of removal: 0 trusts compensation
+            to make up for all that it can, 1 expects nothing of it; where ``compensate.mode`` is ``none`` it is 1.
         steps: Updates by gradient.
         lr: Learning rate of Adam on the mask logits.
         init: Value of every mask at the start, when there is no evidence.
@@ -81,6 +83,7 @@ class MaskConfig:
     """
 
     evidence: Literal["none", "taylor", "irreplaceable", "at_removal"] = "at_removal"
+    whole: float = 0.2
     steps: int = 0
     lr: float = 0.02
     init: float = 0.95

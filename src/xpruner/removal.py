@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from xpruner.evidence import centred, evidence_tables, irreplaceable, unit_blocks
+from xpruner.evidence import View, centred, evidence_tables, irreplaceable, unit_blocks
 from xpruner.moments import Batches, Moments, ridged_covariance
 from xpruner.units import Units
 
@@ -26,12 +26,15 @@ def evidence_at_removal(
     num_classes: int,
     moments: Mapping[str, Moments],
     *,
+    whole: float = 0.0,
     least_ridge: float = 1e-3,
     precision: str = "fp32",
 ) -> dict[str, Tensor]:
     """Returns for each group a (classes, units) table of first-order evidence, each unit's when its turn comes.
 
-    Groups that no layer reads, or whose readers' moments are not given, get Taylor's evidence [our choice].
+    Compensation is fitted on few images and never carries over in full, so that a share of the evidence may be that of
+    the whole unit: (1 - whole) e_at_removal + whole e_taylor. Groups that no layer reads, or whose readers' moments
+    are not given, get Taylor's evidence [our choice].
 
     Args:
         model: The dense model.
@@ -39,6 +42,7 @@ def evidence_at_removal(
         batches: Calibration images with labels.
         num_classes: Rows of the tables; a class without images gets the mean of the others.
         moments: Of the consumers' inputs.
+        whole: Share of Taylor's evidence, between 0 and 1.
         least_ridge: Smallest ridge, as a share of the mean variance.
         precision: Of the forward and backward pass.
     """
@@ -46,16 +50,17 @@ def evidence_at_removal(
     means = {g.key: moments[g.key].mean for g in known}
     covariances = {g.key: ridged_covariance(moments[g.key], least_ridge) for g in known}
     precisions = {key: torch.linalg.inv(covariance) for key, covariance in covariances.items()}
-    views = (
+    views: list[dict[str, View]] = [
         {g.key: irreplaceable(means[g.key], precisions[g.key], g.channels) for g in known},
         {g.key: centred(means[g.key]) for g in known},
-    )
-    among_all, alone = evidence_tables(model, units, batches, num_classes, views, precision)
-    at_turn = {
-        g.key: at_removal(among_all[g.key], alone[g.key], covariances[g.key], precisions[g.key], g.channels)
-        for g in known
-    }
-    return {**among_all, **at_turn}
+        {},
+    ]
+    among_all, alone, taylor = evidence_tables(model, units, batches, num_classes, views, precision)
+    found = dict(taylor)
+    for g in known:
+        at_turn = at_removal(among_all[g.key], alone[g.key], covariances[g.key], precisions[g.key], g.channels)
+        found[g.key] = torch.lerp(at_turn, taylor[g.key], whole)
+    return found
 
 
 def at_removal(among_all: Tensor, alone: Tensor, covariance: Tensor, precision: Tensor, channels: Tensor) -> Tensor:

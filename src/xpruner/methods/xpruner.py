@@ -104,10 +104,11 @@ def _moments(problem: Problem, model: nn.Module, units: Units) -> dict[str, Mome
 def _evidence(
     problem: Problem, model: nn.Module, units: Units, moments: dict[str, Moments] | None
 ) -> dict[str, Tensor]:
-    kind, precision = problem.config.masks.evidence, problem.config.precision
+    config, precision = problem.config, problem.config.precision
+    kind, whole = config.masks.evidence, 1.0 if config.compensate.mode == "none" else config.masks.whole
     asked = (model, units, problem.calibration, problem.num_classes)
     if kind == "at_removal":
-        return evidence_at_removal(*asked, moments or {}, precision=precision)
+        return evidence_at_removal(*asked, moments or {}, whole=whole, precision=precision)
     return class_evidence(*asked, moments if kind == "irreplaceable" else None, precision=precision)
 
 

@@ -83,7 +83,7 @@ class MaskConfig:
     """
 
     evidence: Literal["none", "taylor", "irreplaceable", "at_removal"] = "at_removal"
-    whole: float = 0.2
+    whole: float = 0.3
     steps: int = 0
     lr: float = 0.02
     init: float = 0.95

@@ -11,6 +11,7 @@ import pytest
 from tiny_comparison import write_comparison
 
 from xpruner.cli import main
+from xpruner.cli.compare import chosen_entries, read_comparison
 from xpruner.compare.claims import claimed
 
 SCRIPT = Path(__file__).parent / "compare_and_die.py"
@@ -162,6 +163,21 @@ def test_wrong_flags_are_answered_in_one_sentence(tmp_path, capsys, flags, sente
     config = ["--config", str(write_comparison(tmp_path, ENTRIES))] if flags else []
     assert main(["compare", *config, *flags]) == 2
     assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("wanted", "chosen"),
+    [
+        ([], ["L2", "L2, global", "L1"]),
+        (["L"], ["L2", "L2, global", "L1"]),
+        (["L2"], ["L2"]),
+        (["L2,", "L1"], ["L2, global", "L1"]),
+    ],
+)
+def test_entries_are_chosen_by_label_or_by_its_beginning(tmp_path, wanted, chosen):
+    path = str(write_comparison(tmp_path, {label: {"method": "l2"} for label in ("L2", "L2, global", "L1")}))
+    entries = chosen_entries(read_comparison(path), "untrained", wanted, path)
+    assert [entry.label for entry in entries] == chosen
 
 
 def test_a_report_of_a_comparison(whole, tmp_path, capsys):

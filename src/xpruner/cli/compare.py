@@ -20,7 +20,7 @@ class CompareOptions:
     Attributes:
         config: The YAML file that says it; see benchmarks/ for some.
         length: Which of its lengths to run; the file's own choice when absent.
-        entries: Beginnings of the labels of the rows to run, with semicolons between; all when empty.
+        entries: Labels of the rows to run, or beginnings of labels, with semicolons between; all when empty.
         budgets: To run, with semicolons between; all of the file's when empty.
         seeds: To run, with semicolons between; all of the file's when empty.
     """
@@ -117,6 +117,8 @@ def checked_runs(
 def chosen_entries(asked: CompareConfig, length: str, wanted: Sequence[str], path: str) -> list[Entry]:
     """Returns the entries of a comparison with all their options, those whose labels begin as wanted.
 
+    What is a whole label means that entry alone, even where others begin so.
+
     Raises:
         UsageError: If the length, a label or an option is unknown.
     """
@@ -125,10 +127,11 @@ def chosen_entries(asked: CompareConfig, length: str, wanted: Sequence[str], pat
     for start in wanted:
         if not any(label.startswith(start) for label in asked.entries):
             raise unknown(f"entry in {path}:", start, asked.entries)
+    starts = tuple(start for start in wanted if start not in asked.entries)
     return [
         _entry(asked, label, copy.deepcopy({} if own is None else own), length, path)
         for label, own in asked.entries.items()
-        if not wanted or label.startswith(tuple(wanted))
+        if not wanted or label in wanted or label.startswith(starts)
     ]
 
 

@@ -168,10 +168,10 @@ def test_wrong_flags_are_answered_in_one_sentence(tmp_path, capsys, flags, sente
 @pytest.mark.parametrize(
     ("wanted", "chosen"),
     [
-        ([], ["L2", "L2, global", "L1"]),
-        (["L"], ["L2", "L2, global", "L1"]),
+        ([], ["L1", "L2", "L2, global"]),
+        (["L"], ["L1", "L2", "L2, global"]),
         (["L2"], ["L2"]),
-        (["L2,", "L1"], ["L2, global", "L1"]),
+        (["L2,", "L1"], ["L1", "L2, global"]),
     ],
 )
 def test_entries_are_chosen_by_label_or_by_its_beginning(tmp_path, wanted, chosen):

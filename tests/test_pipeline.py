@@ -16,6 +16,7 @@ import xpruner
 from xpruner.config import CompensateConfig, FinetuneConfig, MaskConfig, ThresholdConfig, preset
 from xpruner.errors import UsageError
 from xpruner.pipeline import run_pipeline
+from xpruner.units import find_units
 
 SCRIPT = Path(__file__).parent / "run_and_die.py"
 
@@ -123,9 +124,12 @@ def test_finer_units_with_even_widths_and_the_same_again_after_a_stop(tmp_path):
         thresholds=ThresholdConfig(), masks=MaskConfig(), finetune=FinetuneConfig(epochs=0),
     )  # fmt: skip
     result = run_pipeline(config)
-    assert abs(result.metrics["pruned"]["budget_error"]) <= 0.01
     counts = {key: len(kept) for key, kept in result.plan.keep.items()}
     assert {key.rpartition(":")[2] for key in counts} == set(FINER)
+    units = find_units(xpruner.load(tmp_path / "run" / "dense"), FINER)
+    largest_bundle = max(8 * group.macs for group in units if group.kind == "hidden")
+    pruned = result.metrics["pruned"]
+    assert 0 <= pruned["budget_asked"] - pruned["budget_reached"] < largest_bundle
     assert all(count % 8 == 0 for key, count in counts.items() if key.endswith(":hidden"))
     assert all(count % 2 == 0 for key, count in counts.items() if key.endswith(":qk"))
     assert result.masks.keys() == counts.keys()

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from xpruner.checkpoint import load, save
@@ -18,10 +17,9 @@ from xpruner.config import RunConfig
 from xpruner.cost import count_macs, count_params
 from xpruner.data import InputSpec, Splits, batches, class_names, load_data
 from xpruner.errors import UsageError
-from xpruner.files import write_whole
 from xpruner.latency import compare_latency
 from xpruner.methods import Problem, find_method
-from xpruner.methods.base import kinds_for, prepared
+from xpruner.methods.base import kinds_for, prepared, write_masks
 from xpruner.models import load_model, load_teacher
 from xpruner.outputs import classes_of
 from xpruner.plan import Budget, Plan
@@ -125,9 +123,7 @@ class _Pipeline:
             on_step=self.tracker.scalars("search"),
         )
         outcome = find_method(self.config.method)(problem)
-        if outcome.masks:
-            path = self.run_folder.folder / "masks.safetensors"
-            write_whole(path, lambda temporary: temporary.write_bytes(to_bytes(outcome.masks)))
+        write_masks(self.run_folder.folder, outcome.masks)
         if outcome.model is not None:
             self._save(outcome.model, self._found)
         outcome.plan.save(self.run_folder.folder / "plan.json")

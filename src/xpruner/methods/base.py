@@ -71,11 +71,20 @@ def write_outcome(folder: Path, outcome: Outcome) -> None:
     Raises:
         XPrunerError: If the disk is full or the folder cannot be written.
     """
-    if outcome.masks:
-        content = safetensors.torch.save(outcome.masks)
-        write_whole(folder / "masks.safetensors", lambda temporary: temporary.write_bytes(content))
+    write_masks(folder, outcome.masks)
     write_text(folder / "figures.json", json.dumps(outcome.figures))
     outcome.plan.save(folder / "plan.json")
+
+
+def write_masks(folder: Path, masks: dict[str, Tensor]) -> None:
+    """Writes ``masks.safetensors``, where there are masks.
+
+    Raises:
+        XPrunerError: If the disk is full or the folder cannot be written.
+    """
+    if masks:
+        content = safetensors.torch.save(masks)
+        write_whole(folder / "masks.safetensors", lambda temporary: temporary.write_bytes(content))
 
 
 def read_outcome(folder: Path) -> Outcome | None:

@@ -80,7 +80,7 @@ class Timm:
             (3, *spec.size),
             is_training=True,
             hflip=0.5 if mirror else 0.0,
-            auto_augment="rand-m9-mstd0.5-inc1",
+            auto_augment="rand-m9-mstd0.5-mmax9-inc1",  # level 10 posterises to 0 bits, which Pillow refuses
             re_prob=0.25,
             re_mode="pixel",
             interpolation=spec.interpolation,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny_models import Noise
 
-from xpruner.config import DataConfig, MaskConfig, RunConfig, ThresholdConfig, preset
+from xpruner.config import CompensateConfig, DataConfig, MaskConfig, RunConfig, ThresholdConfig, preset
 from xpruner.errors import UsageError
 from xpruner.learning import LoopOptions
 from xpruner.masks import ClassMasks
@@ -100,6 +100,19 @@ def test_an_unknown_method_names_the_nearest():
     with pytest.raises(UsageError, match="did you mean 'xpruner'"):
         find_method("xpruned")
     assert MaskConfig().evidence == "at_removal"
+
+
+def test_where_nothing_is_compensated_a_unit_counts_as_a_whole(tiny_vit):
+    """Then evidence at the moment of removal is Taylor's; with compensation it is another."""
+    base = replace(run_config("default"), rounds=1)
+    masks = {}
+    for mode in ("none", "affine"):
+        for evidence in ("at_removal", "taylor"):
+            config = replace(base, compensate=CompensateConfig(mode=mode), masks=MaskConfig(evidence=evidence))
+            outcome = find_method("xpruner")(problem(tiny_vit, config))
+            masks[mode, evidence] = torch.cat([table.flatten() for table in outcome.masks.values()])
+    assert torch.equal(masks["none", "at_removal"], masks["none", "taylor"])
+    assert not torch.allclose(masks["affine", "at_removal"], masks["affine", "taylor"])
 
 
 def test_finished_rounds_are_not_computed_again(tiny_vit, tmp_path):

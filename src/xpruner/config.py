@@ -70,7 +70,7 @@ class MaskConfig:
             evidence from the calibration images: of the whole unit (``taylor``), of what the others cannot make up for
             (``irreplaceable``), or of what those that stay longer cannot (``at_removal``).
         whole: Share that evidence of the whole unit has in evidence at the moment of removal: 0 trusts compensation
-            to make up for all that it can, 1 expects nothing of it; where ``compensate.mode`` is ``none`` it is 1.
+            to make up for all that it can, 1 expects nothing of it, as where ``compensate.mode`` is ``none``.
         steps: Updates by gradient.
         lr: Learning rate of Adam on the mask logits.
         init: Value of every mask at the start, when there is no evidence.

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from xpruner.compensation import compensate
+from xpruner.config import RunConfig
 from xpruner.evidence import class_evidence
 from xpruner.learning import LoopOptions
 from xpruner.mask_learning import leak, learn_masks
@@ -95,7 +96,7 @@ def _round(problem: Problem, model: nn.Module, budget: Budget, folder: Path | No
 
 def _moments(problem: Problem, model: nn.Module, units: Units) -> dict[str, Moments] | None:
     config = problem.config
-    if config.masks.evidence in ("none", "taylor") and not config.thresholds.compensated:
+    if _evidence_kind(config) in ("none", "taylor") and not config.thresholds.compensated:
         return None
     with evaluating(model):
         return consumer_moments(model, units, problem.calibration, config.precision)
@@ -104,12 +105,18 @@ def _moments(problem: Problem, model: nn.Module, units: Units) -> dict[str, Mome
 def _evidence(
     problem: Problem, model: nn.Module, units: Units, moments: dict[str, Moments] | None
 ) -> dict[str, Tensor]:
-    config, precision = problem.config, problem.config.precision
-    kind, whole = config.masks.evidence, 1.0 if config.compensate.mode == "none" else config.masks.whole
+    config, kind = problem.config, _evidence_kind(problem.config)
     asked = (model, units, problem.calibration, problem.num_classes)
     if kind == "at_removal":
-        return evidence_at_removal(*asked, moments or {}, whole=whole, precision=precision)
-    return class_evidence(*asked, moments if kind == "irreplaceable" else None, precision=precision)
+        return evidence_at_removal(*asked, moments or {}, whole=config.masks.whole, precision=config.precision)
+    return class_evidence(*asked, moments if kind == "irreplaceable" else None, precision=config.precision)
+
+
+def _evidence_kind(config: RunConfig) -> str:
+    """Returns which evidence to take: where nothing is compensated, a unit that goes is missed as a whole."""
+    if config.masks.evidence == "at_removal" and config.compensate.mode == "none":
+        return "taylor"
+    return config.masks.evidence
 
 
 def _removed_share(units: Units, budget: Budget) -> float:

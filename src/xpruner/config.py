@@ -174,6 +174,8 @@ class FinetuneConfig:
         distill: Weight of the distillation loss; the rest goes to the labels.
         teacher: A timm model with its published weights, or a saved folder, to distil from; absent, the dense model.
         temperature: Softmax temperature of the distillation.
+        features: Weight of the distance to what the dense model's last block hands on, as a share of its variance,
+            added to the losses above; 0 for none.
         label_smoothing: Of the cross-entropy on labels.
         mixup: timm's mixup alpha; 0 for none.
         cutmix: timm's cutmix alpha; 0 for none.
@@ -191,6 +193,7 @@ class FinetuneConfig:
     distill: float = 0.9
     teacher: str | None = None
     temperature: float = 1.0
+    features: float = 0.0
     label_smoothing: float = 0.1
     mixup: float = 0.0
     cutmix: float = 0.0

@@ -11,7 +11,7 @@ from xpruner.errors import UsageError, XPrunerError
 from xpruner.training import evaluate, finetune
 
 CONFIG = FinetuneConfig(epochs=2, lr=1e-3, checkpoint_every=2)  # 12 images by 4: 3 steps an epoch
-RICH = FinetuneConfig(epochs=2, lr=1e-3, checkpoint_every=2, mixup=0.8, cutmix=1.0, ema_decay=0.9)
+RICH = FinetuneConfig(epochs=2, lr=1e-3, checkpoint_every=2, features=1.0, mixup=0.8, cutmix=1.0, ema_decay=0.9)
 LABELS = FinetuneConfig(epochs=2, lr=1e-3, distill=0.0, checkpoint_every=2)
 
 
@@ -262,11 +262,15 @@ def test_checkpoints_may_come_more_often_in_the_next_run(student, blobs, tmp_pat
         ({"seed": -1}, "The seed is -1; it must be 0 or more."),
         ({"config": CONFIG}, "finetune.distill is 0.9 but there is no teacher; pass one, or set it to 0."),
         (
+            {"config": FinetuneConfig(features=1.0, distill=0.0)},
+            "finetune.features is 1.0; it must be 0 where finetune.distill is 0.",
+        ),
+        (
             {"config": FinetuneConfig(mixup=0.8), "batch_size": 3},
             "Mixup and cutmix pair the images of a batch, and 3 is odd; make it even.",
         ),
     ],
-    ids=["fp16", "batch", "seed", "teacher", "odd"],
+    ids=["fp16", "batch", "seed", "teacher", "features", "odd"],
 )
 def test_what_cannot_be_met_is_refused_in_a_sentence(student, blobs, options, message):
     with pytest.raises(UsageError) as caught:

@@ -37,4 +37,4 @@ class Blobs(Dataset):
 def tiny_model(seed: int = 0, **kwargs) -> nn.Module:
     torch.manual_seed(seed)
     shape = dict(img_size=16, patch_size=4, embed_dim=16, depth=1, num_heads=2, num_classes=CLASSES)
-    return timm.create_model("vit_tiny_patch16_224", **shape, **kwargs)
+    return timm.create_model("vit_tiny_patch16_224", **shape | kwargs)

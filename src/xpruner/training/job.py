@@ -17,6 +17,7 @@ from xpruner.errors import UsageError
 from xpruner.outputs import logits_of
 from xpruner.training.devices import autocast
 from xpruner.training.distill import finetune_loss
+from xpruner.training.features import feature_loss, handed_on, last_block
 from xpruner.training.recipe import check_config
 
 
@@ -110,8 +111,12 @@ class Job:
 
     def loss(self, student: nn.Module, teacher: nn.Module | None, images: Tensor, targets: Tensor) -> Tensor:
         """Returns the loss of a batch; targets are class indices (batch,) or soft targets (batch, classes)."""
-        with autocast(self.precision, self.place.device):
+        weight = self.config.features
+        compared = [self.place.unwrap_model(student), teacher] if weight and teacher is not None else []
+        block = last_block(compared[-1]) if compared else ""
+        with autocast(self.precision, self.place.device), handed_on(compared, block) as features:
             logits = logits_of(student(images))
             with torch.no_grad():
                 wanted = logits_of(teacher(images)).float() if teacher is not None else None
-        return finetune_loss(logits.float(), targets, wanted, self.config)
+        loss = finetune_loss(logits.float(), targets, wanted, self.config)
+        return loss + weight * feature_loss(*features) if features else loss

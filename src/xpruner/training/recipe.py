@@ -26,6 +26,8 @@ def check_config(config: FinetuneConfig) -> None:
         ("clip_grad", config.clip_grad > 0, "positive"),
         ("distill", 0 <= config.distill <= 1, "between 0 and 1"),
         ("temperature", config.temperature > 0, "positive"),
+        ("features", config.features >= 0, "0 or more"),
+        ("features", config.features == 0 or config.distill > 0, "0 where finetune.distill is 0"),
         ("label_smoothing", 0 <= config.label_smoothing < 1, "0 or more and below 1"),
         ("mixup", config.mixup >= 0, "0 or more"),
         ("cutmix", config.cutmix >= 0, "0 or more"),

@@ -1,0 +1,75 @@
+"""Features: what a model's last block hands on, token by token, to be compared with the dense model's."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+
+from xpruner.errors import UsageError
+from xpruner.outputs import tensors_of
+from xpruner.units.registry import parts_of
+
+
+def last_block(model: nn.Module) -> str:
+    """Returns the path of the last block that holds attention heads or hidden units.
+
+    Raises:
+        UsageError: If there is none.
+    """
+    branches = [part.path for part in parts_of(model) if part.adapter.kind in ("head", "hidden")]
+    if not branches:
+        raise UsageError(
+            f"finetune.features compares transformer blocks, and {type(model).__name__} has none; set it to 0."
+        )
+    above = branches[-1].rpartition(".")[0]
+    return branches[-1] if isinstance(model.get_submodule(above), nn.ModuleList) else above
+
+
+@contextmanager
+def handed_on(models: Sequence[nn.Module], block: str) -> Iterator[list[Tensor]]:
+    """Yields a list to which each model's forward pass adds what its block at this path puts out.
+
+    Raises:
+        UsageError: If a model has no such block.
+    """
+    found: list[Tensor] = []
+    modules = [_module(model, block) for model in models]
+    handles = [m.register_forward_hook(lambda _module, _args, out: found.append(tensors_of(out)[0])) for m in modules]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _module(model: nn.Module, block: str) -> nn.Module:
+    try:
+        return model.get_submodule(block)
+    except AttributeError as error:
+        name = type(model).__name__
+        raise UsageError(f"finetune.features compares blocks at {block}, which {name} lacks; set it to 0.") from error
+
+
+def feature_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Returns the share of the variance of the teacher's tokens that the student misses: |s - t|^2 / |t - mean t|^2.
+
+    0 where both are equal, 1 for a student that knows the mean and nothing else. Where the student has other tokens
+    than the teacher, as after pooling, the means over the tokens are compared [our choice].
+
+    Args:
+        student: (batch, ..., dim).
+        teacher: (batch, ..., dim); no gradient flows into it.
+
+    Raises:
+        UsageError: If the widths differ.
+    """
+    if student.shape[-1] != teacher.shape[-1]:
+        raise UsageError(
+            f"finetune.features compares blocks that hand on {student.shape[-1]} and {teacher.shape[-1]} channels; "
+            "set it to 0."
+        )
+    ours, theirs = (tokens.float().flatten(1, -2) for tokens in (student, teacher.detach()))
+    if ours.shape != theirs.shape:
+        ours, theirs = ours.mean(1, keepdim=True), theirs.mean(1, keepdim=True)
+    variance = (theirs - theirs.mean((0, 1))).square().sum()
+    return (ours - theirs).square().sum() / variance.clamp(min=1e-12)  # none in a batch of one token

@@ -152,7 +152,7 @@ def test_finer_units_with_even_widths_and_the_same_again_after_a_stop(tmp_path):
 def test_every_kind_of_unit_can_be_asked_for(tmp_path, kinds):
     config = replace(
         tiny_run(str(tmp_path / "run")), units=kinds, budget="0.6", rounds=1,
-        thresholds=ThresholdConfig(), masks=MaskConfig(), finetune=FinetuneConfig(epochs=0),
+        thresholds=ThresholdConfig(), masks=MaskConfig(), finetune=FinetuneConfig(steps=1, features=1.0),
     )  # fmt: skip
     result = run_pipeline(config)
     assert -0.04 <= result.metrics["pruned"]["budget_error"] <= 0  # one of 24 channels is 4 % of the model

@@ -27,6 +27,7 @@ from xpruner.run import Run
 from xpruner.surgery import apply
 from xpruner.tracking import Tracker
 from xpruner.training import evaluate, finetune
+from xpruner.training.features import kept_stream
 from xpruner.units import find_units
 
 log = logging.getLogger("xpruner")
@@ -96,7 +97,7 @@ class _Pipeline:
         plan = Plan.load(run.folder / "plan.json")
         run.stage("pruned", lambda: self._pruned(plan))
         run.stage("compensated", lambda: self._compensated(plan))
-        run.stage("finetuned", self._finetuned)
+        run.stage("finetuned", lambda: self._finetuned(plan))
         pruned = load(run.folder / "pruned")
         if self.config.latency:
             run.stage("latency", lambda: self._latency(pruned))
@@ -160,7 +161,7 @@ class _Pipeline:
         self._save(model, self.run_folder.state("compensated"))
         return {**self._figures(model), "seconds": seconds}
 
-    def _finetuned(self) -> dict[str, Any]:
+    def _finetuned(self, plan: Plan) -> dict[str, Any]:
         start = time.perf_counter()
         model = finetune(
             load(self.run_folder.state("compensated")),
@@ -171,6 +172,7 @@ class _Pipeline:
             workers=self.config.data.workers,
             seed=self.config.seed,
             precision=self.config.precision,
+            stream=kept_stream(self.dense, plan),
             state_dir=self.run_folder.state("finetune"),
             on_step=self.tracker.scalars("finetune"),
         )

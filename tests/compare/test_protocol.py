@@ -64,6 +64,14 @@ def test_a_search_that_trains_weights_hands_its_model_over(run, tmp_path, monkey
     assert stages["cut"]["top1"] != stages["found"]["top1"]
 
 
+def test_features_are_compared_where_the_stream_was_cut(tmp_path):
+    path = write_comparison(tmp_path, {"Isomorphic": {"method": "isomorphic", "finetune": {"features": 1.0}}})
+    run = next(runs_of(chosen_entries(read_comparison(str(path)), "short", [], str(path)), [0], ["0.5"], "short"))
+    result = protocol.run_one(protocol.set_up(run.config), run, tmp_path / "state")
+    kept, dense = result["keep"]["stream:embed"]
+    assert kept < dense and "finetuned" in result["stages"]
+
+
 def test_runs_go_seed_by_seed_and_budget_by_budget(tmp_path):
     path = write_comparison(tmp_path, {"A, b": {"method": "l1"}, "C": {"method": "l2", "seeds": [0]}}, seeds=[0, 1])
     entries = chosen_entries(read_comparison(str(path)), "short", [], str(path))

@@ -1,14 +1,16 @@
 import pytest
+import tiny_models
+import tiny_transformers
 import torch
 from tiny_training import tiny_model
-from tiny_transformers import tiny
 from torch import nn
 
 from xpruner.config import FinetuneConfig
 from xpruner.errors import UsageError
+from xpruner.plan import Plan
 from xpruner.training.devices import accelerator
 from xpruner.training.distill import finetune_loss
-from xpruner.training.features import feature_loss, handed_on, last_block
+from xpruner.training.features import feature_loss, handed_on, kept_stream, last_block
 from xpruner.training.job import Job
 
 TOKENS = torch.tensor([[[1.0, 0.0], [3.0, 0.0]]])  # mean (2, 0), squared distances from it 1 + 1
@@ -44,12 +46,25 @@ def test_other_widths_are_refused():
         feature_loss(torch.zeros(1, 2, 3), TOKENS)
 
 
+def test_only_the_channels_that_the_student_kept_are_compared():
+    teacher = torch.cat([torch.full((1, 2, 1), 7.0), TOKENS], dim=-1)
+    assert feature_loss(TOKENS + 1, teacher, stream=[1, 2]).item() == pytest.approx(4 / 2)
+
+
+@pytest.mark.parametrize(("model", "key"), [("deit", "stream:embed"), ("swin", "layers.1:embed")])
+def test_the_channels_that_are_left_are_those_of_the_last_stream(model, key):
+    model = tiny_models.tiny(model)
+    assert kept_stream(model, Plan({key: [0, 2]}, {key: 24})) == [0, 2]
+    assert kept_stream(model, Plan({"layers.0:embed": [1]}, {"layers.0:embed": 24})) is None
+    assert kept_stream(model, Plan({}, {})) is None
+
+
 def test_the_last_block_is_that_of_the_last_heads_or_hidden_units():
     assert last_block(tiny_model(depth=3)) == "blocks.2"
 
 
 def test_a_block_that_holds_its_hidden_units_itself_is_found():
-    assert last_block(tiny("yolos")) == "vit.encoder.layer.1"
+    assert last_block(tiny_transformers.tiny("yolos")) == "vit.encoder.layer.1"
 
 
 def test_one_token_alone_gives_a_finite_loss():

@@ -23,6 +23,7 @@ from xpruner.plan import Budget, Plan
 from xpruner.run import comparable
 from xpruner.surgery import apply
 from xpruner.training import finetune, predict
+from xpruner.training.features import kept_stream
 from xpruner.units import find_units
 
 log = logging.getLogger("xpruner")
@@ -100,7 +101,7 @@ class _Protocol:
         outcome = self._search()
         model = self._as_found(outcome)
         start = self._compensated(model, outcome.plan)
-        self._finetuned(start)
+        self._finetuned(start, outcome.plan)
         return {
             "label": self.asked.label,
             "length": self.asked.length,
@@ -182,7 +183,7 @@ class _Protocol:
         predicted, labels = predict(model, self.bench.data.calibration, **_forward(self.config))
         return int((predicted == labels).sum())
 
-    def _finetuned(self, model: nn.Module) -> None:
+    def _finetuned(self, model: nn.Module, plan: Plan) -> None:
         recipe = self.config.finetune
         if recipe.steps == 0 or (recipe.steps is None and recipe.epochs == 0):
             return
@@ -197,6 +198,7 @@ class _Protocol:
                 workers=self.config.data.workers,
                 seed=self.config.seed,
                 precision=self.config.precision,
+                stream=kept_stream(self.dense, plan),
                 state_dir=self.folder / "finetune",
             )
         self.stages["finetuned"] = {**self._figures(tuned), **figures}

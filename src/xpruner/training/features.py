@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from xpruner.errors import UsageError
 from xpruner.outputs import tensors_of
+from xpruner.plan import Plan
+from xpruner.units.embed import stream_key
 from xpruner.units.registry import parts_of
 
 
@@ -23,6 +25,12 @@ def last_block(model: nn.Module) -> str:
         )
     above = branches[-1].rpartition(".")[0]
     return branches[-1] if isinstance(model.get_submodule(above), nn.ModuleList) else above
+
+
+def kept_stream(dense: nn.Module, plan: Plan) -> list[int] | None:
+    """Returns which channels of the residual stream are left where the last block ends; None where all are."""
+    cut = any(key.endswith(":embed") for key in plan.keep)
+    return plan.keep.get(stream_key(dense, last_block(dense))) if cut else None
 
 
 @contextmanager
@@ -50,7 +58,7 @@ def _module(model: nn.Module, block: str) -> nn.Module:
         raise UsageError(f"finetune.features compares blocks at {block}, which {name} lacks; set it to 0.") from error
 
 
-def feature_loss(student: Tensor, teacher: Tensor) -> Tensor:
+def feature_loss(student: Tensor, teacher: Tensor, stream: Sequence[int] | None = None) -> Tensor:
     """Returns the share of the variance of the teacher's tokens that the student misses: |s - t|^2 / |t - mean t|^2.
 
     0 where both are equal, 1 for a student that knows the mean and nothing else. Where the student has other tokens
@@ -59,14 +67,17 @@ def feature_loss(student: Tensor, teacher: Tensor) -> Tensor:
     Args:
         student: (batch, ..., dim).
         teacher: (batch, ..., dim); no gradient flows into it.
+        stream: Which of the teacher's channels the student has, ascending; absent for all.
 
     Raises:
         UsageError: If the widths differ.
     """
+    if stream is not None:
+        teacher = teacher[..., list(stream)]
     if student.shape[-1] != teacher.shape[-1]:
         raise UsageError(
-            f"finetune.features compares blocks that hand on {student.shape[-1]} and {teacher.shape[-1]} channels; "
-            "set it to 0."
+            f"finetune.features compares blocks that hand on {student.shape[-1]} and {teacher.shape[-1]} channels; say "
+            "which channels the student kept (stream), or set it to 0."
         )
     ours, theirs = (tokens.float().flatten(1, -2) for tokens in (student, teacher.detach()))
     if ours.shape != theirs.shape:

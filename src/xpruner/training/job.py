@@ -1,7 +1,7 @@
 """What one fine-tuning run is asked to do: the data in their order, and the loss on a batch."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
@@ -33,6 +33,7 @@ class Job:
         workers: Loader processes.
         seed: Of the data order and of each step.
         precision: Of the forward passes.
+        stream: Channels of the teacher's residual stream that the student kept; None for all.
     """
 
     place: Accelerator
@@ -42,6 +43,7 @@ class Job:
     workers: int
     seed: int
     precision: str
+    stream: Sequence[int] | None = None
 
     @property
     def images(self) -> int:
@@ -119,4 +121,4 @@ class Job:
             with torch.no_grad():
                 wanted = logits_of(teacher(images)).float() if teacher is not None else None
         loss = finetune_loss(logits.float(), targets, wanted, self.config)
-        return loss + weight * feature_loss(*features) if features else loss
+        return loss + weight * feature_loss(features[0], features[1], self.stream) if features else loss

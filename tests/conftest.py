@@ -2,6 +2,8 @@
 
 import os
 import random
+from dataclasses import replace
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read at import: no test may reach for a network
 
@@ -9,8 +11,12 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from run_and_die import tiny_run
 from tiny_models import SWIN, VIT, build
 from torch import nn
+
+from xpruner.config import FinetuneConfig, MaskConfig, ThresholdConfig
+from xpruner.pipeline import run_pipeline
 
 torch.set_num_threads(1)  # models this small only lose time to more threads
 
@@ -38,3 +44,16 @@ def tiny_deit_distilled() -> nn.Module:
 @pytest.fixture
 def tiny_swin() -> nn.Module:
     return build("swin_tiny_patch4_window7_224", **SWIN)
+
+
+@pytest.fixture(scope="session")
+def finished_folder(tmp_path_factory) -> Path:
+    """A run with heads, hidden units and query-key dimensions, on digits with random weights."""
+    folder = tmp_path_factory.mktemp("explained") / "run"
+    torch.manual_seed(0)
+    config = replace(
+        tiny_run(str(folder)), units=["head", "hidden", "qk"], thresholds=ThresholdConfig(), masks=MaskConfig(),
+        finetune=FinetuneConfig(steps=2),
+    )  # fmt: skip
+    run_pipeline(config)
+    return folder

@@ -15,6 +15,7 @@ COMMANDS = {
     "inspect": ("xpruner.cli.inspect", "List what can be pruned in a model and what it costs."),
     "compare": ("xpruner.cli.compare", "Run methods side by side under one protocol, as a YAML file says."),
     "report": ("xpruner.cli.report", "Make tables and plots of a comparison."),
+    "explain": ("xpruner.cli.explain", "Say what a run's masks tell of a unit or a class, and which classes pay."),
     "export-config": ("xpruner.cli.export_config", "Write every option of a preset as YAML, to edit and to prune by."),
     "demo": ("xpruner.cli.demo", "Train and prune a small model on handwritten digits, in about two minutes."),
 }

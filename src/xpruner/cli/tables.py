@@ -27,7 +27,9 @@ def show_result(metrics: Mapping[str, Any], folder: Path) -> None:
 def stages_table(metrics: Mapping[str, Any]) -> Table:
     """Returns a row for each stage: accuracy, cost with its share of the dense model's, and latency if measured."""
     latency = metrics.get("latency", {"dense": {}})
-    table = _table("", "top-1 %", "MACs (M)", "parameters (M)", *(f"ms at batch {size}" for size in latency["dense"]))
+    table = new_table(
+        "", "top-1 %", "MACs (M)", "parameters (M)", *(f"ms at batch {size}" for size in latency["dense"])
+    )
     times = {
         "dense": [f"{ms:.2f}" for ms in latency["dense"].values()],
         "finetuned": [
@@ -51,7 +53,9 @@ def slower(metrics: Mapping[str, Any]) -> str | None:
 def figures_table(figures: Mapping[str, Any]) -> Table:
     """Returns the figures of one model, as from ``xpruner evaluate``."""
     latency = figures.get("latency", {})
-    table = _table("model", "images", "top-1 %", "MACs (M)", "parameters (M)", *(f"ms at batch {b}" for b in latency))
+    table = new_table(
+        "model", "images", "top-1 %", "MACs (M)", "parameters (M)", *(f"ms at batch {b}" for b in latency)
+    )
     cells = [f"{100 * figures['top1']:.2f}", _millions(figures["macs"]), _millions(figures["params"])]
     table.add_row(figures["model"], str(figures["images"]), *cells, *(f"{ms:.2f}" for ms in latency.values()))
     return table
@@ -59,7 +63,7 @@ def figures_table(figures: Mapping[str, Any]) -> Table:
 
 def units_table(contents: Mapping[str, Any]) -> Table:
     """Returns a row for each group of units, and the totals, as from ``xpruner inspect``."""
-    table = _table("group", "kind", "units", "width", "MACs a unit", "MACs (M)", "share %", "parameters (M)")
+    table = new_table("group", "kind", "units", "width", "MACs a unit", "MACs (M)", "share %", "parameters (M)")
     for group in contents["groups"]:
         numbers = [str(group["units"]), str(group["width"]), f"{group['macs_per_unit']:,.0f}"]
         table.add_row(group["key"], group["kind"], *numbers, *_sums(group, group["share"]))
@@ -75,7 +79,8 @@ def _sums(costs: Mapping[str, float], share: float) -> list[str]:
     return [_millions(costs["macs"]), f"{100 * share:.1f}", _millions(costs["params"])]
 
 
-def _table(first: str, *columns: str) -> Table:
+def new_table(first: str, *columns: str) -> Table:
+    """Returns an empty table with these columns; the first holds names, the others figures."""
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column(first, no_wrap=True)
     for title in columns:

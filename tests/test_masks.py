@@ -8,6 +8,7 @@ from xpruner.masks import (
     TemporalSmoothness,
     class_variance,
     reduce_classes,
+    rescaled,
     sparsity,
     total_variation,
 )
@@ -90,7 +91,7 @@ def test_start_from_evidence_by_hand():
     units = Units((group("a.attn:head", 3, macs=2),), 10, 5, (3, 8, 8))
     masks = ClassMasks(units, 2)
     evidence = torch.tensor([[2.0, 4.0, 6.0], [6.0, 4.0, 10.0]])  # 1, 2, 3 and 3, 2, 5 per MAC; means 2, 2, 4
-    masks.start_from({"a.attn:head": evidence}, quantile=0.5)
+    assert masks.start_from({"a.attn:head": evidence}, quantile=0.5) == 2
     expected = torch.tensor([[1 / 3, 1 / 2, 3 / 5], [3 / 5, 1 / 2, 5 / 7]])  # e / (e + 2)
     torch.testing.assert_close(masks.values()["a.attn:head"], expected)
 
@@ -101,6 +102,10 @@ def test_start_from_compares_units_of_all_groups_by_what_they_cost():
     values = masks.values()  # one and three per MAC; e0 is one
     torch.testing.assert_close(values["a.attn:head"], torch.full((1, 2), 1 / 2))
     torch.testing.assert_close(values["a.mlp:hidden"], torch.full((1, 3), 3 / 4))
+
+
+def test_rescaling_multiplies_the_odds():
+    torch.testing.assert_close(rescaled(torch.tensor([0.5, 0.8, 0.1]), 3.0), torch.tensor([3 / 4, 12 / 13, 1 / 4]))
 
 
 def test_units_without_evidence_start_nearly_closed():

@@ -1,5 +1,6 @@
 """Stage 2 and the method around it: the budget is met, and what is planted is found."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -8,11 +9,13 @@ from tiny_models import Noise
 
 from xpruner.config import CompensateConfig, DataConfig, MaskConfig, RunConfig, ThresholdConfig, preset
 from xpruner.errors import UsageError
+from xpruner.evidence import class_evidence
 from xpruner.learning import LoopOptions
 from xpruner.masks import ClassMasks
 from xpruner.methods import Problem, find_method
+from xpruner.methods.xpruner import LEVEL
 from xpruner.moments import consumer_moments
-from xpruner.plan import Budget
+from xpruner.plan import Budget, Plan
 from xpruner.threshold_search import check_threshold_config, search_thresholds
 from xpruner.units import find_units
 
@@ -126,3 +129,19 @@ def test_finished_rounds_are_not_computed_again(tiny_vit, tmp_path):
     assert again.plan == whole.plan
     assert again.figures == whole.figures
     assert all(torch.equal(again.masks[key], whole.masks[key]) for key in whole.masks)
+
+
+def test_masks_of_all_rounds_are_on_the_scale_of_the_last(tiny_vit, tmp_path):
+    """A unit that went in the first round keeps its evidence: its odds times the last round's level."""
+    config = replace(run_config("default"), rounds=2, masks=MaskConfig(evidence="taylor"), seed=0)
+    setting = replace(problem(tiny_vit, config), state_dir=tmp_path)
+    outcome = find_method("xpruner")(setting)
+    first, last = (json.loads((tmp_path / f"round-{n}" / "figures.json").read_text())[LEVEL] for n in (1, 2))
+    assert first != last and LEVEL not in outcome.figures
+    evidence = class_evidence(tiny_vit, setting.units, setting.calibration, 5)
+    key = "blocks.0.mlp:hidden"
+    left = Plan.load(tmp_path / "round-1" / "plan.json").keep[key]
+    gone = [i for i in range(96) if i not in left]
+    odds = torch.special.logit(outcome.masks[key][:, gone].double()).exp()
+    expected = evidence[key][:, gone].double() / setting.units[key].macs
+    torch.testing.assert_close(odds * last, expected, rtol=1e-3, atol=1e-5 * last)

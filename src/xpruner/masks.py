@@ -81,18 +81,22 @@ class ClassMasks(nn.Module):
         return {key: reduce_classes(m, kind) for key, m in (values or self.values()).items()}
 
     @torch.no_grad()
-    def start_from(self, evidence: Mapping[str, Tensor], quantile: float = 0.5) -> None:
+    def start_from(self, evidence: Mapping[str, Tensor], quantile: float = 0.5) -> float:
         """Sets m[c, u] = e / (e + e0), with e the evidence per MAC and e0 its quantile over all units [our choice].
 
         Args:
             evidence: For each group a (classes, units) table, not negative.
             quantile: Share of the units that begin with a class-mean evidence below e0, so with masks below one half.
+
+        Returns:
+            e0.
         """
         per_mac = {group.key: evidence[group.key].double() / group.macs for group in self.units}
         level = torch.cat([e.mean(0) for e in per_mac.values()]).quantile(quantile).clamp(min=1e-300)
         for key, e in per_mac.items():
             table: Any = self.tables[_name(key)]
             table.set((e / level).clamp(min=1e-6).log().float())
+        return level.item()
 
     def tensors(self) -> dict[str, Tensor]:
         """Returns the (classes, units) masks by group key, detached, on the CPU: what is stored and explained."""
@@ -113,6 +117,11 @@ def reduce_classes(m: Tensor, kind: Importance) -> Tensor:
     if kind == "odds":
         return torch.special.logit(m, eps=1e-6).exp().mean(0)
     return m.sum(0).abs()
+
+
+def rescaled(m: Tensor, factor: float) -> Tensor:
+    """Returns the masks whose odds m / (1 - m) are those of ``m`` times a factor."""
+    return torch.sigmoid(torch.special.logit(m, eps=1e-7) + math.log(factor))
 
 
 class _Full(nn.Module):

@@ -12,7 +12,7 @@ from xpruner.config import RunConfig
 from xpruner.evidence import class_evidence
 from xpruner.learning import LoopOptions
 from xpruner.mask_learning import leak, learn_masks
-from xpruner.masks import ClassMasks
+from xpruner.masks import ClassMasks, rescaled
 from xpruner.methods.base import Outcome, Problem, read_outcome, register_method, write_outcome
 from xpruner.moments import Moments, consumer_moments
 from xpruner.plan import Budget, Plan
@@ -24,6 +24,8 @@ from xpruner.units import Units, find_units
 
 log = logging.getLogger("xpruner")
 
+LEVEL = "evidence per MAC at a mask of one half"
+
 
 @register_method("xpruner", ("head", "hidden", "qk", "v"), rotates=True)
 def search(problem: Problem) -> Outcome:
@@ -31,9 +33,11 @@ def search(problem: Problem) -> Outcome:
 
     With several rounds the budget falls geometrically. Each round learns masks and thresholds on the network that the
     earlier rounds left, cut and compensated; two units that can stand in for each other both look dispensable until
-    one is gone [our choice]. The plan is in the numbering of the dense model; a unit's mask is the last one it had.
+    one is gone [our choice]. The plan is in the numbering of the dense model. A unit's mask is the last one it had, on
+    the scale of the last round's, so that all can be compared.
     """
     plan: Plan | None = None
+    level = 1.0
     table: dict[str, Tensor] = {}
     figures: dict[str, float] = {}
     budgets = round_budgets(problem, problem.config.rounds)
@@ -45,8 +49,11 @@ def search(problem: Problem) -> Outcome:
             found = _round(problem, _left_by(problem, plan), budget, folder, number)
             if folder:
                 write_outcome(folder, found)
-        table = _in_dense_numbering(table, found.masks, plan)
-        figures = figures or found.figures  # of the first round: the leak in the dense model
+        of_round = dict(found.figures)
+        before, level = level, of_round.pop(LEVEL)
+        earlier = {key: rescaled(m, before / level) for key, m in table.items()}
+        table = _in_dense_numbering(earlier, found.masks, plan)
+        figures = figures or of_round  # of the first round: the leak in the dense model
         plan = found.plan if plan is None else found.plan.after(plan)
     assert plan is not None
     return Outcome(Plan.of(problem.units, plan.keep, "xpruner", problem.budget), table, figures)
@@ -82,16 +89,17 @@ def _round(problem: Problem, model: nn.Module, budget: Budget, folder: Path | No
         on_step=problem.on_step, checkpoint_every=config.finetune.checkpoint_every,
     )  # fmt: skip
     moments = _moments(problem, model, units)
+    level = 1.0
     if config.masks.evidence != "none":
         evidence = _evidence(problem, model, units, moments)
-        masks.start_from(evidence, quantile=_removed_share(units, budget))
+        level = masks.start_from(evidence, quantile=_removed_share(units, budget))
     learn_masks(model, masks, problem.train, config.masks, _at(options, folder, "masks"), precision=config.precision)
     plan = search_thresholds(
         model, masks, budget, problem.train, config.thresholds, _at(options, folder, "thresholds"),
         moments=moments, precision=config.precision,
     )  # fmt: skip
     figures = leak(model, masks, problem.calibration, precision=config.precision) if number == 1 else {}
-    return Outcome(plan, masks.tensors(), figures)
+    return Outcome(plan, masks.tensors(), {**figures, LEVEL: level})
 
 
 def _moments(problem: Problem, model: nn.Module, units: Units) -> dict[str, Moments] | None:

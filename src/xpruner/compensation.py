@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from xpruner.config import CompensateConfig
 from xpruner.errors import UsageError, XPrunerError
 from xpruner.moments import Batches, Moments, channels_last, consumer_moments, reading, ridge
+from xpruner.outputs import classifiers
 from xpruner.plan import Plan
 from xpruner.training.devices import autocast
 from xpruner.training.evaluate import evaluating
@@ -58,7 +59,7 @@ def compensate(
     with evaluating(dense), evaluating(pruned):
         if config.mode == "sequential":
             _fit_in_order(readers, batches, config.ridge, precision)
-            for path in _classifiers(dense):
+            for path in classifiers(dense):
                 _fit_classifier(pruned, dense, path, batches, config.ridge, precision)
             return pruned
         cut = [reader for reader in readers if len(reader.removed)]
@@ -131,7 +132,7 @@ def _readers(pruned: nn.Module, dense: nn.Module, plan: Plan) -> list[_Reader]:
     for path, groups in find_units(dense, sorted(kinds or DEFAULT_KINDS)).of_consumers().items():
         layer: Any = dense.get_submodule(path)
         gone = any(path.startswith(f"{block}.") for block in skipped)
-        if gone or not _is_linear(layer) or path in _classifiers(dense):
+        if gone or not _is_linear(layer) or path in classifiers(dense):
             continue
         kept, removed = channels(groups, plan, layer.weight.shape[1])
         outputs = plan.keep.get(stream_key(dense, path), range(layer.weight.shape[0]))
@@ -251,13 +252,6 @@ def _fit_to_stream(reader: _Reader, batches: Batches, aims: list[Tensor], least:
             moments.update(channels_last(source, z), goal - channels_last(source, target(z)))
     change = solve_ridge(moments.covariance, moments.cross_covariance, moments.count, least)
     _add(target, change, moments.mean_y - change @ moments.mean, reader.path)
-
-
-def _classifiers(model: Any) -> list[str]:
-    """Returns the paths of the linear layers that make the logits; two in a distilled model."""
-    heads = model.get_classifier() if hasattr(model, "get_classifier") else getattr(model, "classifier", None)
-    wanted = [id(head) for head in (heads if isinstance(heads, tuple) else (heads,))]
-    return [path for path, module in model.named_modules() if id(module) in wanted and isinstance(module, nn.Linear)]
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from xpruner.errors import UsageError
 
@@ -25,6 +25,17 @@ def logits_of(output: Any) -> Tensor:
 def classes_of(model: Any) -> int:
     """Returns how many classes a classifier of timm or transformers tells apart."""
     return model.num_classes if hasattr(model, "num_classes") else model.config.num_labels
+
+
+def classifiers(model: Any) -> list[str]:
+    """Returns the paths of the linear layers that make the logits; two in a distilled model, none where it is another.
+
+    Args:
+        model: A classifier of timm or transformers.
+    """
+    heads = model.get_classifier() if hasattr(model, "get_classifier") else getattr(model, "classifier", None)
+    wanted = [id(head) for head in (heads if isinstance(heads, tuple) else (heads,))]
+    return [path for path, module in model.named_modules() if id(module) in wanted and isinstance(module, nn.Linear)]
 
 
 def tensors_of(output: Any) -> list[Tensor]:

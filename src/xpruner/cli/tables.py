@@ -37,9 +37,16 @@ def stages_table(metrics: Mapping[str, Any]) -> Table:
         ],
     }
     for stage, title in STAGES.items():
-        figures = metrics[stage]
-        costs = [_millions(figures[key], metrics["dense"][key]) for key in ("macs", "params")]
-        table.add_row(title, f"{100 * figures['top1']:.2f}", *costs, *times.get(stage, []))
+        table.add_row(title, *_accuracy_and_cost(metrics, stage), *times.get(stage, []))
+    return table
+
+
+def stages_of(metrics: Mapping[str, Any]) -> Table:
+    """Returns a row for each stage of a specialised model: accuracy, and cost with its share of the dense model's."""
+    table = new_table("", "top-1 %", "MACs (M)", "parameters (M)")
+    titles = {**STAGES, "cut": "pruned"}
+    for stage in metrics:
+        table.add_row(titles[stage], *_accuracy_and_cost(metrics, stage))
     return table
 
 
@@ -73,6 +80,11 @@ def units_table(contents: Mapping[str, Any]) -> Table:
         sums = contents[title]
         table.add_row(title, "", "", "", "", *_sums(sums, sums["macs"] / total["macs"]))
     return table
+
+
+def _accuracy_and_cost(metrics: Mapping[str, Any], stage: str) -> list[str]:
+    figures, dense = metrics[stage], metrics["dense"]
+    return [f"{100 * figures['top1']:.2f}", *(_millions(figures[key], dense[key]) for key in ("macs", "params"))]
 
 
 def _sums(costs: Mapping[str, float], share: float) -> list[str]:

@@ -1,0 +1,164 @@
+"""A model for chosen classes: from masks that are learned already, without what none of these classes needs."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from xpruner.checkpoint import read_structure, save
+from xpruner.compensation import compensate
+from xpruner.config import CompensateConfig
+from xpruner.cost import count_macs, count_params
+from xpruner.data import ImageDataset, batches
+from xpruner.errors import UsageError
+from xpruner.explain.finished import BATCH, FinishedRun
+from xpruner.masks import reduce_classes
+from xpruner.outputs import classifiers
+from xpruner.plan import Budget, Plan, solve
+from xpruner.surgery import apply
+from xpruner.training import evaluate, finetune
+from xpruner.training.features import kept_stream
+
+
+@dataclass(frozen=True)
+class Specialised:
+    """A model for some of a run's classes.
+
+    Attributes:
+        model: Its outputs are the chosen classes in the order in which they were chosen; in eval mode.
+        plan: Which units of the dense model stayed.
+        class_names: Of the outputs.
+        metrics: Of the stages ``dense`` (the dense model with these outputs alone), ``cut``, ``compensated`` and, after
+            training, ``finetuned``: ``top1`` (0 to 1) among the chosen classes, ``macs`` and ``params``.
+    """
+
+    model: nn.Module
+    plan: Plan
+    class_names: list[str]
+    metrics: dict[str, dict[str, float]]
+
+
+def specialise(run: FinishedRun, labels: Sequence[int], budget: str | float | Budget, steps: int = 0) -> Specialised:
+    """Builds a model for some of the classes of a finished run; no mask is learned anew [our choice].
+
+    A unit counts what the rows of its mask for the chosen classes say. The classifier keeps the chosen outputs, and the
+    consumers of what went are compensated on training images of these classes.
+
+    Args:
+        run: A run with masks.
+        labels: The chosen classes, two at least and not all.
+        budget: What the model may cost, as a share of the dense model or absolute.
+        steps: Of fine-tuning by the run's recipe on images of these classes, with the dense model as the teacher.
+
+    Raises:
+        UsageError: If the classes cannot be chosen, the budget is out of reach, or the run has no masks.
+    """
+    check_choice(labels, run.data.class_names)
+    kind = run.config.thresholds.importance
+    scores = {key: reduce_classes(m[list(labels)], kind) for key, m in run.masks.items()}
+    plan = solve(run.units, scores, Budget.parse(budget, run.config.round_to), "xpruner, specialised")
+    return build(run, labels, plan, steps)
+
+
+def build(run: FinishedRun, labels: Sequence[int], plan: Plan, steps: int = 0) -> Specialised:
+    """Cuts, compensates and fine-tunes a run's dense model for some of its classes, whatever made the plan."""
+    config = run.config
+    dense = keep_classes(run.dense, labels)
+    test = ImagesOf(run.images, labels)
+
+    def figures(model: nn.Module) -> dict[str, float]:
+        top1 = evaluate(model, test, batch_size=BATCH, workers=config.data.workers, precision=config.precision)
+        return {"top1": top1, "macs": count_macs(model, run.units.input_size), "params": count_params(model)}
+
+    model = apply(dense, plan)
+    metrics = {"dense": figures(dense), "cut": figures(model)}
+    calibration = ImagesOf(run.data.train.plain(), labels, config.data.calibration_size)
+    loader = batches(calibration, config.data.batch_size, seed=0, shuffle=False, workers=config.data.workers)
+    how = CompensateConfig(ridge=config.compensate.ridge)
+    model = compensate(model, dense, plan, list(loader), how, precision=config.precision)
+    metrics["compensated"] = figures(model)
+    if steps:
+        model = finetune(
+            model, dense, ImagesOf(run.data.train, labels), replace(config.finetune, steps=steps),
+            batch_size=config.data.batch_size, workers=config.data.workers, seed=config.seed,
+            precision=config.precision, stream=kept_stream(run.dense, plan),
+        )  # fmt: skip
+        metrics["finetuned"] = figures(model)
+    return Specialised(model.eval(), plan, [run.data.class_names[label] for label in labels], metrics)
+
+
+def save_specialised(run: FinishedRun, found: Specialised, folder: Path) -> None:
+    """Writes the model as :func:`xpruner.save` does, with the names of its classes.
+
+    Raises:
+        XPrunerError: If the disk is full or the folder cannot be written.
+    """
+    structure = read_structure(run.folder / "dense")
+    kwargs = {**structure.kwargs, "num_classes": len(found.class_names)} if structure.library == "timm" else None
+    save(found.model, folder, kwargs=kwargs, input_spec=structure.input, class_names=found.class_names)
+
+
+def check_choice(labels: Sequence[int], class_names: Sequence[str]) -> None:
+    """Raises UsageError unless two or more classes are chosen, each once, and not all."""
+    chosen = [class_names[label] for label in labels]
+    if len(set(chosen)) != len(chosen):
+        raise UsageError(f"The classes {', '.join(chosen)} are not all different; name each once.")
+    if not 2 <= len(chosen) < len(class_names):
+        raise UsageError(
+            f"{len(chosen)} of {len(class_names)} classes are chosen; choose two at least and not all: "
+            "`xpruner prune` makes a model for all."
+        )
+
+
+def keep_classes(model: nn.Module, labels: Sequence[int]) -> nn.Module:
+    """Returns a copy of a classifier with some of its outputs, in this order, and their logits as they were.
+
+    Raises:
+        UsageError: If the logits do not come from linear layers.
+    """
+    model = copy.deepcopy(model)
+    paths = classifiers(model)
+    if not paths:
+        raise UsageError(f"The classifier of {type(model).__name__} is no linear layer, and cannot be cut to classes.")
+    for path in paths:
+        layer: Any = model.get_submodule(path)
+        layer.weight = nn.Parameter(layer.weight.detach()[list(labels)].clone())
+        layer.out_features = len(labels)
+        if layer.bias is not None:
+            layer.bias = nn.Parameter(layer.bias.detach()[list(labels)].clone())
+    whole: Any = model
+    if hasattr(whole, "num_classes"):
+        whole.num_classes = len(labels)
+    else:
+        whole.config.num_labels = whole.num_labels = len(labels)
+    return model
+
+
+class ImagesOf(Dataset[tuple[Tensor, int]]):
+    """The images of some classes, labelled by their place among these.
+
+    Args:
+        images: Of all classes.
+        labels: The chosen ones.
+        count: At most so many, the first ones; all when absent.
+    """
+
+    def __init__(self, images: ImageDataset, labels: Sequence[int], count: int | None = None):
+        self.images, self.place = images, {label: place for place, label in enumerate(labels)}
+        self.numbers = torch.isin(images.labels, torch.tensor(list(labels))).nonzero().flatten()[:count].tolist()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the augmentation of one epoch, counted from 0."""
+        self.images.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        pixels, label = self.images[self.numbers[index]]
+        return pixels, self.place[label]

@@ -1,0 +1,74 @@
+import pytest
+import torch
+from tiny_models import MODELS, tiny
+from torch import nn
+
+import xpruner
+from xpruner.errors import UsageError
+from xpruner.explain.finished import open_run
+from xpruner.masks import reduce_classes
+from xpruner.specialise import ImagesOf, keep_classes, save_specialised, specialise
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_chosen_logits_are_those_of_the_whole_model(name):
+    model = tiny(name)
+    images = torch.randn(2, 3, *(model.patch_embed.img_size if "swin" in name else (32, 32)))
+    with torch.no_grad():
+        whole, chosen = model(images), keep_classes(model, [3, 0])(images)
+    torch.testing.assert_close(chosen, whole[:, [3, 0]])
+    assert model.num_classes == 5
+
+
+def test_a_classifier_that_is_not_linear_is_refused():
+    with pytest.raises(UsageError, match="The classifier of Conv2d is no linear layer"):
+        keep_classes(nn.Conv2d(1, 1, 1), [0, 1])
+
+
+def test_images_of_some_classes_are_labelled_by_their_place(finished_folder):
+    images = open_run(finished_folder).images
+    chosen = ImagesOf(images, [7, 2])
+    assert len(chosen) == int(((images.labels == 7) | (images.labels == 2)).sum())
+    for index, number in enumerate(chosen.numbers):
+        assert [7, 2][chosen[index][1]] == images.labels[number]
+        assert torch.equal(chosen[index][0], images[number][0])
+    assert ImagesOf(images, [7, 2], 3).numbers == chosen.numbers[:3]
+
+
+def test_the_units_that_the_chosen_classes_need_most_stay(finished_folder):
+    """At least as much evidence of the chosen classes is kept as the class-agnostic plan of the same cost keeps."""
+    run = open_run(finished_folder)
+    found = specialise(run, [3, 8], "0.5")
+    assert found.class_names == ["3", "8"] and found.model.num_classes == 2
+    assert found.metrics["compensated"]["macs"] / found.metrics["dense"]["macs"] == pytest.approx(0.5, abs=0.02)
+    importance = {key: reduce_classes(m[[3, 8]], "odds") for key, m in run.masks.items()}
+
+    def kept(plan):
+        return sum(importance[g.key][plan.keep[g.key]].sum() * g.macs for g in run.units)
+
+    assert kept(found.plan) > kept(run.plan)
+
+
+def test_a_specialised_model_is_saved_and_trained_further(finished_folder, tmp_path):
+    run = open_run(finished_folder)
+    found = specialise(run, [1, 4, 5], "0.5", steps=2)
+    assert list(found.metrics) == ["dense", "cut", "compensated", "finetuned"]
+    save_specialised(run, found, tmp_path / "model")
+    again, images = xpruner.load(tmp_path / "model"), torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        assert torch.equal(again(images), found.model(images))
+    assert again.num_classes == 3
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([], "0 of 10 classes are chosen; choose two at least and not all"),
+        ([4], "1 of 10 classes are chosen"),
+        (range(10), "10 of 10 classes are chosen"),
+        ([1, 2, 1], "The classes 1, 2, 1 are not all different; name each once."),
+    ],
+)
+def test_a_choice_that_is_none_is_refused(finished_folder, labels, message):
+    with pytest.raises(UsageError, match=message):
+        specialise(open_run(finished_folder), labels, "0.5")

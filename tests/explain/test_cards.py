@@ -68,7 +68,8 @@ def test_a_unit_card_says_what_is_there_and_what_is_measured(finished):
     mask = dict(zip(finished.data.class_names, finished.masks[key][:, gone].tolist(), strict=True))
     assert card.serves == mask and list(card.serves.values()) == sorted(mask.values(), reverse=True)
     numbers, images = finished.some_images(40)
-    alone, together = losses_without(finished.dense, finished.units, key, [[gone], card.together.units], images, 10)
+    choices = [{key: [gone]}, {key: card.together.units}]
+    alone, together = losses_without(finished.dense, finished.units, choices, images, 10)
     assert card.alone.nats == pytest.approx({n: alone.nats[int(n)].item() for n in card.alone.nats})
     assert card.together.nats == pytest.approx({n: together.nats[int(n)].item() for n in card.together.nats})
     assert card.together.units[0] == gone and len(card.together.units) == 4

@@ -21,14 +21,13 @@ def images():
 @pytest.mark.parametrize(("key", "gone"), [("blocks.0.attn:head", [1]), (HIDDEN, [0, 5, 7])])
 def test_a_closed_unit_costs_what_a_cut_one_does(tiny_vit, images, key, gone):
     units = find_units(tiny_vit)
-    loss = losses_without(tiny_vit, units, key, [[0], gone], images, 5)[1]
+    loss = losses_without(tiny_vit, units, [{}, {key: gone}], images, 5)[1]
     keep = [i for i in range(units[key].size) if i not in gone]
     cut = apply(tiny_vit, Plan.of(units, {key: keep}))
     x, labels = (torch.cat(parts) for parts in zip(*images, strict=True))
     with torch.no_grad():
         whole, part = tiny_vit(x), cut(x)
     rise = F.cross_entropy(part, labels, reduction="none") - F.cross_entropy(whole, labels, reduction="none")
-    assert loss.without == gone
     torch.testing.assert_close(
         loss.nats[:3], torch.stack([rise[labels == c].mean() for c in range(3)]), atol=1e-5, rtol=0
     )
@@ -39,8 +38,13 @@ def test_a_closed_unit_costs_what_a_cut_one_does(tiny_vit, images, key, gone):
     torch.testing.assert_close(loss.change, (p * (p.log() - q.log())).sum(1), atol=1e-5, rtol=0)
 
 
+def test_closing_nothing_costs_nothing(tiny_vit, images):
+    (loss,) = losses_without(tiny_vit, find_units(tiny_vit), [{}], images, 5)
+    assert loss.change.abs().max() < 1e-6 and loss.top1[:3].tolist() == [0, 0, 0]
+
+
 def test_nothing_stays_on_the_model(tiny_vit, images):
-    losses_without(tiny_vit, find_units(tiny_vit), HIDDEN, [[0]], images, 5)
+    losses_without(tiny_vit, find_units(tiny_vit), [{HIDDEN: [0]}], images, 5)
     strengths(tiny_vit, find_units(tiny_vit)[HIDDEN], 0, images)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in tiny_vit.modules())
 

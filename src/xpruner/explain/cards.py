@@ -153,7 +153,7 @@ def unit_card(run: FinishedRun, key: str, index: int, count: int = 1000) -> Unit
         near = stand_ins(run.dense, run.units, key, index, images, NEIGHBOURS, precision)
         driven = strengths(run.dense, group, index, images, precision)
     choices = [[index], [index, *near]]
-    losses = losses_without(run.dense, run.units, key, choices, images, len(names), precision)
+    losses = losses_without(run.dense, run.units, [{key: c} for c in choices], images, len(names), precision)
     labelled = [(n, names[int(label)]) for n, label in zip(numbers, torch.cat([y for _, y in images]), strict=True)]
     kept = index in run.plan.keep.get(key, range(group.size))
     s = importance[key][index].item()
@@ -165,8 +165,8 @@ def unit_card(run: FinishedRun, key: str, index: int, count: int = 1000) -> Unit
         kept=kept,
         stays_at=stays_at,
         why=_why(group, run.plan, s, threshold, kept, stays_at),
-        alone=_cost(losses[0], names),
-        together=_cost(losses[1], names),
+        alone=_cost(choices[0], losses[0], names),
+        together=_cost(choices[1], losses[1], names),
         driven_by=[] if driven is None else _largest(driven, labelled),
         missed_by=_largest(losses[0].change, labelled),
     )
@@ -230,10 +230,10 @@ def _asked(plan: Plan) -> float:
     return plan.cost[f"{resource}_pruned"] / plan.cost[f"{resource}_dense"]
 
 
-def _cost(loss: Loss, names: Sequence[str]) -> Cost:
+def _cost(without: list[int], loss: Loss, names: Sequence[str]) -> Cost:
     top1, nats = ({n: v for n, v in zip(names, values.tolist(), strict=True) if not math.isnan(v)}
                   for values in (loss.top1, loss.nats))  # fmt: skip
-    return Cost(loss.without, _sorted(top1), _sorted(nats))
+    return Cost(without, _sorted(top1), _sorted(nats))
 
 
 def _sorted(values: Mapping[str, float]) -> dict[str, float]:

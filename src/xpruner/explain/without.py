@@ -1,6 +1,6 @@
 """What a model loses without some of its units, class by class, measured by closing their gates."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,16 +17,14 @@ from xpruner.units import UnitGroup, Units
 
 @dataclass(frozen=True)
 class Loss:
-    """What is lost without some units of a group; images of the other groups' units stay as they are.
+    """What is lost without some units.
 
     Attributes:
-        without: Indices of the units.
         top1: Percentage points of top-1 lost, (classes,), nan for a class without images.
         nats: Mean rise of the cross-entropy, (classes,), nan for a class without images.
         change: (images,) Kullback-Leibler divergence from what the whole model says of each image.
     """
 
-    without: list[int]
     top1: Tensor
     nats: Tensor
     change: Tensor
@@ -36,25 +34,24 @@ class Loss:
 def losses_without(
     model: nn.Module,
     units: Units,
-    key: str,
-    choices: Sequence[Sequence[int]],
+    choices: Sequence[Mapping[str, Sequence[int]]],
     batches: Batches,
     num_classes: int,
     precision: str = "fp32",
 ) -> list[Loss]:
-    """Returns for each choice of a group's units what the model loses when they are closed.
+    """Returns for each choice of units what the model loses when they are closed.
 
     Args:
         model: The dense model.
         units: Its groups.
-        key: Of the group.
-        choices: Indices of the units to close, one choice after the other.
+        choices: For a group's key the indices of the units to close, one choice after the other.
         batches: Images with labels.
         num_classes: Of the labels.
         precision: Of the forward passes.
     """
     device = next(model.parameters()).device
-    gates: list[dict[str, Tensor]] = [{}] + [{key: _closed(units[key].size, choice)} for choice in choices]
+    closed = [{key: _closed(units[key].size, gone) for key, gone in choice.items()} for choice in choices]
+    gates: list[dict[str, Tensor]] = [{}, *closed]
     said: list[list[Tensor]] = [[] for _ in gates]
     labels = []
     with evaluating(model), autocast(precision, device):
@@ -65,7 +62,7 @@ def losses_without(
                     found.append(logits_of(model(images.to(device))).float().cpu())
     whole, *parts = (torch.cat(found) for found in said)
     truth = torch.cat(labels)
-    return [_loss(list(c), whole, part, truth, num_classes) for c, part in zip(choices, parts, strict=True)]
+    return [_loss(whole, part, truth, num_classes) for part in parts]
 
 
 @torch.no_grad()
@@ -125,17 +122,17 @@ def _explained(covariance: Tensor, channels: Tensor, index: int) -> Tensor:
     return (across * solved).sum((1, 2)) / blocks[index].trace().clamp(min=1e-30)
 
 
-def _closed(size: int, choice: Sequence[int]) -> Tensor:
+def _closed(size: int, gone: Sequence[int]) -> Tensor:
     gates = torch.ones(size)
-    gates[list(choice)] = 0.0
+    gates[list(gone)] = 0.0
     return gates
 
 
-def _loss(without: list[int], whole: Tensor, part: Tensor, labels: Tensor, num_classes: int) -> Loss:
+def _loss(whole: Tensor, part: Tensor, labels: Tensor, num_classes: int) -> Loss:
     wrong = (whole.argmax(1) == labels).double() - (part.argmax(1) == labels).double()
     rise = F.cross_entropy(part, labels, reduction="none") - F.cross_entropy(whole, labels, reduction="none")
     change = F.kl_div(part.log_softmax(1), whole.log_softmax(1), log_target=True, reduction="none").sum(1)
-    return Loss(without, 100 * class_means(wrong, labels, num_classes), class_means(rise, labels, num_classes), change)
+    return Loss(100 * class_means(wrong, labels, num_classes), class_means(rise, labels, num_classes), change)
 
 
 def class_means(values: Tensor, labels: Tensor, num_classes: int) -> Tensor:

@@ -219,6 +219,8 @@ class RunConfig:
             as the method does by itself: X-Pruner and CORP do.
         method: What makes the plan.
         rounds: How often X-Pruner looks, cuts and compensates before the plan is final.
+        max_class_drop: Percentage points of top-1 that no class may lose under X-Pruner's plan, after compensation and
+            before training, measured on training images; absent, classes are not guarded.
         masks: Stage 1 of X-Pruner.
         thresholds: Stage 2 of X-Pruner.
         search: What the other methods' searches may use.
@@ -239,6 +241,7 @@ class RunConfig:
     rotate: bool | None = None
     method: str = "xpruner"
     rounds: int = 5
+    max_class_drop: float | None = None
     masks: MaskConfig = field(default_factory=MaskConfig)
     thresholds: ThresholdConfig = field(default_factory=ThresholdConfig)
     search: SearchConfig = field(default_factory=SearchConfig)

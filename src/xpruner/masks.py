@@ -115,8 +115,13 @@ def reduce_classes(m: Tensor, kind: Importance) -> Tensor:
     if kind == "max":
         return m.amax(0)
     if kind == "odds":
-        return torch.special.logit(m, eps=1e-6).exp().mean(0)
+        return odds(m).mean(0)
     return m.sum(0).abs()
+
+
+def odds(m: Tensor) -> Tensor:
+    """Returns m / (1 - m), of masks that are held a millionth away from 0 and 1."""
+    return torch.special.logit(m, eps=1e-6).exp()
 
 
 def rescaled(m: Tensor, factor: float) -> Tensor:

@@ -17,6 +17,7 @@ from xpruner.config import RunConfig
 from xpruner.cost import count_macs, count_params
 from xpruner.data import InputSpec, Splits, batches, class_names, load_data
 from xpruner.errors import UsageError
+from xpruner.guard import check_guard
 from xpruner.latency import compare_latency
 from xpruner.methods import Problem, find_method
 from xpruner.methods.base import kinds_for, prepared, write_masks
@@ -65,6 +66,7 @@ def run_pipeline(config: RunConfig, model: nn.Module | None = None) -> PruneResu
     """
     if not find_method(config.method).plain:
         raise UsageError(f"The method {config.method!r} makes models that cannot be saved; `xpruner compare` runs it.")
+    check_guard(config)
     with Tracker(config.output) as tracker:
         return _Pipeline(config, model, tracker).run()
 

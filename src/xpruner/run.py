@@ -15,7 +15,7 @@ from xpruner.files import write_text
 
 log = logging.getLogger("xpruner")
 
-CHANGEABLE_BEFORE = {"finetune": "finetuned", "latency": "latency"}
+CHANGEABLE_BEFORE = {"finetune": "finetuned", "latency": "latency", "max_class_drop": "search"}
 """Options that may still change while the stage that reads them is not finished: a lower rate after a NaN, say."""
 
 

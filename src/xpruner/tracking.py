@@ -1,6 +1,9 @@
-"""What a run writes while it goes: ``log.txt`` and TensorBoard events."""
+"""What a run writes while it goes: ``log.txt``, ``history.jsonl`` and TensorBoard events."""
 
+import json
 import logging
+from collections.abc import Set
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -8,9 +11,29 @@ from typing import Any
 from xpruner.errors import XPrunerError
 from xpruner.learning import OnStep
 
+HISTORY = "history.jsonl"
+_PLACE = ("stage", "loop", "step")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The figures of one loop.
+
+    Attributes:
+        stage: Of the run, such as ``search``.
+        loop: Counted from 1 in its stage: masks, then thresholds, in every round.
+        figures: By name one value for each step, nan where there is none.
+        steps: Ascending, counted from 1.
+    """
+
+    stage: str
+    loop: int
+    steps: list[int]
+    figures: dict[str, list[float]]
+
 
 class Tracker:
-    """Writes the ``xpruner`` log to ``log.txt`` and figures to TensorBoard, where that is installed.
+    """Writes the ``xpruner`` log to ``log.txt``, and figures to ``history.jsonl`` and, where installed, TensorBoard.
 
     Args:
         folder: The run directory.
@@ -43,8 +66,10 @@ class Tracker:
 
     def scalars(self, prefix: str) -> OnStep:
         """Returns a function that writes a step's figures under ``prefix/``."""
+        history = _History(self.folder / HISTORY, prefix)
 
         def write(step: int, figures: dict[str, float]) -> None:
+            history.write(step, figures)
             writer = self._events()
             if writer is not None:
                 for name, value in figures.items():
@@ -60,3 +85,66 @@ class Tracker:
                 return None
             self._writer = SummaryWriter(str(self.folder / "tensorboard"))
         return self._writer
+
+
+class _History:
+    """Appends the figures of one stage, and says to which of its loops they belong.
+
+    A stage may hold several loops, each of which counts its steps from 1. Within a process a new loop has begun where
+    the step does not rise or the figures have other names; the first step of a process goes on with the loop that was
+    stopped, if the names agree.
+    """
+
+    def __init__(self, path: Path, stage: str):
+        self.path, self.stage = path, stage
+        self.loop, self.step = 1, 0
+        self.names: Set[str] | None = None
+        for line in _lines(path):
+            if line["stage"] == stage:
+                self.loop, self.names = line["loop"], line.keys() - _PLACE
+
+    def write(self, step: int, figures: dict[str, float]) -> None:
+        """Appends one line; it is on the disk when this returns.
+
+        Raises:
+            XPrunerError: If it cannot be written.
+        """
+        if self.names is not None and (step <= self.step or figures.keys() != self.names):
+            self.loop += 1
+        self.step, self.names = step, figures.keys()
+        line = json.dumps({"stage": self.stage, "loop": self.loop, "step": step, **figures})
+        try:
+            with self.path.open("a+b") as file:  # a line that a kill has cut short is ended first
+                cut = file.seek(0, 2) and file.seek(-1, 2) >= 0 and file.read(1) != b"\n"
+                file.write(b"\n" * cut + line.encode() + b"\n")
+        except OSError as error:
+            raise XPrunerError(f"Cannot write {self.path}: {error.strerror}; the same command continues.") from error
+
+
+def read_history(folder: str | Path) -> list[Curve]:
+    """Returns the figures of every update of a run, loop by loop; none where it has no ``history.jsonl``.
+
+    A run that was stopped repeats the steps since its last checkpoint; the last figures of each step count.
+    """
+    loops: dict[tuple[str, int], dict[int, dict[str, float]]] = {}
+    for line in _lines(Path(folder) / HISTORY):
+        figures = {name: value for name, value in line.items() if name not in _PLACE}
+        loops.setdefault((line["stage"], line["loop"]), {})[line["step"]] = figures
+    curves = []
+    for (stage, loop), found in loops.items():
+        steps = sorted(found)
+        names = dict.fromkeys(name for step in steps for name in found[step])
+        figures = {name: [found[step].get(name, float("nan")) for step in steps] for name in names}
+        curves.append(Curve(stage, loop, steps, figures))
+    return curves
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """Returns what the lines of a history hold, less those that a kill has cut short."""
+    found = []
+    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            found.append(json.loads(text))
+        except ValueError:
+            continue
+    return found

@@ -11,7 +11,7 @@ from torch import Tensor
 from xpruner.errors import UsageError, unknown
 from xpruner.explain.finished import FinishedRun
 from xpruner.explain.without import Loss, losses_without, stand_ins, strengths
-from xpruner.masks import reduce_classes
+from xpruner.masks import odds, reduce_classes
 from xpruner.plan import Plan, minimum
 from xpruner.units import DEFAULT_KINDS, UnitGroup, Units
 
@@ -186,7 +186,7 @@ def class_card(run: FinishedRun, label: int) -> ClassCard:
     for group in run.units:
         row = run.masks[group.key][label]
         stayed = set(run.plan.keep.get(group.key, range(group.size)))
-        evidence = torch.special.logit(row.double(), eps=1e-6).exp()
+        evidence = odds(row.double())
         top = row.argsort(descending=True)[:SHOWN].tolist()
         held = evidence[sorted(stayed)].sum() / evidence.sum()
         carried = [(u, row[u].item(), u in stayed) for u in top]

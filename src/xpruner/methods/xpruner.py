@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from xpruner.compensation import compensate
 from xpruner.config import RunConfig
 from xpruner.evidence import class_evidence
+from xpruner.guard import guarded
 from xpruner.learning import LoopOptions
 from xpruner.mask_learning import leak, learn_masks
 from xpruner.masks import ClassMasks, rescaled
@@ -56,7 +57,11 @@ def search(problem: Problem) -> Outcome:
         figures = figures or of_round  # of the first round: the leak in the dense model
         plan = found.plan if plan is None else found.plan.after(plan)
     assert plan is not None
-    return Outcome(Plan.of(problem.units, plan.keep, "xpruner", problem.budget), table, figures)
+    plan = Plan.of(problem.units, plan.keep, "xpruner", problem.budget)
+    if problem.config.max_class_drop is None:
+        return Outcome(plan, table, figures)
+    held = guarded(problem, table, plan, problem.config.max_class_drop)
+    return Outcome(held.plan, table, {**figures, "largest class drop": held.worst})
 
 
 def _left_by(problem: Problem, plan: Plan | None) -> nn.Module:

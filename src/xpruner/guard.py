@@ -4,21 +4,22 @@ import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
 from xpruner.compensation import compensate
-from xpruner.config import RunConfig
 from xpruner.errors import UsageError
 from xpruner.explain.without import class_means
 from xpruner.masks import odds
-from xpruner.methods.base import Problem
 from xpruner.plan import Budget, Plan, solve
 from xpruner.surgery import apply
 from xpruner.training import predict
+
+if TYPE_CHECKING:
+    from xpruner.methods.base import Problem
 
 log = logging.getLogger("xpruner")
 
@@ -49,7 +50,7 @@ class Guarded:
         return self.drops.nan_to_num(-torch.inf).max().item()
 
 
-def guarded(problem: Problem, masks: Mapping[str, Tensor], plan: Plan, limit: float) -> Guarded:
+def guarded(problem: "Problem", masks: Mapping[str, Tensor], plan: Plan, limit: float) -> Guarded:
     """Returns a plan under which no class loses more than ``limit`` points, at the budget that is asked.
 
     The constraint drop_c <= limit has a multiplier w_c for each class; a unit is worth sum_c w_c m[c,u] / (1 - m[c,u]).
@@ -68,19 +69,10 @@ def guarded(problem: Problem, masks: Mapping[str, Tensor], plan: Plan, limit: fl
     return _Guard(problem, masks, limit).run(plan)
 
 
-def check_guard(config: RunConfig) -> None:
-    """Raises UsageError where a run asks for a guard that cannot be."""
-    limit = config.max_class_drop
-    if limit is not None and limit <= 0:
-        raise UsageError(f"max_class_drop is {limit:g}; it must be above 0, such as 2 percentage points.")
-    if limit is not None and config.method != "xpruner":
-        raise UsageError(f"max_class_drop guards the plans of method 'xpruner', not {config.method!r}; leave it out.")
-
-
 class _Guard:
     """The dense model's answers, and how a plan does beside them."""
 
-    def __init__(self, problem: Problem, masks: Mapping[str, Tensor], limit: float):
+    def __init__(self, problem: "Problem", masks: Mapping[str, Tensor], limit: float):
         self.problem, self.limit, self.classes = problem, limit, problem.num_classes
         self.odds = {key: odds(m) for key, m in masks.items()}
         self.images = unseen(problem)
@@ -143,7 +135,7 @@ def reweighted(weights: Tensor, drops: Tensor, limit: float) -> Tensor:
     return raised / raised.mean()
 
 
-def unseen(problem: Problem) -> Dataset:
+def unseen(problem: "Problem") -> Dataset:
     """Returns training images without augmentation that are not for calibration, or all where there are no others."""
     train: Any = problem.train
     plain = train.plain() if hasattr(train, "plain") else train

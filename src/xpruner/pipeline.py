@@ -17,7 +17,6 @@ from xpruner.config import RunConfig
 from xpruner.cost import count_macs, count_params
 from xpruner.data import InputSpec, Splits, batches, class_names, load_data
 from xpruner.errors import UsageError
-from xpruner.guard import check_guard
 from xpruner.latency import compare_latency
 from xpruner.methods import Problem, find_method
 from xpruner.methods.base import kinds_for, prepared, write_masks
@@ -216,6 +215,15 @@ def check_classes(model: Any, data: Splits) -> None:
             f"The model has {classes_of(model)} classes but the data have {data.num_classes}; give a model whose "
             "classifier was trained on these classes."
         )
+
+
+def check_guard(config: RunConfig) -> None:
+    """Raises UsageError where a run asks for a guard that cannot be."""
+    limit = config.max_class_drop
+    if limit is not None and limit <= 0:
+        raise UsageError(f"max_class_drop is {limit:g}; it must be above 0, such as 2 percentage points.")
+    if limit is not None and config.method != "xpruner":
+        raise UsageError(f"max_class_drop guards the plans of method 'xpruner', not {config.method!r}; leave it out.")
 
 
 def environment() -> dict[str, Any]:

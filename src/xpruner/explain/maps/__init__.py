@@ -1,0 +1,49 @@
+"""Maps over the image that explain a prediction: where the model looked, and what its logit hangs on."""
+
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xpruner.errors import UsageError
+from xpruner.explain.maps.registry import find_method, map_methods, register_map
+from xpruner.learning import frozen
+
+__all__ = ["map_methods", "register_map", "saliency"]
+
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")
+
+
+def saliency(
+    model: nn.Module, images: Tensor, method: str = "relevance", targets: Tensor | None = None, **options: Any
+) -> Tensor:
+    """Returns a map for each image of what the model's answer rests on.
+
+    ``gradcam``, ``rollout``, ``relevance`` and ``attnlrp`` read the inside of timm's ViT, DeiT and Swin and of ViT,
+    DeiT, DINOv2 and Swin of transformers, dense or pruned; ``integrated_gradients`` and ``occlusion`` work on any
+    classifier and need captum. The model is left exactly as it was.
+
+    Args:
+        model: The classifier.
+        images: (batch, channels, height, width), normalised as the model takes them; on any device.
+        method: Its name.
+        targets: (batch,) the classes to explain; absent, what the model predicts. Of no effect on ``rollout``.
+        **options: Of the method: ``layer`` of gradcam; ``baseline``, ``steps`` and ``batch_size`` of
+            integrated_gradients; ``window``, ``stride``, ``baseline`` and ``batch_size`` of occlusion.
+
+    Returns:
+        (batch, height, width) float32 on the CPU. Maps of integrated_gradients, attnlrp and occlusion are signed.
+
+    Raises:
+        UsageError: For an unknown method, option or class, a model that the method cannot read, or missing captum.
+    """
+    explain = find_method(method, options)
+    if images.ndim != 4 or not len(images):
+        raise UsageError(f"Images of shape {tuple(images.shape)}; give (batch, channels, height, width), one at least.")
+    with torch.inference_mode(False), torch.enable_grad(), frozen(model):
+        device = next(model.parameters(), images).device
+        images = images.detach().to(device, copy=True).requires_grad_()
+        return explain(model, images, targets, **options).detach().float().cpu()

@@ -1,0 +1,288 @@
+"""The figures of the page, made with plotly, each with a sentence that says what it shows."""
+
+import html
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+
+from xpruner.report.contents import Contents, Evidence, LayerRates
+from xpruner.report.tables import Column, MaskTable
+from xpruner.tracking import Curve
+
+COLOURS = ("#2f7ed8", "#c9541f", "#2a8f63", "#9a5cc6", "#a8791a", "#c23b78")
+"""Each stands out from white and from the dark page by 3 to 1 at least."""
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star")
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+HEAT = "Viridis"
+MOST_CLASSES = 30
+"""In the figure of drops; the table below it has all."""
+MOST_POINTS = 400
+"""Of a curve; longer ones are shown as means of neighbouring steps."""
+MOST_LETTERS = 28
+MOST_TICKS = 12
+ROW_PIXELS, TALLEST = 22, 640
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure.
+
+    Attributes:
+        name: For addresses in the page.
+        title: What is chosen, where one figure is chosen from several.
+        sentence: What it shows, for those who cannot see it and for those who can.
+        plot: plotly's ``data`` and ``layout``, as plain JSON values.
+    """
+
+    name: str
+    title: str
+    sentence: str
+    plot: dict[str, Any]
+
+
+def keep_figure(contents: Contents) -> Figure:
+    """Returns the share of the units that stayed, layer by layer."""
+    traces, parts = [], []
+    for place, (kind, layers) in enumerate(_by_kind(contents.layers)):
+        percent = [100 * layer.kept / layer.units for layer in layers]
+        hover = [f"{_text(layer.key)}<br>{layer.kept} of {layer.units} stayed" for layer in layers]
+        traces.append(_line(place, kind, list(range(1, len(layers) + 1)), percent, hover))
+        parts.append(f"{kind} {min(percent):.0f} to {max(percent):.0f} %")
+    layout = {"yaxis": {"title": {"text": "units kept, %"}, "range": [-4, 104]}, "xaxis": _ordinal(traces)}
+    return _figure("keep", f"Units that stayed, from the first layer to the last: {', '.join(parts)}.", traces, layout)
+
+
+def threshold_figure(contents: Contents) -> Figure | None:
+    """Returns the importance from which units stayed, layer by layer; none, where there are no thresholds."""
+    traces, parts = [], []
+    for place, (kind, layers) in enumerate(_by_kind(contents.layers)):
+        values = [layer.threshold for layer in layers]
+        known = [value for value in values if value is not None]
+        if known:
+            hover = [f"{_text(layer.key)}<br>from {_number(layer.threshold)} on" for layer in layers]
+            traces.append(_line(place, kind, list(range(1, len(layers) + 1)), values, hover))
+            parts.append(f"{kind} {min(known):.3g} to {max(known):.3g}")
+    if not traces:
+        return None
+    above_zero = all(y is None or y > 0 for trace in traces for y in trace["y"])
+    scale = {"type": "log", "exponentformat": "power"} if above_zero else {}
+    layout = {"yaxis": {"title": {"text": "importance"}, "automargin": True, **scale}, "xaxis": _ordinal(traces)}
+    return _figure("thresholds", f"Least importance of a unit that stayed: {', '.join(parts)}.", traces, layout)
+
+
+def mask_figures(contents: Contents) -> list[Figure]:
+    """Returns one heat map for the whole network and one for each group; none, where there are no masks."""
+    if contents.evidence is None:
+        return []
+    return [_evidence_figure(contents.evidence), *(_mask_figure(i, m) for i, m in enumerate(contents.masks))]
+
+
+def drop_figure(contents: Contents) -> Figure:
+    """Returns the points that the classes lost, with their intervals, the class that lost most at the top."""
+    ranked = sorted(zip(contents.audit.classes, contents.drops, strict=True), key=lambda pair: -pair[1].value)
+    shown = ranked[:MOST_CLASSES]
+    values = [drop.value for _, drop in shown]
+    trace = {
+        "type": "scatter", "mode": "markers", "x": values, "y": list(range(len(shown))),
+        "marker": {"color": COLOURS[1], "size": 9}, "showlegend": False,
+        "text": [
+            f"{_text(c.name)}: {signed(d.value)} points lost<br>95 % interval {signed(d.low)} to {signed(d.high)}<br>"
+            f"{len(c.lost)} lost and {len(c.gained)} gained of {c.images} images"
+            for c, d in shown
+        ],
+        "hovertemplate": "%{text}<extra></extra>",
+        "error_x": {
+            "type": "data", "symmetric": False, "array": [d.high - d.value for _, d in shown],
+            "arrayminus": [d.value - d.low for _, d in shown], "color": COLOURS[0], "thickness": 2,
+        },
+    }  # fmt: skip
+    layout = {
+        "height": 110 + ROW_PIXELS * len(shown),
+        "xaxis": {"title": {"text": "points of top-1 lost"}, "zeroline": True, "zerolinewidth": 2},
+        "yaxis": {**_named([short(c.name) for c, _ in shown]), "range": [len(shown) - 0.5, -0.5]},
+    }
+    which = f"the {len(shown)} of {len(ranked)} classes that lost most" if len(ranked) > len(shown) else "all classes"
+    sentence = (
+        f"Points of top-1 lost with 95 % intervals, for {which}: from {signed(values[0])} ({shown[0][0].name}) "
+        f"to {signed(values[-1])} ({shown[-1][0].name})."
+    )
+    return _figure("drops", sentence, [trace], layout)
+
+
+def curve_figures(contents: Contents) -> list[Figure]:
+    """Returns the losses of every stage that learned something."""
+    return [_curve_figure(stage, list(curves)) for stage, curves in groupby(contents.curves, lambda c: c.stage)]
+
+
+def signed(value: float) -> str:
+    """Returns a figure with one decimal, its minus as long as a plus."""
+    return f"{value:.1f}".replace("-", "−")
+
+
+def short(name: str) -> str:
+    """Returns a name that fits beside a figure."""
+    return name if len(name) <= MOST_LETTERS else f"{name[: MOST_LETTERS - 1]}…"
+
+
+def _evidence_figure(evidence: Evidence) -> Figure:
+    rows = [_row(row) for row in evidence.rows]
+    columns = [_text(key) for key in evidence.keys]
+    layout = {"xaxis": {**_named(columns, slanted=True), "title": {"text": "layer"}}}
+    low, high = int(evidence.percent.min()), int(evidence.percent.max())
+    sentence = (
+        f"Of each class's evidence, the share that the kept units of a layer hold: {low} to {high} %. "
+        f"{_rows_sentence(evidence.rows)}"
+    )
+    plot = _heat(evidence.percent, rows, columns, "%{y}<br>%{x}: %{z} % of its evidence kept", layout)
+    return Figure("masks-all", "Whole network: evidence kept", sentence, plot)
+
+
+def _mask_figure(number: int, table: MaskTable) -> Figure:
+    columns = [_column(column) for column in table.columns]
+    edge = sum(column.kept for column in table.columns)
+    layout: dict[str, Any] = {
+        "xaxis": {"title": {"text": "units"}, "showticklabels": False, "ticks": ""},
+        "shapes": [
+            {"type": "line", "x0": edge - 0.5, "x1": edge - 0.5, "y0": -0.04, "y1": 1.04, "yref": "paper",
+             "line": {"width": 3, "color": COLOURS[1]}}
+        ],
+        "annotations": [_side(text, start, end) for text, start, end in
+                        (("kept", 0, edge), ("cut", edge, len(columns))) if end > start],
+        "margin": {"t": 40},
+    }  # fmt: skip
+    if edge in (0, len(columns)):
+        layout["shapes"] = []
+    means = [(name, mean) for name, mean in (("kept", table.mean_kept), ("cut", table.mean_cut)) if mean is not None]
+    together = max(len(column.units) for column in table.columns)
+    sentence = (
+        f"{table.kept} of {table.units} units stayed; mean mask of the "
+        f"{' and of the '.join(f'{name} ones {mean:.0f} %' for name, mean in means)}. {_rows_sentence(table.rows)}"
+        f"{f' A column is the mean of up to {together} units that are alike.' if together > 1 else ''}"
+    )
+    plot = _heat(table.percent, [_row(row) for row in table.rows], columns, "%{y}<br>%{x}<br>mask %{z} %", layout)
+    return Figure(f"masks-{number}", table.key, sentence, plot)
+
+
+def _side(text: str, start: int, end: int) -> dict[str, Any]:
+    place = {"x": (start + end - 1) / 2, "y": 1, "yref": "paper", "yanchor": "bottom"}
+    return {"text": text, "showarrow": False, **place}
+
+
+def _rows_sentence(rows: Sequence[Sequence[str]]) -> str:
+    most = max(map(len, rows))
+    return f"A row is the mean of up to {most} classes that are alike." if most > 1 else "A row is a class."
+
+
+def _row(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(_text(short(name)) for name in names[:3]) + more
+
+
+def _column(column: Column) -> str:
+    first, more = column.units[0], len(column.units) - 1
+    units = f"unit {first}" if not more else f"unit {first} and {more} like it"
+    served = ", ".join(_text(short(name)) for name in column.serves)
+    return f"{units}, {'kept' if column.kept else 'cut'}<br>largest for {served}"
+
+
+def _heat(
+    percent: np.ndarray, rows: Sequence[str], columns: Sequence[str], hover: str, layout: dict[str, Any]
+) -> dict[str, Any]:
+    """Returns a heat map; the words of rows and columns are there once each, not for every cell."""
+    tall = min(TALLEST, 150 + ROW_PIXELS * len(rows))
+    ticks = {"automargin": True} if ROW_PIXELS * len(rows) <= TALLEST else {"showticklabels": False, "ticks": ""}
+    trace = {
+        "type": "heatmap", "z": percent, "zmin": 0, "zmax": 100, "colorscale": HEAT, "x": _different(columns),
+        "y": _different(rows), "hovertemplate": f"{hover}<extra></extra>",
+        "colorbar": {"title": {"text": "%"}, "thickness": 12, "outlinewidth": 0, "tickvals": [0, 50, 100]},
+    }  # fmt: skip
+    axis = {"type": "category", "autorange": "reversed", **ticks}
+    return _plot([trace], {**layout, "height": tall, "yaxis": axis, "dragmode": "zoom"})
+
+
+def _different(words: Iterable[str]) -> list[str]:
+    """Returns words that are all different, as a category may stand on an axis once only."""
+    seen: dict[str, int] = {}
+    found = []
+    for word in words:
+        seen[word] = seen.get(word, 0) + 1
+        found.append(word if seen[word] == 1 else f"{word} ({seen[word]})")
+    return found
+
+
+def _curve_figure(stage: str, curves: Sequence[Curve]) -> Figure:
+    traces, start, parts = [], 0, []
+    for place, curve in enumerate(curves):
+        name = f"loop {curve.loop}" if len(curves) > 1 else "loss"
+        steps, losses = thinned(curve.steps, curve.figures["loss"])
+        traces.append({
+            "type": "scatter", "mode": "lines", "name": name, "x": [start + step for step in steps], "y": losses,
+            "line": {"color": COLOURS[place % len(COLOURS)], "dash": DASHES[place // len(COLOURS) % len(DASHES)]},
+            "hovertemplate": f"{name}, step %{{x}}: %{{y:.4g}}<extra></extra>",
+        })  # fmt: skip
+        start += curve.steps[-1]
+        parts.append(f"{name} from {_number(losses[0])} to {_number(losses[-1])}")
+    layout = {"xaxis": {"title": {"text": "update"}}, "yaxis": {"title": {"text": "loss"}, "rangemode": "tozero"}}
+    sentence = f"Loss over {start} updates of the stage {stage}: {', '.join(parts)}."
+    return _figure(f"curve-{stage}", sentence, traces, layout)
+
+
+def thinned(steps: Sequence[int], values: Sequence[float]) -> tuple[list[float], list[float | None]]:
+    """Returns a curve of at most :data:`MOST_POINTS` points, means of neighbours; None for what is not finite."""
+    blocks = min(len(steps), MOST_POINTS)
+    x, y = ([float(part.mean()) for part in np.array_split(np.array(v, float), blocks)] for v in (steps, values))
+    return x, [value if math.isfinite(value) else None for value in y]
+
+
+def _by_kind(layers: Sequence[LayerRates]) -> list[tuple[str, list[LayerRates]]]:
+    kinds = dict.fromkeys(layer.kind for layer in layers)
+    return [(kind, [layer for layer in layers if layer.kind == kind]) for kind in kinds]
+
+
+def _line(place: int, name: str, x: list[int], y: list[Any], hover: list[str]) -> dict[str, Any]:
+    look = {"color": COLOURS[place % len(COLOURS)]}
+    marker = {**look, "symbol": SYMBOLS[place % len(SYMBOLS)], "size": 9}
+    return {"type": "scatter", "mode": "lines+markers", "name": name, "x": x, "y": y, "text": hover,
+            "hovertemplate": "%{text}<extra></extra>", "marker": marker, "line": look}  # fmt: skip
+
+
+def _ordinal(traces: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    most = max(len(trace["x"]) for trace in traces)
+    return {"title": {"text": "layer, first to last"}, "tick0": 1, "dtick": -(-most // MOST_TICKS)}
+
+
+def _named(names: Sequence[str], *, slanted: bool = False) -> dict[str, Any]:
+    if slanted:
+        return {"type": "category", "automargin": True, "tickangle": -45}
+    return {"tickvals": list(range(len(names))), "ticktext": [_text(name) for name in names], "automargin": True}
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3g}"
+
+
+def _text(name: str) -> str:
+    """Returns a name as it stands; plotly takes < and & for markup."""
+    return html.escape(name, quote=False)
+
+
+def _figure(name: str, sentence: str, traces: list[dict[str, Any]], layout: dict[str, Any]) -> Figure:
+    return Figure(name, "", sentence, _plot(traces, {"height": 340, **layout}))
+
+
+def _plot(traces: list[dict[str, Any]], layout: dict[str, Any]) -> dict[str, Any]:
+    """Returns a checked figure as JSON values; arrays of numpy become base64."""
+    common = {
+        "template": "none", "paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)", "hovermode": "closest",
+        "font": {"family": "system-ui, sans-serif", "size": 13}, "dragmode": False,
+        "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+    }  # fmt: skip
+    from plotly import graph_objects
+
+    margin = {"l": 60, "r": 16, "t": 36, "b": 48, **layout.get("margin", {})}
+    return json.loads(graph_objects.Figure(traces, {**common, **layout, "margin": margin}).to_json())

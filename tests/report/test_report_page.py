@@ -1,0 +1,203 @@
+"""The page: one file that needs no other, complete, safe and accessible."""
+
+import json
+import re
+import sys
+from dataclasses import replace
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from made_up_contents import made_up
+from plotly.offline import get_plotlyjs
+
+import xpruner.report
+from xpruner.errors import UsageError
+from xpruner.explain.finished import open_run
+from xpruner.report.figures import COLOURS, curve_figures, drop_figure, keep_figure, mask_figures, thinned
+from xpruner.report.page import page, write_report
+
+EVIL = '</script><script>alert(1)</script><a href="https://evil.example">&amp;'
+SIZES = {"blocks.0.attn:head": 3, "blocks.0.mlp:hidden": 8}
+VOID = {"meta", "img", "br", "input", "link", "hr"}
+
+
+class Parsed(HTMLParser):
+    """Collects tags with their attributes, and checks that what opens also closes."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags: list[tuple[str, dict]] = []
+        self.stack: list[str] = []
+        self.feed(text)
+        assert self.stack == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.stack.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.stack.pop() == tag
+
+    def every(self, *names: str) -> list[dict]:
+        return [attributes for tag, attributes in self.tags if tag in names]
+
+
+def without_plotly(text: str) -> str:
+    assert text.count(get_plotlyjs()) == 1
+    return text.replace(get_plotlyjs(), "")
+
+
+def plots_of(text: str) -> dict:
+    return json.loads(re.search(r'<script type="application/json" id="plots">(.*?)</script>', text, re.DOTALL)[1])
+
+
+@pytest.fixture(scope="module")
+def text() -> str:
+    return page(made_up(["cat", EVIL, "owl"], SIZES))
+
+
+def test_the_page_of_a_run(finished_folder, tmp_path):
+    path = write_report(open_run(finished_folder), tmp_path / "deep" / "report.html")
+    found = path.read_text(encoding="utf-8")
+    assert [file.name for file in path.parent.iterdir()] == ["report.html"]
+    groups = len(json.loads((finished_folder / "plan.json").read_text())["keep"])
+    names = {"keep", "thresholds", "drops", "curve-finetune", "masks-all", *(f"masks-{i}" for i in range(groups))}
+    assert plots_of(found).keys() == names
+    assert found.count("data:image/png;base64,") >= 4
+    assert "vit_tiny_patch16_224" in found and "steps: 2" in found
+
+
+def test_nothing_is_loaded_from_elsewhere(text):
+    rest = without_plotly(text)
+    for tag, attributes in Parsed(rest).tags:
+        assert not {"action", "srcset", "formaction", "poster", "data"} & attributes.keys()
+        for name in ("src", "href"):
+            assert attributes.get(name, "#").startswith(("data:image/", "#")), tag
+    assert re.findall(r"<link|@import|\bfetch\(|XMLHttpRequest|url\(", rest) == []
+    assert "default-src 'none'" in rest
+
+
+def test_names_are_escaped(text):
+    rest = without_plotly(text)
+    assert "alert(1)</script>" not in rest and "<a href=" + '"https' not in rest
+    assert "&lt;/script&gt;&lt;script&gt;alert(1)&lt;/script&gt;" in rest
+    for figure in plots_of(text).values():
+        assert not re.search(r"<(?!br>|extra>|/extra>)", json.dumps(figure))
+
+
+def test_the_same_contents_make_the_same_page(text):
+    assert page(made_up(["cat", EVIL, "owl"], SIZES)) == text
+
+
+def test_a_thousand_classes_and_a_deit_small_fit_into_15_megabytes():
+    sizes = {f"blocks.{i}.{key}": size for i in range(12) for key, size in (("attn:head", 6), ("mlp:hidden", 1536))}
+    text = page(made_up([f"class {i} with a name as long as they are" for i in range(1000)], sizes))
+    assert 5e6 < len(text.encode()) < 15e6
+    plots = plots_of(text)
+    assert len(plots) == 1 + 24 + 4
+    assert plots["masks-1"]["data"][0]["z"]["shape"] == "200, 1024"
+    assert len(plots["drops"]["data"][0]["x"]) == 30
+    assert text.count('<th scope="row">class ') >= 1000
+
+
+def test_a_run_without_masks_says_so():
+    whole = made_up(["cat", "dog"], SIZES)
+    layers = [replace(layer, threshold=None) for layer in whole.layers]
+    text = page(replace(whole, method="magnitude", masks=[], evidence=None, importance=None, layers=layers))
+    assert plots_of(text).keys() == {"keep", "drops", "curve-finetune"}
+    assert "The method magnitude learns no masks" in text and '<select id="group"' not in text
+
+
+def test_what_is_not_there_is_said():
+    whole = made_up(["cat", "dog"], SIZES)
+    text = page(replace(whole, curves=[], pairs=[], without_maps="No attention.", lost=[], latency=[]))
+    for sentence in ("There are no explanation maps. No attention.", "no history", "No image was lost.",
+                     "Latency was not measured"):  # fmt: skip
+        assert sentence in text
+
+
+def test_a_model_that_became_no_faster_is_said(text):
+    assert "not faster than the dense one at batch size 1." in text
+    assert "not faster than the dense one at batch size 32." not in text
+    assert "1.50× as fast at batch 32" in text
+
+
+def test_the_page_can_be_read_without_eyes(text):
+    found = Parsed(without_plotly(text))
+    ids = [attributes["id"] for _, attributes in found.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    for _, attributes in found.tags:
+        for name in ("aria-labelledby", "aria-describedby", "for"):
+            assert attributes.get(name, ids[0]) in ids
+        if attributes.get("href", "").startswith("#"):
+            assert attributes["href"][1:] in ids
+    levels = [int(tag[1]) for tag, _ in found.tags if re.fullmatch(r"h[1-6]", tag)]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+    assert len(found.every("main")) == len(found.every("header")) == len(found.every("nav")) == 1
+    assert len(found.every("table")) == len(found.every("caption"))
+    assert all("scope" in cell for cell in found.every("th"))
+    assert all(image["alt"] for image in found.every("img"))
+    plots = [attributes for attributes in found.every("div") if "data-plot" in attributes]
+    assert len(plots) == 5 and all(p["role"] == "img" and p["aria-label"] for p in plots)
+    assert all(a["tabindex"] == "0" and a["aria-labelledby"] for a in found.every("div") if a.get("role") == "region")
+    assert found.tags.index(("a", {"class": "skip", "href": "#main"})) < found.tags.index(("header", {}))
+    assert found.every("html") == [{"lang": "en"}]
+
+
+def luminance(colour: str) -> float:
+    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(a: str, b: str) -> float:
+    dark, light = sorted((luminance(a), luminance(b)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("side", [0, 1], ids=["light", "dark"])
+def test_colours_stand_out(side):
+    """By WCAG 2.2, level AA: 4.5 to 1 for text, 3 to 1 for what is drawn."""
+    css = (Path(xpruner.report.__file__).parent / "style.css").read_text()
+    colours = {name: pair for name, *pair in re.findall(r"--(\w+): light-dark\((#\w{6}), (#\w{6})\)", css)}
+    for ground in ("page", "raised"):
+        for text in ("text", "quiet", "link", "bad"):
+            assert contrast(colours[text][side], colours[ground][side]) >= 4.5
+    assert all(contrast(colour, colours["page"][side]) >= 3 for colour in COLOURS)
+
+
+@pytest.mark.parametrize(("module", "library"), [("plotly.offline", "plotly"), ("jinja2", "jinja2")])
+def test_a_missing_library_is_named_with_the_extra(finished_folder, tmp_path, monkeypatch, module, library):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(UsageError, match=rf"{library} is needed to write a report; pip install 'xpruner\[report\]'"):
+        write_report(open_run(finished_folder), tmp_path / "report.html")
+
+
+def test_figures_show_the_contents():
+    contents = made_up(["cat", "dog"], SIZES)
+    [heads, hidden] = keep_figure(contents).plot["data"]
+    assert (heads["y"], hidden["y"]) == ([pytest.approx(200 / 3)], [50.0])
+    every, first, _ = mask_figures(contents)
+    assert first.title == "blocks.0.attn:head" and every.name == "masks-all"
+    table = contents.masks[0]
+    assert first.plot["data"][0]["z"]["shape"] == "2, 3"
+    assert first.plot["layout"]["shapes"][0]["x0"] == sum(column.kept for column in table.columns) - 0.5 == 1.5
+    assert first.sentence.startswith("2 of 3 units stayed; mean mask of the kept ones ")
+    drops = drop_figure(contents).plot["data"][0]
+    assert drops["x"] == sorted((drop.value for drop in contents.drops), reverse=True)
+    low = drops["x"][0] - drops["error_x"]["arrayminus"][0]
+    assert low == pytest.approx(max(contents.drops, key=lambda drop: drop.value).low)
+
+
+def test_loops_follow_each_other_and_long_curves_are_thinned():
+    contents = made_up(["cat", "dog"], SIZES)
+    [curve] = contents.curves
+    two = replace(contents, curves=[curve, replace(curve, loop=2, steps=[1, 2], figures={"loss": [3.0, float("nan")]})])
+    [figure] = curve_figures(two)
+    first, second = figure.plot["data"]
+    assert len(first["x"]) == 400 and second["x"] == [5001, 5002] and second["y"] == [3.0, None]
+    assert thinned([1, 2, 3], [0.5, float("inf"), 2.0]) == ([1.0, 2.0, 3.0], [0.5, None, 2.0])

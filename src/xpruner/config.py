@@ -66,9 +66,10 @@ class MaskConfig:
     """How the explainability-aware masks are learned; the weights are frozen meanwhile.
 
     Attributes:
-        evidence: Where the masks start: ``none`` opens all to ``init``; the others take first-order class
-            evidence from the calibration images: of the whole unit (``taylor``), of what the others cannot make up for
-            (``irreplaceable``), or of what those that stay longer cannot (``at_removal``).
+        evidence: Where the masks start: ``none`` opens all to ``init``; the others take class evidence from the
+            calibration images: first-order, of the whole unit (``taylor``), of what the others cannot make up for
+            (``irreplaceable``), or of what those that stay longer cannot (``at_removal``); or relevance propagated to
+            units (``relevance``); or what ``signals.register_signal`` has under that name.
         whole: Share that evidence of the whole unit has in evidence at the moment of removal: 0 trusts compensation
             to make up for all that it can, 1 expects nothing of it, as where ``compensate.mode`` is ``none``.
         steps: Updates by gradient.
@@ -82,7 +83,7 @@ class MaskConfig:
         smooth_weight: Its weight.
     """
 
-    evidence: Literal["none", "taylor", "irreplaceable", "at_removal"] = "at_removal"
+    evidence: str = "at_removal"
     whole: float = 0.3
     steps: int = 0
     lr: float = 0.02

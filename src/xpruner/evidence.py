@@ -54,6 +54,14 @@ def class_evidence(
 View = Callable[[Tensor], Tensor]
 """Maps what a consumer reads, channels last, to what is looked at in its place."""
 
+Objective = Callable[[Tensor, Tensor], Tensor]
+"""Maps logits (batch, classes) and labels (batch,) to the sum over the batch of what is to be explained."""
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Returns the sum over the batch of the cross-entropy."""
+    return F.cross_entropy(logits, labels, reduction="sum")
+
 
 def evidence_tables(
     model: nn.Module,
@@ -62,11 +70,12 @@ def evidence_tables(
     num_classes: int,
     views: Sequence[Mapping[str, View]],
     precision: str = "fp32",
+    objective: Objective = cross_entropy,
 ) -> list[dict[str, Tensor]]:
     """Returns the tables of :func:`class_evidence` for each view of what the consumers read, from one backward pass."""
     tables = [{group.key: torch.zeros(num_classes, group.size) for group in units} for _ in views]
     counts = torch.zeros(num_classes)
-    with gate_slopes(model, units, precision, views) as slopes_of:
+    with gate_slopes(model, units, precision, views, objective) as slopes_of:
         for images, labels in batches:
             counts += torch.bincount(labels, minlength=num_classes)
             for view, seen in zip(tables, slopes_of(images, labels), strict=True):
@@ -81,18 +90,23 @@ def evidence_tables(
 
 @contextmanager
 def gate_slopes(
-    model: nn.Module, units: Units, precision: str = "fp32", views: Sequence[Mapping[str, View]] = ({},)
+    model: nn.Module,
+    units: Units,
+    precision: str = "fp32",
+    views: Sequence[Mapping[str, View]] = ({},),
+    objective: Objective = cross_entropy,
 ) -> Iterator[Callable[[Tensor, Tensor], list[dict[str, Tensor]]]]:
     """Yields a function from images and labels to the gradient of each sample's loss with respect to a gate on a unit.
 
     For each view it returns (batch, units) for each group's key: the sum over tokens and channels of g x, with x the
-    consumer's input and g the gradient of the sample's cross-entropy at it.
+    consumer's input and g the gradient of the sample's objective at it.
 
     Args:
         model: The model; in eval mode with frozen weights while the block runs.
         units: Its groups.
         precision: Of the forward and backward pass.
         views: By a group's key what takes the place of x; a group that a view leaves out is seen as it is.
+        objective: What is differentiated.
     """
     device = next(model.parameters()).device
     readers = units.of_consumers()
@@ -102,7 +116,7 @@ def gate_slopes(
         gates = {g.key: torch.ones(len(images), g.size, device=device, requires_grad=True) for g in unread}
         with autocast(precision, device), gating(model, units, gates):
             logits = logits_of(model(images.to(device)))
-        loss = F.cross_entropy(logits.float(), labels.to(device), reduction="sum")
+        loss = objective(logits.float(), labels.to(device))
         watched = [*(inputs[path] for path in readers), *gates.values()]
         gradients = dict(zip((*readers, *gates), torch.autograd.grad(loss, watched), strict=True))
         slopes: list[dict[str, Tensor]] = [{} for _ in views]

@@ -24,6 +24,7 @@ from xpruner.models import load_model, load_teacher
 from xpruner.outputs import classes_of
 from xpruner.plan import Budget, Plan
 from xpruner.run import Run
+from xpruner.signals import NONE, find_signal
 from xpruner.surgery import apply
 from xpruner.tracking import Tracker
 from xpruner.training import evaluate, finetune
@@ -66,6 +67,7 @@ def run_pipeline(config: RunConfig, model: nn.Module | None = None) -> PruneResu
     if not find_method(config.method).plain:
         raise UsageError(f"The method {config.method!r} makes models that cannot be saved; `xpruner compare` runs it.")
     check_guard(config)
+    check_signal(config)
     with Tracker(config.output) as tracker:
         return _Pipeline(config, model, tracker).run()
 
@@ -224,6 +226,12 @@ def check_guard(config: RunConfig) -> None:
         raise UsageError(f"max_class_drop is {limit:g}; it must be above 0, such as 2 percentage points.")
     if limit is not None and config.method != "xpruner":
         raise UsageError(f"max_class_drop guards the plans of method 'xpruner', not {config.method!r}; leave it out.")
+
+
+def check_signal(config: RunConfig) -> None:
+    """Raises UsageError where the masks are to start from evidence that nothing provides."""
+    if config.masks.evidence != NONE:
+        find_signal(config.masks.evidence)
 
 
 def environment() -> dict[str, Any]:

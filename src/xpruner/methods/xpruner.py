@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from xpruner.compensation import compensate
 from xpruner.config import RunConfig
-from xpruner.evidence import class_evidence
 from xpruner.guard import guarded
 from xpruner.learning import LoopOptions
 from xpruner.mask_learning import leak, learn_masks
@@ -17,7 +16,7 @@ from xpruner.masks import ClassMasks, rescaled
 from xpruner.methods.base import Outcome, Problem, read_outcome, register_method, write_outcome
 from xpruner.moments import Moments, consumer_moments
 from xpruner.plan import Budget, Plan
-from xpruner.removal import evidence_at_removal
+from xpruner.signals import NONE, Question, find_signal, takes_moments
 from xpruner.surgery import apply
 from xpruner.threshold_search import search_thresholds
 from xpruner.training.evaluate import evaluating
@@ -95,8 +94,11 @@ def _round(problem: Problem, model: nn.Module, budget: Budget, folder: Path | No
     )  # fmt: skip
     moments = _moments(problem, model, units)
     level = 1.0
-    if config.masks.evidence != "none":
-        evidence = _evidence(problem, model, units, moments)
+    if config.masks.evidence != NONE:
+        question = Question(
+            model, units, problem.calibration, problem.num_classes, moments, config.masks, config.precision
+        )
+        evidence = find_signal(_signal(config))(question)
         level = masks.start_from(evidence, quantile=_removed_share(units, budget))
     learn_masks(model, masks, problem.train, config.masks, _at(options, folder, "masks"), precision=config.precision)
     plan = search_thresholds(
@@ -107,25 +109,15 @@ def _round(problem: Problem, model: nn.Module, budget: Budget, folder: Path | No
     return Outcome(plan, masks.tensors(), {**figures, LEVEL: level})
 
 
-def _moments(problem: Problem, model: nn.Module, units: Units) -> dict[str, Moments] | None:
+def _moments(problem: Problem, model: nn.Module, units: Units) -> dict[str, Moments]:
     config = problem.config
-    if _evidence_kind(config) in ("none", "taylor") and not config.thresholds.compensated:
-        return None
+    if not takes_moments(_signal(config)) and not (config.thresholds.compensated and config.thresholds.steps):
+        return {}
     with evaluating(model):
         return consumer_moments(model, units, problem.calibration, config.precision)
 
 
-def _evidence(
-    problem: Problem, model: nn.Module, units: Units, moments: dict[str, Moments] | None
-) -> dict[str, Tensor]:
-    config, kind = problem.config, _evidence_kind(problem.config)
-    asked = (model, units, problem.calibration, problem.num_classes)
-    if kind == "at_removal":
-        return evidence_at_removal(*asked, moments or {}, whole=config.masks.whole, precision=config.precision)
-    return class_evidence(*asked, moments if kind == "irreplaceable" else None, precision=config.precision)
-
-
-def _evidence_kind(config: RunConfig) -> str:
+def _signal(config: RunConfig) -> str:
     """Returns which evidence to take: where nothing is compensated, a unit that goes is missed as a whole."""
     if config.masks.evidence == "at_removal" and config.compensate.mode == "none":
         return "taylor"

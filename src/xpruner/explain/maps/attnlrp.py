@@ -108,11 +108,18 @@ def _on_products_of_attention(attention: Any) -> list[Any]:
 
 
 def _halving_input(layer: nn.Module) -> Any:
-    return layer.register_forward_pre_hook(lambda _layer, args: _halve(args[0]))
+    """Halves the gradient behind what the layer reads; whoever watches that gets the whole relevance."""
+
+    def read(_layer: nn.Module, args: tuple) -> tuple:
+        half = args[0] / 2
+        return half + half.detach(), *args[1:]
+
+    return layer.register_forward_pre_hook(read)
 
 
 def _halve(product: Tensor) -> None:
-    product.register_hook(lambda gradient: gradient / 2)
+    if product.requires_grad:
+        product.register_hook(lambda gradient: gradient / 2)
 
 
 def _last_layer(gated: Any) -> nn.Module:

@@ -3,13 +3,17 @@
 import json
 from pathlib import Path
 
+from xpruner.compare.results import read_results
+from xpruner.compare.tables import Row, rows_of
+
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 HEAD = [
     "model", "preset", "units", "MACs asked", "MACs reached", "dense", "cut", "compensated", "fine-tuned", "epochs",
     "speed-up, batch 32", "search, s", "leak",
 ]  # fmt: skip
-SHORT_HEAD = ["", "MACs", "parameters", "top-1 before any training", "top-1 after 3 epochs", "speed-up, batch 32"]
+BUDGETS = ("0.5", "0.3")
+COMPARED_HEAD = ["", "seeds", *(f"{stage} at {b}" for b in BUDGETS for stage in ("untrained", "fine-tuned"))]
 
 
 def percent(value: float) -> str:
@@ -46,28 +50,17 @@ def order(record: dict) -> tuple:
     return record["model"], config["preset"], len(kinds(config)), -float(config["budget"])
 
 
-def short_rows(records: list[dict]) -> list[list[str]]:
-    """DeiT-tiny by the default preset, for the README."""
-    chosen = [r for r in records if r["model"] == "deit_tiny" and r["config"]["preset"] == "default"]
-    dense = chosen[0]["metrics"]["dense"]
-    rows = [["dense", f"{dense['macs'] / 1e6:.0f} M", f"{dense['params'] / 1e6:.2f} M", percent(dense["top1"]), "", ""]]
-    for record in chosen:
-        metrics, tuned = record["metrics"], record["metrics"]["finetuned"]
-        rows.append(
-            [
-                f"pruned to {float(record['config']['budget']):.0%}{finer(record['config'])}",
-                f"{tuned['macs'] / 1e6:.0f} M",
-                f"{tuned['params'] / 1e6:.2f} M",
-                percent(metrics["compensated"]["top1"]),
-                percent(tuned["top1"]),
-                speed_up(metrics),
-            ]
-        )
-    return rows
-
-
-def finer(config: dict) -> str:
-    return ", finer units" if "qk" in kinds(config) else ""
+def compared_rows(rows: list[Row]) -> list[list[str]]:
+    """The comparison on DeiT-tiny, for the README: the methods with results at every budget, the best first."""
+    found = {(row.label, row.budget): row for row in rows}
+    dense = next(row for row in rows if row.label == "dense")
+    table = [["dense, as fine-tuned", str(len(dense.results)), *(["", dense.percent("finetuned")] * len(BUDGETS))]]
+    for row in (row for row in rows if row.budget == BUDGETS[-1] and row.label != "dense"):
+        at = [found[row.label, budget] for budget in BUDGETS if (row.label, budget) in found]
+        if len(at) == len(BUDGETS):
+            stages = [row.percent(stage) for row in at for stage in ("compensated", "finetuned")]
+            table.append([row.label, "/".join(str(len(row.results)) for row in at), *stages])
+    return table
 
 
 def speed_rows(speed: dict) -> list[list[str]]:
@@ -96,11 +89,10 @@ def put(page: Path, name: str, table: str) -> None:
 def main() -> None:
     records = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("cifar10_*.json"))]
     pruned = [record for record in records if "search" in record["metrics"]]
-    pruned.sort(
-        key=lambda r: (r["model"], r["config"]["preset"], len(kinds(r["config"])), -float(r["config"]["budget"]))
-    )
+    pruned.sort(key=order)
     put(ROOT / "docs" / "results.md", "pruning", markdown(HEAD, [row(record) for record in pruned]))
-    put(ROOT / "README.md", "short", markdown(SHORT_HEAD, short_rows(pruned)))
+    compared = rows_of(read_results(RESULTS / "compare" / "cifar10_deit_tiny"))
+    put(ROOT / "README.md", "compared", markdown(COMPARED_HEAD, compared_rows(compared)))
     speed = json.loads((RESULTS / "speed.json").read_text())
     head = ["", "median", "against training", "peak memory", "against training"]
     put(ROOT / "docs" / "results.md", "speed", markdown(head, speed_rows(speed)))

@@ -86,7 +86,7 @@ def masks_and_taylor(run: FinishedRun, kind: str, share: float) -> dict[str, Any
     calibration = list(batches(run.data.calibration, BATCH, seed=0, shuffle=False))
     evidence = class_evidence(run.dense, run.units, calibration, run.data.num_classes, precision=precision)
     tables = {
-        "masks": {group.key: run.masks[group.key] for group in groups},
+        "masks": {group.key: run.dense_masks[group.key] for group in groups},
         "Taylor": {group.key: evidence[group.key] / group.macs for group in groups},
     }
     images = list(batches(run.images, BATCH, seed=0, shuffle=False))

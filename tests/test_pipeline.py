@@ -55,6 +55,14 @@ def test_masks_are_stored_for_every_unit_of_the_dense_model(whole):
     }
 
 
+def test_the_masks_of_the_dense_model_are_those_of_the_first_round(whole):
+    dense = load_file(whole / "masks_dense.safetensors")
+    first = load_file(whole / "state" / "search" / "round-1" / "masks.safetensors")
+    assert dense.keys() == first.keys() and all(torch.equal(dense[key], first[key]) for key in first)
+    last = load_file(whole / "masks.safetensors")
+    assert not all(torch.equal(dense[key], last[key]) for key in last)
+
+
 WHERE = ["stage:dense", "search:3", "search:8", "search:18", "stage:search", "stage:compensated", "finetune:7",
          "stage:finetuned"]  # fmt: skip
 

@@ -19,7 +19,7 @@ from xpruner.data import InputSpec, Splits, batches, class_names, load_data
 from xpruner.errors import UsageError
 from xpruner.latency import compare_latency
 from xpruner.methods import Problem, find_method
-from xpruner.methods.base import kinds_for, prepared, write_masks
+from xpruner.methods.base import DENSE_MASKS, MASKS, kinds_for, prepared, write_masks
 from xpruner.models import load_model, load_teacher
 from xpruner.outputs import classes_of
 from xpruner.plan import Budget, Plan
@@ -105,7 +105,7 @@ class _Pipeline:
         if self.config.latency:
             run.stage("latency", lambda: self._latency(pruned))
         run.stage("environment", environment)
-        masks = run.folder / "masks.safetensors"
+        masks = run.folder / MASKS
         return PruneResult(pruned, plan, load_file(masks) if masks.exists() else {}, run.metrics, run.folder)
 
     def _dense(self) -> dict[str, Any]:
@@ -127,7 +127,8 @@ class _Pipeline:
             on_step=self.tracker.scalars("search"),
         )
         outcome = find_method(self.config.method)(problem)
-        write_masks(self.run_folder.folder, outcome.masks)
+        write_masks(self.run_folder.folder / MASKS, outcome.masks)
+        write_masks(self.run_folder.folder / DENSE_MASKS, outcome.dense_masks)
         if outcome.model is not None:
             self._save(outcome.model, self._found)
         outcome.plan.save(self.run_folder.folder / "plan.json")

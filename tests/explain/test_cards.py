@@ -65,7 +65,7 @@ def test_a_unit_card_says_what_is_there_and_what_is_measured(finished):
     card = unit_card(finished, key, gone, count=40)
     assert card.name == f"{key}:{gone}" and not card.kept
     assert card.importance < card.threshold and "It went: its importance of" in card.why
-    mask = dict(zip(finished.data.class_names, finished.masks[key][:, gone].tolist(), strict=True))
+    mask = dict(zip(finished.data.class_names, finished.dense_masks[key][:, gone].tolist(), strict=True))
     assert card.serves == mask and list(card.serves.values()) == sorted(mask.values(), reverse=True)
     numbers, images = finished.some_images(40)
     choices = [{key: [gone]}, {key: card.together.units}]
@@ -93,7 +93,7 @@ def test_a_class_card_lists_every_layer_with_what_the_class_keeps(finished):
     card = class_card(finished, 3)
     assert card.name == "3" and [layer.key for layer in card.layers] == [group.key for group in finished.units]
     layer = next(layer for layer in card.layers if layer.key == "blocks.1.mlp:hidden")
-    row, kept = finished.masks[layer.key][3].double(), finished.plan.keep[layer.key]
+    row, kept = finished.dense_masks[layer.key][3].double(), finished.plan.keep[layer.key]
     odds = row / (1 - row)
     assert layer.kept == len(kept) and layer.units == 96
     assert layer.share_kept == pytest.approx((odds[kept].sum() / odds.sum()).item(), rel=1e-3)

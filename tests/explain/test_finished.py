@@ -11,6 +11,8 @@ def test_a_run_is_opened_as_it_was_made(finished, finished_folder):
     assert finished.config.output == str(finished_folder)
     assert {group.kind for group in finished.units} == {"head", "hidden", "qk"}
     assert finished.masks.keys() == load_file(finished_folder / "masks.safetensors").keys()
+    dense = load_file(finished_folder / "masks_dense.safetensors")
+    assert all(torch.equal(finished.dense_masks[key], dense[key]) for key in finished.masks)
     assert len(finished.images) == 60
 
 

@@ -57,7 +57,7 @@ def test_layers_are_those_of_the_plan(contents, finished_folder):
 
 
 def test_masks_and_evidence_are_those_of_the_run(contents, finished_folder):
-    masks = load_file(finished_folder / "masks.safetensors")
+    masks, dense = (load_file(finished_folder / f"{name}.safetensors") for name in ("masks", "masks_dense"))
     assert [table.key for table in contents.masks] == [layer.key for layer in contents.layers]
     for place, table in enumerate(contents.masks):
         m = masks[table.key].numpy()
@@ -65,9 +65,11 @@ def test_masks_and_evidence_are_those_of_the_run(contents, finished_folder):
         units = [unit for column in table.columns for unit in column.units]
         assert np.abs(table.percent - 100 * m[classes][:, units]).max() <= 0.5 + 1e-3
         kept = [column.units[0] for column in table.columns if column.kept]
-        odds = m[0] / (1 - m[0])
-        row = contents.evidence.rows.index(["0"])
-        assert contents.evidence.percent[row, place] == pytest.approx(100 * odds[kept].sum() / odds.sum(), abs=0.6)
+        row = dense[table.key].numpy()[0]
+        odds = row / (1 - row)
+        assert contents.evidence.percent[contents.evidence.rows.index(["0"]), place] == pytest.approx(
+            100 * odds[kept].sum() / odds.sum(), abs=0.6
+        )
     assert contents.evidence.keys == [table.key for table in contents.masks]
 
 

@@ -43,8 +43,8 @@ class UnitCard:
 
     Attributes:
         name: ``<group key>:<index>``.
-        serves: Mask value by class name, the largest first.
-        importance: The masks over the classes as one number, as the run's threshold reads them.
+        serves: Mask value in the dense model by class name, the largest first.
+        importance: The masks that decided, over the classes as one number, as the run's threshold reads them.
         threshold: Importance from which units of its group stayed.
         kept: Whether it stayed.
         stays_at: Smallest share of the dense model's cost at which it would stay, were all units ranked by importance.
@@ -76,7 +76,8 @@ class Layer:
         key: Of the group.
         units: How many it had.
         kept: How many stayed.
-        share_kept: Share of the class's evidence, the odds of its masks, that the units hold that stayed.
+        share_kept: Share of the class's evidence in the dense model, the odds of its masks, that the units hold that
+            stayed.
         carried_by: Index, mask value and whether it stayed, of the units that the class needs most.
     """
 
@@ -159,7 +160,7 @@ def unit_card(run: FinishedRun, key: str, index: int, count: int = 1000) -> Unit
     s = importance[key][index].item()
     return UnitCard(
         name=f"{key}:{index}",
-        serves=_sorted({name: value for name, value in zip(names, run.masks[key][:, index].tolist(), strict=True)}),
+        serves=_sorted(dict(zip(names, run.dense_masks[key][:, index].tolist(), strict=True))),
         importance=s,
         threshold=threshold,
         kept=kept,
@@ -184,7 +185,7 @@ def class_card(run: FinishedRun, label: int) -> ClassCard:
     """
     layers = []
     for group in run.units:
-        row = run.masks[group.key][label]
+        row = run.dense_masks[group.key][label]
         stayed = set(run.plan.keep.get(group.key, range(group.size)))
         evidence = odds(row.double())
         top = row.argsort(descending=True)[:SHOWN].tolist()

@@ -16,7 +16,7 @@ from xpruner.checkpoint import load
 from xpruner.config import RunConfig
 from xpruner.data import ImageDataset, InputSpec, Splits, batches, load_data
 from xpruner.errors import UsageError, XPrunerError
-from xpruner.methods.base import kinds_for
+from xpruner.methods.base import DENSE_MASKS, MASKS, kinds_for
 from xpruner.moments import Batches
 from xpruner.plan import Plan
 from xpruner.units import Units, find_units
@@ -59,18 +59,28 @@ class FinishedRun:
 
     @cached_property
     def masks(self) -> dict[str, Tensor]:
-        """The (classes, units) masks by group key.
+        """The (classes, units) masks by group key that decided, each unit's from when it was last looked at.
 
         Raises:
             UsageError: If the run's method learned none.
         """
-        path = self.folder / "masks.safetensors"
+        path = self.folder / MASKS
         if not path.exists():
             raise UsageError(
                 f"{self.folder} has no masks, as its method {self.config.method!r} learns none; "
                 "`xpruner prune --method xpruner --output ANOTHER` makes a run that has."
             )
         return load_file(path)
+
+    @cached_property
+    def dense_masks(self) -> dict[str, Tensor]:
+        """The (classes, units) masks by group key that speak of the dense model, before anything was cut.
+
+        Raises:
+            UsageError: If the run's method learned none.
+        """
+        path = self.folder / DENSE_MASKS
+        return load_file(path) if path.exists() else self.masks
 
     @cached_property
     def data(self) -> Splits:

@@ -19,6 +19,8 @@ from xpruner.plan import Budget, Plan
 from xpruner.rotation import rotate_heads
 from xpruner.units import DEFAULT_KINDS, Units, offered_kinds
 
+MASKS, DENSE_MASKS = "masks.safetensors", "masks_dense.safetensors"
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -57,12 +59,14 @@ class Outcome:
         figures: What it logs, such as the leak.
         model: The pruned model as the search leaves it, where the search changes weights or more than units; absent,
             it is the dense model cut by the plan.
+        dense_masks: The masks of the whole dense model, where ``masks`` holds some of a model that was cut meanwhile.
     """
 
     plan: Plan
     masks: dict[str, Tensor] = field(default_factory=dict)
     figures: dict[str, float] = field(default_factory=dict)
     model: nn.Module | None = None
+    dense_masks: dict[str, Tensor] = field(default_factory=dict)
 
 
 def write_outcome(folder: Path, outcome: Outcome) -> None:
@@ -71,27 +75,27 @@ def write_outcome(folder: Path, outcome: Outcome) -> None:
     Raises:
         XPrunerError: If the disk is full or the folder cannot be written.
     """
-    write_masks(folder, outcome.masks)
+    write_masks(folder / MASKS, outcome.masks)
     write_text(folder / "figures.json", json.dumps(outcome.figures))
     outcome.plan.save(folder / "plan.json")
 
 
-def write_masks(folder: Path, masks: dict[str, Tensor]) -> None:
-    """Writes ``masks.safetensors``, where there are masks.
+def write_masks(path: Path, masks: dict[str, Tensor]) -> None:
+    """Writes (classes, units) tables by group key as safetensors, where there are any.
 
     Raises:
         XPrunerError: If the disk is full or the folder cannot be written.
     """
     if masks:
         content = safetensors.torch.save(masks)
-        write_whole(folder / "masks.safetensors", lambda temporary: temporary.write_bytes(content))
+        write_whole(path, lambda temporary: temporary.write_bytes(content))
 
 
 def read_outcome(folder: Path) -> Outcome | None:
     """Reads what :func:`write_outcome` wrote; None where it was not finished."""
     if not (folder / "plan.json").exists():
         return None
-    masks = folder / "masks.safetensors"
+    masks = folder / MASKS
     return Outcome(
         Plan.load(folder / "plan.json"),
         safetensors.torch.load_file(masks) if masks.exists() else {},

@@ -39,6 +39,7 @@ def search(problem: Problem) -> Outcome:
     plan: Plan | None = None
     level = 1.0
     table: dict[str, Tensor] = {}
+    dense_masks: dict[str, Tensor] = {}
     figures: dict[str, float] = {}
     budgets = round_budgets(problem, problem.config.rounds)
     for number, budget in enumerate(budgets, 1):
@@ -53,14 +54,16 @@ def search(problem: Problem) -> Outcome:
         before, level = level, of_round.pop(LEVEL)
         earlier = {key: rescaled(m, before / level) for key, m in table.items()}
         table = _in_dense_numbering(earlier, found.masks, plan)
-        figures = figures or of_round  # of the first round: the leak in the dense model
+        if plan is None:  # the first round alone sees the dense model
+            figures, dense_masks = of_round, found.masks
         plan = found.plan if plan is None else found.plan.after(plan)
     assert plan is not None
     plan = Plan.of(problem.units, plan.keep, "xpruner", problem.budget)
     if problem.config.max_class_drop is None:
-        return Outcome(plan, table, figures)
+        return Outcome(plan, table, figures, dense_masks=dense_masks)
     held = guarded(problem, table, plan, problem.config.max_class_drop)
-    return Outcome(held.plan, table, {**figures, "largest class drop": held.worst})
+    figures["largest class drop"] = held.worst
+    return Outcome(held.plan, table, figures, dense_masks=dense_masks)
 
 
 def _left_by(problem: Problem, plan: Plan | None) -> nn.Module:

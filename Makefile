@@ -5,9 +5,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 OLDEST := $(VENV)-oldest
+EXPLORE := $(VENV)-explore
 
-.PHONY: demo test test-slow test-oldest lint format docs zoo bench-cifar10 bench-swin bench-compare bench-imagenet \
-	bench-ablations bench-speed clean
+.PHONY: demo test test-slow test-oldest test-explore lint format docs zoo bench-cifar10 bench-swin bench-compare \
+	bench-imagenet bench-ablations bench-speed clean
 
 demo: $(READY)
 	$(BIN)/xpruner demo
@@ -21,6 +22,10 @@ test-slow: $(READY)
 # The adapters on the oldest timm and transformers that are supported, in an environment of their own.
 test-oldest: $(OLDEST)/.ready
 	$(OLDEST)/bin/python -m pytest tests/units tests/test_invariants.py tests/test_checkpoint.py
+
+# The page of `xpruner explore`, in an environment of its own: gradio needs an older pillow.
+test-explore: $(EXPLORE)/.ready
+	$(EXPLORE)/bin/python -m pytest tests/explore
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -56,7 +61,7 @@ bench-speed: $(READY)
 	$(BIN)/python benchmarks/speed.py
 
 clean:
-	rm -rf .venv .venv-oldest build dist htmlcov .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-oldest .venv-explore build dist htmlcov .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): pyproject.toml constraints.txt
@@ -67,4 +72,10 @@ $(READY): pyproject.toml constraints.txt
 $(OLDEST)/.ready: pyproject.toml constraints-oldest.txt
 	$(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python -m pip install --quiet --constraint constraints-oldest.txt --editable '.[dev]'
+	touch $@
+
+$(EXPLORE)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(EXPLORE)
+	grep -v '^pillow==' constraints.txt > $(EXPLORE)/constraints.txt
+	$(EXPLORE)/bin/python -m pip install --quiet --constraint $(EXPLORE)/constraints.txt --editable '.[dev,explore]'
 	touch $@

@@ -3,11 +3,13 @@
 import json
 
 import pytest
+from PIL import Image
 
 from xpruner.cli import main
-from xpruner.cli.explain_text import audit_text, class_text, unit_text
+from xpruner.cli.explain_text import audit_text, class_text, image_text, unit_text
 from xpruner.explain.audit import Audit, ClassAudit, Confusion, Share
 from xpruner.explain.cards import ClassCard, Cost, ImageOf, Layer, UnitCard
+from xpruner.explain.image import Guess, ImageCard
 
 
 @pytest.mark.parametrize(
@@ -19,6 +21,7 @@ from xpruner.explain.cards import ClassCard, Cost, ImageOf, Layer, UnitCard
         ),
         (["unit"], "Say what to explain"),
         (["audit", "cat"], "Say what to explain"),
+        (["image"], "`xpruner explain image PATH`, with --run"),
         (["clas", "cat"], "Unknown subject 'clas'; did you mean 'class'?"),
         (["audit", "--images", "0"], "--images is 0; it must be 1 or more."),
         (["audit", "--rnu", "x"], "Unknown flag '--rnu'"),
@@ -39,6 +42,37 @@ def test_cards_and_audit_of_a_run(finished_folder, capsys):
     assert "Class 7, layer by layer." in capsys.readouterr().out
     assert main(["explain", "audit", *at]) == 0
     assert "points lost" in capsys.readouterr().out
+
+
+def test_an_image_is_explained(finished_folder, tmp_path, capsys):
+    picture = tmp_path / "digit.png"
+    Image.new("L", (8, 8), 200).save(picture)
+    asked = ["explain", "image", str(picture), "--run", str(finished_folder), "--output", str(tmp_path / "out.png")]
+    assert main([*asked, "--class", "7", "--method", "gradcam", "--json"]) == 0
+    card = json.loads(capsys.readouterr().out)
+    assert (card["explained"], card["method"], card["picture"]) == ("7", "gradcam", str(tmp_path / "out.png"))
+    assert len(card["dense"]) == len(card["pruned"]) == 5
+    assert Image.open(card["picture"]).size == (3 * 224 + 2 * 8, 224)
+    assert main(asked) == 0
+    assert f"What speaks for {card['dense'][0]['name']} (relevance): " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--class", "eigt"], "Unknown class 'eigt'"),
+        (["--method", "gradkam"], "Unknown explanation method 'gradkam'; did you mean 'gradcam'?"),
+        ([], "digit.png cannot be read (its format is unknown); give a PNG or JPEG file."),
+    ],
+)
+def test_an_image_that_cannot_be_explained_gets_one_sentence(finished_folder, tmp_path, capsys, flags, message):
+    picture = tmp_path / "digit.png"
+    if flags:
+        Image.new("L", (8, 8)).save(picture)
+    else:
+        picture.write_text("no image")
+    assert main(["explain", "image", str(picture), "--run", str(finished_folder), *flags]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_the_text_of_a_unit_card():
@@ -66,6 +100,16 @@ def test_the_text_of_a_class_card():
         "87.5",
         "1 (0.50), 0 (0.25, –)",
     ]
+
+
+def test_the_text_of_an_image_card():
+    dense, pruned = [Guess("cat", 0.75), Guess("dog", 0.125)], [Guess("dog", 0.5), Guess("cat", 0.25)]
+    table, maps, picture = image_text(ImageCard("a.png", dense, pruned, "cat", "rollout", 0.25, "b.png"))
+    assert [list(column.cells) for column in table.columns] == [
+        ["cat", "dog"], ["75.00", "12.50"], ["dog", "cat"], ["50.00", "25.00"],
+    ]  # fmt: skip
+    assert maps == "What speaks for cat (rollout): the maps' rank correlation is 0.250."
+    assert picture.endswith("are side by side in b.png.")
 
 
 def test_the_text_of_an_audit():

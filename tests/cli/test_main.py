@@ -43,8 +43,8 @@ def test_nothing_heavy_is_imported_before_it_is_needed(code):
         (["--hepl"], "Unknown flag '--hepl'; did you mean '--help'?"),
         (
             [],
-            "No command is given; choose one of prune, evaluate, inspect, compare, report, explain, specialise, "
-            "export-config, demo, or ask for --help.",
+            "No command is given; choose one of prune, evaluate, inspect, compare, report, explain, explore, "
+            "specialise, export-config, demo, or ask for --help.",
         ),
     ],
 )

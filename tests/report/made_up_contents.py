@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from xpruner.explain.audit import audit
+from xpruner.explain.pictures import data_uri
 from xpruner.report.contents import (
     Contents,
     Drop,
@@ -16,7 +17,6 @@ from xpruner.report.contents import (
     lost_first,
 )
 from xpruner.report.pairs import Pair
-from xpruner.report.pictures import data_uri
 from xpruner.report.tables import class_rows, mask_table, width
 from xpruner.tracking import Curve
 

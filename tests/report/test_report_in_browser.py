@@ -1,23 +1,17 @@
 """The page in a real browser, where there is one: no errors, figures drawn, colours and groups changed by keyboard."""
 
-import shutil
 from pathlib import Path
 
 import pytest
+from headless import NO_BROWSER, start_browser
 from made_up_contents import made_up
-from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
 from xpruner.report.page import page
 
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
-FLAGS = ("headless=new", "no-sandbox", "disable-dev-shm-usage", "disable-gpu", "disable-extensions", "no-first-run",
-         "disable-background-networking", "disable-component-update", "window-size=1280,1000")  # fmt: skip
-
-pytestmark = pytest.mark.skipif(not (BROWSER and DRIVER), reason="no chromium with its chromedriver is installed here")
+pytestmark = NO_BROWSER
 
 
 @pytest.fixture(scope="module")
@@ -29,12 +23,7 @@ def address(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="module")
 def browser():
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER or ""
-    for flag in FLAGS:
-        options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    driver = start_browser()
     yield driver
     driver.quit()
 

@@ -16,6 +16,7 @@ COMMANDS = {
     "compare": ("xpruner.cli.compare", "Run methods side by side under one protocol, as a YAML file says."),
     "report": ("xpruner.cli.report", "Make tables and plots of a comparison."),
     "explain": ("xpruner.cli.explain", "Say what a run's masks tell of a unit or a class, and which classes pay."),
+    "explore": ("xpruner.cli.explore", "Open a page in which budgets, classes and images are tried on a run."),
     "specialise": ("xpruner.cli.specialise", "Build a model for some of a run's classes, without learning anew."),
     "export-config": ("xpruner.cli.export_config", "Write every option of a preset as YAML, to edit and to prune by."),
     "demo": ("xpruner.cli.demo", "Train and prune a small model on handwritten digits, in about two minutes."),

@@ -8,6 +8,7 @@ from rich.table import Table
 from xpruner.cli.tables import new_table
 from xpruner.explain.audit import Audit
 from xpruner.explain.cards import ClassCard, ImageOf, UnitCard
+from xpruner.explain.image import ImageCard
 
 
 def unit_text(card: UnitCard) -> list[Table | str]:
@@ -52,7 +53,25 @@ def audit_text(found: Audit) -> list[Table | str]:
     ]
 
 
-TEXTS: dict[str, Callable[[Any], list[Table | str]]] = {"unit": unit_text, "class": class_text, "audit": audit_text}
+def image_text(card: ImageCard) -> list[Table | str]:
+    """Returns what both models take the image for, how far their maps agree, and where the picture of them is."""
+    table = new_table("dense model", "%", "pruned model", "%")
+    for dense, pruned in zip(card.dense, card.pruned, strict=True):
+        shares = [f"{100 * guess.probability:.2f}" for guess in (dense, pruned)]
+        table.add_row(dense.name, shares[0], pruned.name, shares[1])
+    return [
+        table,
+        f"What speaks for {card.explained} ({card.method}): the maps' rank correlation is {card.agreement:.3f}.",
+        f"The image, the dense model's map and the pruned model's map are side by side in {card.picture}.",
+    ]
+
+
+TEXTS: dict[str, Callable[[Any], list[Table | str]]] = {
+    "unit": unit_text,
+    "class": class_text,
+    "audit": audit_text,
+    "image": image_text,
+}
 
 
 def _listed(images: Sequence[ImageOf]) -> str:

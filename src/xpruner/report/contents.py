@@ -16,9 +16,10 @@ from xpruner.errors import UsageError, XPrunerError
 from xpruner.explain.audit import Audit, audit
 from xpruner.explain.cards import class_card, thresholds
 from xpruner.explain.finished import BATCH, FinishedRun
+from xpruner.explain.pictures import data_uri, pixels_of
 from xpruner.masks import reduce_classes
+from xpruner.methods.base import MASKS
 from xpruner.report.pairs import Pair, choose, explained
-from xpruner.report.pictures import data_uri, pixels_of
 from xpruner.report.tables import MaskTable, class_rows, mask_table, width
 from xpruner.tracking import Curve, read_history
 from xpruner.training import predict
@@ -165,7 +166,7 @@ def gather(run: FinishedRun, maps_method: str = "relevance") -> Contents:
     stages = [Stage(title, *(metrics[key][f] for f in ("top1", "macs", "params"))) for key, title in STAGES.items()]
     latency = latency_of(metrics)
     names = different(run.data.class_names)
-    masks = run.masks if (run.folder / "masks.safetensors").exists() else {}
+    masks = run.masks if (run.folder / MASKS).exists() else {}
     dense, pruned, labels = _answers(run)
     audited = audit(dense, pruned, labels, names)
     lost = lost_first(audited)

@@ -12,7 +12,7 @@ from xpruner.errors import UsageError, unknown
 from xpruner.explain.agreement import spearman
 from xpruner.explain.finished import FinishedRun
 from xpruner.explain.maps import map_methods, saliency
-from xpruner.report.pictures import data_uri, heated, pixels_of
+from xpruner.explain.pictures import data_uri, heated, pixels_of
 
 log = logging.getLogger("xpruner")
 

@@ -1,13 +1,16 @@
-"""Images and explanation maps as pictures that stand inside a page."""
+"""Images and explanation maps as pictures: inside a page, or as a file."""
 
 import base64
 import io
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from torch import Tensor
 
 from xpruner.data import InputSpec
+from xpruner.files import write_whole
 
 SIDE = 160
 """Largest side of a picture, in pixels."""
@@ -17,6 +20,10 @@ HEAT = np.array([[0, 0, 4], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252, 2
 """Colours from cold to hot, at equal distances; they grow lighter steadily."""
 STRONGEST = 0.8
 """Share of the heat's colour where a map is at its maximum."""
+VISIBLE = 224
+"""Pictures that stand side by side are enlarged as often as they fit into this side, in pixels."""
+GAP = 8
+"""White between pictures side by side, in pixels."""
 
 
 def pixels_of(image: Tensor, spec: InputSpec) -> np.ndarray:
@@ -40,12 +47,33 @@ def heated(pixels: np.ndarray, strength: np.ndarray) -> np.ndarray:
     return grey + STRONGEST * positive * (colour - grey)
 
 
-def data_uri(pixels: np.ndarray) -> str:
-    """Returns an image (height, width, 3), 0 to 1, as a ``data:`` address of at most :data:`SIDE` pixels a side."""
-    image = Image.fromarray((255 * pixels).round().astype(np.uint8))
-    image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+def side_by_side(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """Returns pictures (height, width, 3) of one size in one row, small ones enlarged by a whole factor."""
+    factor = max(1, VISIBLE // max(pictures[0].shape[:2]))
+    row = [np.kron(picture, np.ones((factor, factor, 1))) for picture in pictures]
+    gap = np.ones((len(row[0]), GAP, 3))
+    return np.concatenate([part for picture in row for part in (gap, picture)][1:], axis=1)
+
+
+def data_uri(pixels: np.ndarray, side: int = SIDE) -> str:
+    """Returns an image (height, width, 3), 0 to 1, as a ``data:`` address of at most ``side`` pixels a side."""
+    image = _image(pixels)
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
     kind = "png" if max(image.size) <= SMALL else "jpeg"
     options = {} if kind == "png" else {"quality": 88, "subsampling": 0}
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def write_png(path: Path, pixels: np.ndarray) -> None:
+    """Writes an image (height, width, 3), 0 to 1, whole or not at all.
+
+    Raises:
+        XPrunerError: If the disk is full or the folder cannot be written.
+    """
+    write_whole(path, lambda temporary: _image(pixels).save(temporary, "png"))
+
+
+def _image(pixels: np.ndarray) -> Image.Image:
+    return Image.fromarray((255 * pixels).round().astype(np.uint8))

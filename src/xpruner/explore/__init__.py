@@ -1,0 +1,1 @@
+"""A page in which a finished run is explored: other budgets, some of its classes, images of one's own."""

@@ -1,0 +1,179 @@
+"""What the page asks of a finished run: plans for other budgets and classes, and models made by them."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor, nn
+
+from xpruner.compensation import compensate
+from xpruner.config import CompensateConfig
+from xpruner.data import InputSpec, batches
+from xpruner.errors import UsageError
+from xpruner.explain.finished import FinishedRun
+from xpruner.explain.image import read_image
+from xpruner.masks import reduce_classes
+from xpruner.plan import Budget, Plan, solve
+from xpruner.specialise import ImagesOf, check_choice, keep_classes
+from xpruner.surgery import apply
+from xpruner.training.devices import accelerator
+
+STEP = 0.01
+"""Of the budgets that can be chosen, as a share of the dense model's cost."""
+IMAGES = 64
+"""Training images that a model is compensated on, unless it is said how many."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What one wants to see.
+
+    Attributes:
+        share: The budget, as a share of the dense model's MACs or parameters, whichever the run's budget is of.
+        labels: The chosen classes, ascending; none for all of them.
+    """
+
+    share: float
+    labels: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, run: FinishedRun, share: float, labels: Sequence[int]) -> "Question":
+        """Returns the question; all classes together are as none.
+
+        Raises:
+            UsageError: If one class alone is chosen, or one twice.
+        """
+        names = run.data.class_names
+        if not labels or set(labels) == set(range(len(names))):
+            return cls(share)
+        check_choice(labels, names)
+        return cls(share, tuple(sorted(labels)))
+
+
+@dataclass(frozen=True)
+class Models:
+    """Two models and what they tell apart.
+
+    Attributes:
+        dense: The dense model, with the chosen outputs alone.
+        pruned: The pruned one, with the same outputs; in eval mode.
+        class_names: Of the outputs.
+    """
+
+    dense: nn.Module
+    pruned: nn.Module
+    class_names: list[str]
+
+
+def own_budget(run: FinishedRun) -> Budget:
+    """Returns the run's budget, as a share of the dense model's cost."""
+    budget = Budget.parse(run.config.budget, run.config.round_to)
+    return replace(budget, amount=budget.target(run.units) / run.units.total(budget.resource))
+
+
+def is_own(run: FinishedRun, question: Question) -> bool:
+    """Tells whether the run itself answers: its budget, within half a :data:`STEP`, and all classes."""
+    return not question.labels and abs(question.share - own_budget(run).amount) < STEP / 2
+
+
+def plan_of(run: FinishedRun, question: Question) -> Plan:
+    """Returns the run's own plan, or another by the masks that it learned and the solver that it used.
+
+    Where classes are chosen, their rows of the masks alone count, and nothing is looked at anew. Thresholds that were
+    learned for the run's budget and the weights of ``max_class_drop`` are no part of it.
+
+    Raises:
+        UsageError: If the budget cannot be met, or the run has no masks.
+    """
+    if is_own(run, question):
+        return run.plan
+    config = run.config.thresholds
+    kind = "abs_sum" if config.mode == "global_rank" else config.importance
+    rows = list(question.labels or range(run.data.num_classes))
+    scores = {key: reduce_classes(m[rows], kind) for key, m in run.masks.items()}
+    return solve(run.units, scores, replace(own_budget(run), amount=question.share), "xpruner, explored")
+
+
+def kept_units(plan: Plan) -> dict[str, dict[str, tuple[int, int]]]:
+    """Returns by module and kind how many units stay, and of how many."""
+    table: dict[str, dict[str, tuple[int, int]]] = {}
+    for key, indices in plan.keep.items():
+        module, _, kind = key.rpartition(":")
+        table.setdefault(module, {})[kind] = (len(indices), plan.sizes[key])
+    return table
+
+
+def models_of(run: FinishedRun, question: Question, images: int = IMAGES) -> Models:
+    """Returns the run's own models, or makes them as the plan says, in seconds.
+
+    What is made is cut from the dense model, of which the classifier keeps the chosen outputs, and compensated on
+    training images of the chosen classes; it is not fine-tuned. The compensation is ``affine``: it needs one pass
+    through the dense model, where the ``sequential`` one of a run needs many.
+
+    Args:
+        run: A finished run.
+        question: Budget and classes.
+        images: To compensate on; 0 leaves the model as it is cut.
+
+    Raises:
+        UsageError: If the budget cannot be met, or the run has no masks.
+    """
+    device, names = accelerator().device, run.data.class_names
+    if is_own(run, question):
+        return Models(run.dense.to(device), run.pruned.to(device), names)
+    plan, labels = plan_of(run, question), question.labels or range(len(names))
+    dense = (keep_classes(run.dense, labels) if question.labels else run.dense).to(device)
+    pruned = apply(dense, plan)
+    if images:
+        seen = ImagesOf(run.data.train.plain(), labels, images)
+        loader = batches(seen, run.config.data.batch_size, seed=0, shuffle=False)
+        how = CompensateConfig("affine", run.config.compensate.ridge)
+        pruned = compensate(pruned, dense, plan, list(loader), how, precision=run.config.precision)
+    return Models(dense, pruned.eval(), [names[label] for label in labels])
+
+
+def origin(run: FinishedRun, question: Question, images: int = IMAGES) -> str:
+    """Returns in words which model the pruned one is."""
+    if is_own(run, question):
+        return "The pruned model is the run's own."
+    care = f" and compensated on {images} training images, but not" if images else ", not compensated and not"
+    return (
+        f"The pruned model is made here from the learned masks: cut from the dense one{care} trained. "
+        "The command below takes more time over it."
+    )
+
+
+def command(run: FinishedRun, question: Question) -> str:
+    """Returns the command that makes the model for good, or an empty text where the run has made it."""
+    if is_own(run, question):
+        return ""
+    share, resource = f"{question.share:g}", own_budget(run).resource
+    budget = share if resource == "macs" else f"{resource}:{share}"
+    if not question.labels:
+        made = ["prune", "--config", str(run.folder / "config.yaml")]
+        return shlex.join(["xpruner", *made, "--budget", budget, "--output", f"{run.folder}-{share}"])
+    names = run.data.class_names
+    classes = ",".join(str(label) if "," in names[label] else names[label] for label in question.labels)
+    return shlex.join(["xpruner", "specialise", str(run.folder), "--classes", classes, "--budget", budget])
+
+
+def image_of(run: FinishedRun, upload: str | None, number: int | None) -> tuple[Tensor, str]:
+    """Returns an image as the models take it, (3, height, width), and what it is.
+
+    Args:
+        run: A finished run.
+        upload: Path of an image file; it goes before the number.
+        number: Of one of the run's images.
+
+    Raises:
+        UsageError: If the file cannot be read, or there is no such image.
+    """
+    if upload is not None:
+        name = upload.replace("\\", "/").rpartition("/")[2]
+        return read_image(upload, InputSpec.of(run.dense), name), name
+    last = len(run.images) - 1
+    if number is None or not 0 <= number <= last:
+        given = "missing" if number is None else number
+        raise UsageError(f"The number of the image is {given}; give one from 0 to {last}, or upload an image.")
+    pixels, label = run.images[number]
+    return pixels, f"Image {number} of the run, class {run.data.class_names[label]}"

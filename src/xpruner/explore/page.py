@@ -1,0 +1,169 @@
+"""The page itself: what can be chosen, and what is computed anew when it is."""
+
+import os
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache, partial
+from html import escape
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from xpruner.data import InputSpec
+from xpruner.errors import UsageError, XPrunerError
+from xpruner.explain.finished import FinishedRun
+from xpruner.explain.image import guesses, map_pair
+from xpruner.explain.maps import map_methods
+from xpruner.explore import markup
+from xpruner.explore.answers import (
+    IMAGES,
+    STEP,
+    Question,
+    command,
+    image_of,
+    models_of,
+    origin,
+    own_budget,
+    plan_of,
+)
+
+KEPT = 8
+"""Models that are kept, the ones used last."""
+WORDS = {"macs": "MACs", "params": "parameters"}
+
+
+def serve(run: FinishedRun, host: str, port: int | None, browser: bool, images: int = IMAGES) -> Any:
+    """Starts the page in the background and returns it; ``local_url`` is its address, ``close`` ends it.
+
+    Args:
+        run: A finished run.
+        host: Address to bind to, such as ``127.0.0.1``.
+        port: To bind to; absent, the first free one from 7860.
+        browser: Whether to open the page in a browser.
+        images: Training images that models made here are compensated on.
+
+    Raises:
+        UsageError: If gradio is not installed, or the address cannot be bound.
+    """
+    page = build(run, images)
+    try:
+        socket.create_server((host, port or 0)).close()  # gradio would try a hundred ports of a host that is not there
+        page.launch(
+            server_name=host, server_port=port, inbrowser=browser, prevent_thread_lock=True, quiet=True, share=False,
+            footer_links=[], run_history=False, enable_monitoring=False, ssr_mode=False, mcp_server=False,
+            css_paths=Path(__file__).with_name("style.css"), theme=_theme(),
+        )  # fmt: skip
+    except OSError as error:
+        where = f"port {port} of {host}" if port else f"a port of {host}"
+        raise UsageError(f"The page cannot be opened at {where}; choose another --port or --host.") from error
+    return page
+
+
+def build(run: FinishedRun, images: int = IMAGES) -> Any:
+    """Returns the page of a run, a ``gradio.Blocks`` that is not started.
+
+    Args:
+        run: A finished run.
+        images: Training images that models made here are compensated on.
+
+    Raises:
+        UsageError: If gradio is not installed.
+    """
+    gr = _gradio()
+    answers = _Answers(run, images, partial(gr.Error, print_exception=False))
+    shown = partial(gr.HTML, elem_classes="shown", apply_default_css=False)
+    with gr.Blocks(title=f"{run.folder.name} – xpruner", analytics_enabled=False) as page:
+        shown(markup.heading(run))
+        with gr.Row():
+            with gr.Column(scale=2, min_width=300):
+                share = gr.Slider(
+                    STEP, 1, round(answers.budget.amount, 2), step=STEP, buttons=["reset"],
+                    label="Budget", info=f"Share of the dense model's {WORDS[answers.budget.resource]}.",
+                )  # fmt: skip
+                names = list(zip(run.data.class_names, range(run.data.num_classes), strict=True))
+                labels = gr.Dropdown(names, value=[], multiselect=True, label="Classes", info="None for all of them.")
+                number = gr.Number(0, precision=0, label="Image", info=f"One of the run's, 0 to {len(run.images) - 1}.")
+                upload = gr.File(file_types=["image"], label="Image of your own, instead", height=140)
+                method = gr.Dropdown(map_methods(), value="relevance", label="Explanation maps")
+            with gr.Column(scale=5, min_width=320):
+                summary, opinions, look = shown(), shown(), shown()
+                with gr.Accordion("What stays, layer by layer"):
+                    units = shown()
+        asked, image = [share, labels], [number, upload]
+        latest: dict[str, Any] = {"trigger_mode": "always_last", "concurrency_limit": 1}
+        slow = {**latest, "concurrency_id": "models"}
+
+        def complete(_share: float, chosen: Sequence[int]) -> list[Any]:
+            return [gr.validate(True, ""), gr.validate(len(chosen) != 1, "Choose one more.")]
+
+        changed = [page.load, share.change, labels.change]
+        plan = gr.on(changed, answers.plan, asked, [summary, units], validator=complete, **latest)
+        for event in (plan.success, partial(gr.on, [number.change, upload.change])):
+            said = event(answers.opinions, asked + image, opinions, **slow)
+            said.success(answers.look, [*asked, *image, method], look, **slow)
+        method.change(answers.look, [*asked, *image, method], look, **slow)
+    return page
+
+
+class _Answers:
+    """What is shown for the values of the controls, as HTML; what cannot be shown is raised as the page's own error.
+
+    Args:
+        run: A finished run.
+        images: Training images that models made here are compensated on.
+        error: Makes that error of a sentence in HTML.
+    """
+
+    def __init__(self, run: FinishedRun, images: int, error: Callable[[str], Exception]):
+        self.run, self.images, self.error = run, images, error
+        self.budget = own_budget(run)  # reads the run's units: they cannot be counted while another thread computes
+        self.models = lru_cache(KEPT)(partial(models_of, run, images=images))
+
+    def plan(self, share: float, labels: Sequence[int]) -> tuple[str, str]:
+        """Returns what the pruned model costs and where it comes from, and the table of what stays."""
+        with self._told():
+            question = Question.of(self.run, share, labels)
+            plan = plan_of(self.run, question)
+            source = markup.source(origin(self.run, question, self.images), command(self.run, question))
+            return markup.costs(plan) + source, markup.units(plan)
+
+    def opinions(self, share: float, labels: Sequence[int], number: int | None, upload: str | None) -> str:
+        """Returns what both models take the image for."""
+        with self._told():
+            image, what = image_of(self.run, upload, number)
+            models = self.models(Question.of(self.run, share, labels))
+            dense, pruned = (guesses(model, image, models.class_names) for model in (models.dense, models.pruned))
+            return markup.opinions(what, share, dense, pruned)
+
+    def look(self, share: float, labels: Sequence[int], number: int | None, upload: str | None, method: str) -> str:
+        """Returns the image and both models' maps."""
+        with self._told():
+            image, _ = image_of(self.run, upload, number)
+            models = self.models(Question.of(self.run, share, labels))
+            pair = map_pair(models.dense, models.pruned, image, method)
+            return markup.look(image, InputSpec.of(self.run.dense), pair, models.class_names[pair.label])
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except XPrunerError as error:
+            raise self.error(escape(str(error))) from error
+
+
+def _theme() -> Any:
+    """Returns gradio's own look with the system's fonts, and quiet text that can be read."""
+    quiet, quiet_in_the_dark = "*neutral_600", "*neutral_300"
+    return _gradio().themes.Default(font="system-ui", font_mono="ui-monospace").set(
+        body_text_color_subdued=quiet, body_text_color_subdued_dark=quiet_in_the_dark,
+        block_info_text_color=quiet, block_info_text_color_dark=quiet_in_the_dark,
+    )  # fmt: skip
+
+
+def _gradio() -> Any:
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when it is imported
+    try:
+        return import_module("gradio")
+    except ImportError as error:
+        raise UsageError("gradio is needed to open the page; pip install 'xpruner[explore]'.") from error

@@ -1,0 +1,126 @@
+"""One image before two models: what they take it for, and what they look at."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from xpruner.data import InputSpec
+from xpruner.errors import UsageError
+from xpruner.explain.finished import open_run
+from xpruner.explain.image import guesses, image_card, map_pair, probabilities, read_image
+
+SPEC = InputSpec((4, 2), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+NAMES = ["cat", "dog", "owl"]
+
+
+class Says(nn.Module):
+    """Has the same opinion of every image, and of nothing in training mode."""
+
+    def __init__(self, *probabilities: float):
+        super().__init__()
+        self.logits = nn.Parameter(torch.tensor([math.log(p) for p in probabilities]))
+
+    def forward(self, images):
+        return self.logits.expand(len(images), -1) * (not self.training)
+
+
+@pytest.fixture
+def digit(finished, tmp_path):
+    """The first test image of the run, as a file."""
+    source = finished.images.reader.source
+    path = tmp_path / "digit.png"
+    source.open(int(finished.images.records[0])).save(path)
+    return path
+
+
+def test_an_image_is_read_as_the_model_takes_it(tmp_path):
+    """Black is -1 and white is 1 where mean and deviation are a half."""
+    pixels = np.zeros((4, 2, 3), np.uint8)
+    pixels[0] = 255
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+    found = read_image(tmp_path / "image.png", SPEC)
+    assert found.shape == (3, 4, 2)
+    assert (found[:, 0] == 1).all() and (found[:, 1:] == -1).all()
+
+
+def test_an_image_that_a_camera_took_on_its_side_is_put_upright(tmp_path):
+    pixels = np.zeros((2, 4), np.uint8)
+    pixels[:, 0] = 255  # on the left; turned clockwise by a quarter it is on top
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(tmp_path / "image.png", exif=exif)
+    found = read_image(tmp_path / "image.png", SPEC)
+    assert (found[:, 0] == 1).all() and (found[:, 1:] == -1).all()
+
+
+def test_an_image_that_cannot_be_read_is_named(tmp_path):
+    path = tmp_path / "image.png"
+    with pytest.raises(
+        UsageError, match=rf"^The image {path} cannot be read \(No such file or directory\); give a PNG"
+    ):
+        read_image(path, SPEC)
+    path.write_text("no image")
+    with pytest.raises(UsageError, match=r"^The image mine\.png cannot be read \(its format is unknown\); give a PNG"):
+        read_image(path, SPEC, "mine.png")
+    Image.new("RGB", (64, 64)).save(path)
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(UsageError, match=r"cannot be read \(.*truncated.*\); give a PNG"):
+        read_image(path, SPEC)
+
+
+def test_guesses_are_the_most_probable_classes():
+    model, image = Says(0.2, 0.7, 0.1), torch.zeros(3, 4, 2)
+    assert probabilities(model, image).tolist() == pytest.approx([0.2, 0.7, 0.1])
+    first, second = guesses(model, image, NAMES, 2)
+    assert (first.name, second.name) == ("dog", "cat")
+    assert (first.probability, second.probability) == (pytest.approx(0.7), pytest.approx(0.2))
+    assert len(guesses(model, image, NAMES)) == 3
+    assert model.training
+
+
+def test_both_maps_explain_what_the_dense_model_says_unless_told(finished):
+    image = finished.images[0][0]
+    label = int(finished.dense(image[None]).argmax())
+    pair = map_pair(finished.dense, finished.pruned, image, "gradcam")
+    asked = map_pair(finished.dense, finished.pruned, image, "gradcam", label)
+    other = map_pair(finished.dense, finished.pruned, image, "gradcam", (label + 1) % 10)
+    assert pair.label == asked.label == label
+    assert torch.equal(pair.pruned, asked.pruned) and not torch.equal(pair.pruned, other.pruned)
+    assert pair.dense.shape == (16, 16)
+
+
+def test_the_maps_of_one_model_agree(finished):
+    pair = map_pair(finished.dense, finished.dense, finished.images[0][0], "relevance")
+    assert pair.agreement == pytest.approx(1)
+
+
+def test_the_card_of_an_image(finished, digit, tmp_path):
+    card = image_card(finished, digit, "relevance", label=3, output=tmp_path / "card.png")
+    image = finished.images[0][0]
+    assert (card.image, card.explained, card.method) == (str(digit), "3", "relevance")
+    for model, found in ((finished.dense, card.dense), (finished.pruned, card.pruned)):
+        best = model(image[None]).softmax(-1)[0].topk(5)
+        assert [guess.name for guess in found] == [str(label) for label in best.indices.tolist()]
+        assert [guess.probability for guess in found] == pytest.approx(best.values.tolist())
+    assert card.agreement == map_pair(finished.dense, finished.pruned, image, "relevance", 3).agreement
+    picture = np.asarray(Image.open(card.picture))
+    assert picture.shape == (224, 3 * 224 + 2 * 8, 3)
+    grey = image.mean(0) * 0.5 + 0.5  # of the image, whose pixels are enlarged 14 times
+    assert np.abs(picture[::14, :224:14].mean(-1) / 255 - grey.numpy()).max() < 1 / 255
+
+
+def test_a_picture_lies_in_the_run_unless_told(finished_folder, digit, tmp_path):
+    for name in ("dense", "pruned", "plan.json", "config.yaml"):
+        (tmp_path / name).symlink_to(finished_folder / name)
+    card = image_card(open_run(tmp_path), digit, "rollout")
+    assert card.picture == str(tmp_path / "explained" / "digit-rollout.png")
+    assert Image.open(card.picture).size == (3 * 224 + 2 * 8, 224)
+
+
+def test_an_unknown_method_is_refused(finished, digit, tmp_path):
+    with pytest.raises(UsageError, match="Unknown explanation method 'relevanz'; did you mean 'relevance'"):
+        image_card(finished, digit, "relevanz", output=tmp_path / "card.png")

@@ -74,6 +74,27 @@ def speed_rows(speed: dict) -> list[list[str]]:
     return [*steps, *cuts, search, ["xpruner --help", f"{1000 * speed['help_s']:.0f} ms", "", "", ""]]
 
 
+def map_rows(maps: dict) -> list[list[str]]:
+    """Faithfulness of each method's maps, and the rank correlation between models, with the floor."""
+    methods = {name: found for name, found in maps.items() if name != "images"}
+    return [
+        [
+            name,
+            *(" / ".join(f"{value:.2f}" for value in found[auc].values()) for auc in ("insertion", "deletion")),
+            *(f"{found[pair]['spearman']:.2f}" for pair in ("dense and pruned", "dense and control", "random floor")),
+        ]
+        for name, found in methods.items()
+    ]
+
+
+def selectivity_rows(kinds: dict) -> list[list[str]]:
+    return [
+        [kind, name, f"{found['own']:.1f}", f"{found['others']:.1f}", f"{found['ratio']:.2f}"]
+        for kind, tables in kinds.items()
+        for name, found in tables.items()
+    ]
+
+
 def markdown(head: list[str], rows: list[list[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
@@ -96,6 +117,11 @@ def main() -> None:
     speed = json.loads((RESULTS / "speed.json").read_text())
     head = ["", "median", "against training", "peak memory", "against training"]
     put(ROOT / "docs" / "results.md", "speed", markdown(head, speed_rows(speed)))
+    explained = json.loads((RESULTS / "explanations_deit_tiny.json").read_text())
+    head = ["units", "ranked by", "the class loses", "the others lose", "ratio"]
+    put(ROOT / "docs" / "results.md", "selectivity", markdown(head, selectivity_rows(explained["selectivity"])))
+    head = ["map", "insertion", "deletion", "dense and pruned", "dense and control", "random floor"]
+    put(ROOT / "docs" / "results.md", "maps", markdown(head, map_rows(explained["maps"])))
 
 
 if __name__ == "__main__":

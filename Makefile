@@ -8,7 +8,7 @@ OLDEST := $(VENV)-oldest
 EXPLORE := $(VENV)-explore
 
 .PHONY: demo test test-slow test-oldest test-explore lint format docs zoo bench-cifar10 bench-swin bench-compare \
-	bench-imagenet bench-ablations bench-speed clean
+	bench-imagenet bench-ablations bench-specialise bench-speed clean
 
 demo: $(READY)
 	$(BIN)/xpruner demo
@@ -56,6 +56,9 @@ bench-imagenet: $(READY)
 
 bench-ablations: $(READY)
 	$(BIN)/xpruner compare --config benchmarks/ablations.yaml
+
+bench-specialise: $(READY)
+	$(BIN)/python benchmarks/specialise.py runs/cifar10
 
 bench-speed: $(READY)
 	$(BIN)/python benchmarks/speed.py

@@ -7,7 +7,7 @@ import xpruner
 from xpruner.errors import UsageError
 from xpruner.explain.finished import open_run
 from xpruner.masks import reduce_classes
-from xpruner.specialise import ImagesOf, keep_classes, save_specialised, specialise
+from xpruner.specialise import ImagesOf, keep_classes, plan_for, save_specialised, specialise
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -38,7 +38,7 @@ def test_images_of_some_classes_are_labelled_by_their_place(finished_folder):
 def test_the_units_that_the_chosen_classes_need_most_stay(finished_folder):
     """At least as much evidence of the chosen classes is kept as the class-agnostic plan of the same cost keeps."""
     run = open_run(finished_folder)
-    found = specialise(run, [3, 8], "0.5")
+    found = specialise(run, [3, 8], "0.5", rounds=0)
     assert found.class_names == ["3", "8"] and found.model.num_classes == 2
     assert found.metrics["compensated"]["macs"] / found.metrics["dense"]["macs"] == pytest.approx(0.5, abs=0.02)
     importance = {key: reduce_classes(m[[3, 8]], "odds") for key, m in run.masks.items()}
@@ -47,6 +47,16 @@ def test_the_units_that_the_chosen_classes_need_most_stay(finished_folder):
         return sum(importance[g.key][plan.keep[g.key]].sum() * g.macs for g in run.units)
 
     assert kept(found.plan) > kept(run.plan)
+
+
+def test_rounds_go_on_from_what_the_masks_decide_first(finished_folder):
+    """With one round, the masks cut to the square root of a half, and that network is looked at anew."""
+    run = open_run(finished_folder)
+    by_masks = plan_for(run, [3, 8], 0.5**0.5, rounds=0)
+    plan = plan_for(run, [3, 8], "0.5", rounds=1)
+    assert all(set(plan.keep[key]) <= set(by_masks.keep[key]) for key in plan.keep)
+    assert plan.keep != plan_for(run, [3, 8], "0.5", rounds=0).keep
+    assert run.units.cost(plan.keep) / run.units.total() == pytest.approx(0.5, abs=0.02)
 
 
 def test_a_specialised_model_is_saved_and_trained_further(finished_folder, tmp_path):

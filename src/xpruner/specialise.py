@@ -18,11 +18,19 @@ from xpruner.data import ImageDataset, batches
 from xpruner.errors import UsageError
 from xpruner.explain.finished import BATCH, FinishedRun
 from xpruner.masks import reduce_classes
+from xpruner.methods import Problem, find_method
+from xpruner.moments import Batches
 from xpruner.outputs import classifiers
 from xpruner.plan import Budget, Plan, solve
 from xpruner.surgery import apply
 from xpruner.training import evaluate, finetune
 from xpruner.training.features import kept_stream
+from xpruner.units import find_units
+
+ROUNDS = 2
+"""How often the network is looked at anew for the chosen classes."""
+IMAGES = 4096
+"""To compensate on, if there are as many of the chosen classes; fewer leave a part of what can be made up for."""
 
 
 @dataclass(frozen=True)
@@ -43,26 +51,70 @@ class Specialised:
     metrics: dict[str, dict[str, float]]
 
 
-def specialise(run: FinishedRun, labels: Sequence[int], budget: str | float | Budget, steps: int = 0) -> Specialised:
-    """Builds a model for some of the classes of a finished run; no mask is learned anew [our choice].
+def specialise(
+    run: FinishedRun, labels: Sequence[int], budget: str | float | Budget, steps: int = 0, rounds: int = ROUNDS
+) -> Specialised:
+    """Builds a model for some of the classes of a finished run.
 
-    A unit counts what the rows of its mask for the chosen classes say. The classifier keeps the chosen outputs, and the
-    consumers of what went are compensated on training images of these classes.
+    The plan is that of :func:`plan_for`. The classifier keeps the chosen outputs, and the consumers of what went are
+    compensated on training images of these classes.
 
     Args:
         run: A run with masks.
         labels: The chosen classes, two at least and not all.
         budget: What the model may cost, as a share of the dense model or absolute.
         steps: Of fine-tuning by the run's recipe on images of these classes, with the dense model as the teacher.
+        rounds: As for :func:`plan_for`.
+
+    Raises:
+        UsageError: If the classes cannot be chosen, the budget is out of reach, or the run has no masks.
+    """
+    return build(run, labels, plan_for(run, labels, budget, rounds), steps)
+
+
+def plan_for(run: FinishedRun, labels: Sequence[int], budget: str | float | Budget, rounds: int = ROUNDS) -> Plan:
+    """Returns which units of the dense model stay for some of a run's classes [our choice].
+
+    First a unit counts what the rows of its mask for the chosen classes say. From there on the network that is left,
+    with the chosen outputs alone, is looked at, cut and compensated anew as in the run, on training images of these
+    classes; the budget falls geometrically. What tells the chosen classes from others then counts no longer.
+
+    Args:
+        run: A run with masks.
+        labels: The chosen classes.
+        budget: What the model may cost.
+        rounds: How often the network is looked at anew; with 0 the masks decide alone.
 
     Raises:
         UsageError: If the classes cannot be chosen, the budget is out of reach, or the run has no masks.
     """
     check_choice(labels, run.data.class_names)
+    asked = Budget.parse(budget, run.config.round_to)
+    total, target = run.units.total(asked.resource), asked.target(run.units)
     kind = run.config.thresholds.importance
     scores = {key: reduce_classes(m[list(labels)], kind) for key, m in run.masks.items()}
-    plan = solve(run.units, scores, Budget.parse(budget, run.config.round_to), "xpruner, specialised")
-    return build(run, labels, plan, steps)
+    by_masks = replace(asked, amount=total * (target / total) ** (1 / (rounds + 1)))
+    plan = solve(run.units, scores, by_masks)
+    if rounds:
+        plan = _looked_at_anew(run, labels, plan, replace(asked, amount=target), rounds).after(plan)
+    return Plan.of(run.units, plan.keep, "xpruner, specialised", asked)
+
+
+def _looked_at_anew(run: FinishedRun, labels: Sequence[int], plan: Plan, budget: Budget, rounds: int) -> Plan:
+    """Returns what the run's own search cuts further from what a plan leaves, in the numbering of what is left."""
+    images = calibration(run, labels)
+    model = compensated(run, keep_classes(run.dense, labels), plan, images)
+    kinds = list(dict.fromkeys(group.kind for group in run.units))
+    problem = Problem(
+        model=model,
+        units=find_units(model, kinds, run.units.input_size),
+        train=ImagesOf(run.data.train, labels),
+        calibration=images,
+        num_classes=len(labels),
+        budget=budget,
+        config=replace(run.config, rounds=rounds, max_class_drop=None),
+    )
+    return find_method("xpruner")(problem).plan
 
 
 def build(run: FinishedRun, labels: Sequence[int], plan: Plan, steps: int = 0) -> Specialised:
@@ -75,12 +127,8 @@ def build(run: FinishedRun, labels: Sequence[int], plan: Plan, steps: int = 0) -
         top1 = evaluate(model, test, batch_size=BATCH, workers=config.data.workers, precision=config.precision)
         return {"top1": top1, "macs": count_macs(model, run.units.input_size), "params": count_params(model)}
 
-    model = apply(dense, plan)
-    metrics = {"dense": figures(dense), "cut": figures(model)}
-    calibration = ImagesOf(run.data.train.plain(), labels, config.data.calibration_size)
-    loader = batches(calibration, config.data.batch_size, seed=0, shuffle=False, workers=config.data.workers)
-    how = CompensateConfig(ridge=config.compensate.ridge)
-    model = compensate(model, dense, plan, list(loader), how, precision=config.precision)
+    metrics = {"dense": figures(dense), "cut": figures(apply(dense, plan))}
+    model = compensated(run, dense, plan, calibration(run, labels))
     metrics["compensated"] = figures(model)
     if steps:
         model = finetune(
@@ -90,6 +138,19 @@ def build(run: FinishedRun, labels: Sequence[int], plan: Plan, steps: int = 0) -
         )  # fmt: skip
         metrics["finetuned"] = figures(model)
     return Specialised(model.eval(), plan, [run.data.class_names[label] for label in labels], metrics)
+
+
+def calibration(run: FinishedRun, labels: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+    """Returns training images of some classes in batches, without augmentation."""
+    config = run.config.data
+    images = ImagesOf(run.data.train.plain(), labels, max(IMAGES, config.calibration_size))
+    return list(batches(images, config.batch_size, seed=0, shuffle=False, workers=config.workers))
+
+
+def compensated(run: FinishedRun, dense: nn.Module, plan: Plan, images: Batches) -> nn.Module:
+    """Returns a dense model cut by a plan and compensated block by block, whatever the run did."""
+    how = CompensateConfig(ridge=run.config.compensate.ridge)
+    return compensate(apply(dense, plan), dense, plan, images, how, precision=run.config.precision)
 
 
 def save_specialised(run: FinishedRun, found: Specialised, folder: Path) -> None:

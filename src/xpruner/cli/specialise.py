@@ -1,4 +1,4 @@
-"""``xpruner specialise RUN --classes cat,dog``: a model for some of a run's classes, without learning anything anew."""
+"""``xpruner specialise RUN --classes cat,dog``: a model for some of a run's classes, without training anything anew."""
 
 import json
 from collections.abc import Iterator, Sequence

@@ -9,7 +9,7 @@ from torch.utils.data import TensorDataset
 
 from xpruner.config import CompensateConfig, DataConfig, RunConfig
 from xpruner.errors import UsageError
-from xpruner.guard import RATE, guarded, reweighted, unseen
+from xpruner.guard import RATE, _Guard, guarded, reweighted, unseen
 from xpruner.methods import Problem, find_method
 from xpruner.plan import Budget, solve
 from xpruner.units import find_units
@@ -67,6 +67,18 @@ def test_a_plan_that_holds_is_taken_as_it_is(speaks_for_class_0):
     plan = solve(problem.units, {g.key: torch.arange(g.size, 0, -1.0) for g in problem.units}, problem.budget)
     held = guarded(problem, masks_of(problem, torch.ones(5)), plan, 2.0)
     assert held.plan is plan and held.weights.tolist() == [1.0] * 5
+
+
+def test_a_step_too_far_is_taken_back_and_half_of_it_tried(speaks_for_class_0, monkeypatch):
+    problem = problem_of(speaks_for_class_0)
+    plan = solve(problem.units, {g.key: torch.arange(g.size, 0, -1.0) for g in problem.units}, problem.budget)
+    losses = [torch.tensor([loss, 0.0, 0.0, 0.0, 0.0]) for loss in (4.0, 6.0, 1.5)]
+    left = iter(losses)
+    monkeypatch.setattr(_Guard, "_drops", lambda self, plan: next(left))
+    held = guarded(problem, masks_of(problem, torch.ones(5)), plan, 2.0)
+    raised = torch.tensor([math.exp(RATE / 2 * 2), 1.0, 1.0, 1.0, 1.0])
+    torch.testing.assert_close(held.weights, raised / raised.mean())
+    assert held.worst == 1.5 and next(left, None) is None
 
 
 def test_a_guard_that_cannot_be_met_says_what_can(speaks_for_class_0):

@@ -26,7 +26,7 @@ log = logging.getLogger("xpruner")
 IMAGES = 4000
 STEPS = 6
 RATE = 0.3
-"""Of the multipliers, for each percentage point that a class loses beyond the limit."""
+"""Of the multipliers, for each percentage point that a class loses beyond the limit; halved after a step too far."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,9 @@ def guarded(problem: "Problem", masks: Mapping[str, Tensor], plan: Plan, limit: 
     """Returns a plan under which no class loses more than ``limit`` points, at the budget that is asked.
 
     The constraint drop_c <= limit has a multiplier w_c for each class; a unit is worth sum_c w_c m[c,u] / (1 - m[c,u]).
-    From w = 1 on, w_c <- w_c exp(RATE (drop_c - limit)) for the classes beyond the limit, and the plan is solved anew
-    [our choice]. Drops are measured on training images that compensation has not seen.
+    From w = 1 on, w_c <- w_c exp(RATE (drop_c - limit)) for the classes beyond the limit, and the plan is solved anew;
+    where that does no good, half the step is taken from the best multipliers so far [our choice]. Drops are measured
+    on training images that compensation has not seen.
 
     Args:
         problem: The run's; its budget stays.
@@ -80,17 +81,25 @@ class _Guard:
 
     def run(self, plan: Plan) -> Guarded:
         """Reweighs the classes until the limit holds."""
-        weights = torch.ones(self.classes)
-        tried: list[Guarded] = []
-        for step in range(STEPS + 1):
-            tried.append(Guarded(plan, self._drops(plan), weights))
-            log.info("guard: the largest drop of a class is %.2f points, allowed are %.2f", tried[-1].worst, self.limit)
-            if tried[-1].worst <= self.limit:
-                return tried[-1]
-            if step < STEPS:
-                weights = reweighted(weights, tried[-1].drops, self.limit)
-                plan = self._solved(weights, self.problem.budget)
-        raise UsageError(self._cannot(min(tried, key=lambda found: found.worst)))
+        best = self._measured(plan, torch.ones(self.classes))
+        rate = RATE
+        for _ in range(STEPS):
+            if best.worst <= self.limit:
+                return best
+            weights = reweighted(best.weights, best.drops, self.limit, rate)
+            found = self._measured(self._solved(weights, self.problem.budget), weights)
+            if found.worst < best.worst:
+                best = found
+            else:
+                rate /= 2
+        if best.worst > self.limit:
+            raise UsageError(self._cannot(best))
+        return best
+
+    def _measured(self, plan: Plan, weights: Tensor) -> Guarded:
+        found = Guarded(plan, self._drops(plan), weights)
+        log.info("guard: the largest drop of a class is %.2f points, allowed are %.2f", found.worst, self.limit)
+        return found
 
     def _solved(self, weights: Tensor, budget: Budget) -> Plan:
         scores = {key: (weights[:, None] * table).mean(0) for key, table in self.odds.items()}
@@ -119,7 +128,7 @@ class _Guard:
         remedy = f"set max_class_drop to {math.ceil(10 * best.worst) / 10:g} or more"
         for share in torch.linspace(asked, 1.0, 6)[1:-1].tolist():
             plan = self._solved(best.weights, replace(self.problem.budget, amount=share))
-            if Guarded(plan, self._drops(plan), best.weights).worst <= self.limit:
+            if self._measured(plan, best.weights).worst <= self.limit:
                 remedy += f", or the budget to {share:.2f} of the dense model, where it holds"
                 break
         return (
@@ -128,10 +137,10 @@ class _Guard:
         )
 
 
-def reweighted(weights: Tensor, drops: Tensor, limit: float) -> Tensor:
+def reweighted(weights: Tensor, drops: Tensor, limit: float, rate: float = RATE) -> Tensor:
     """Returns the multipliers after one step of ascent, with a mean of 1; classes within the limit keep theirs."""
     beyond = (drops - limit).nan_to_num(0.0).clamp(min=0).to(weights)
-    raised = weights * torch.exp(RATE * beyond)
+    raised = weights * torch.exp(rate * beyond)
     return raised / raised.mean()
 
 

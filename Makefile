@@ -14,7 +14,7 @@ demo: $(READY)
 	$(BIN)/xpruner demo
 
 test: $(READY)
-	$(BIN)/python -m pytest --cov --cov-fail-under=90
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal --cov --cov-fail-under=90
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow

@@ -1,3 +1,6 @@
+import copy
+import threading
+
 import pytest
 import torch
 from tiny_models import VIT, build, tiny
@@ -52,6 +55,23 @@ def test_the_models_own_image_size(model, size):
 def test_a_model_in_training_mode_costs_what_it_costs_in_use():
     model = build("vit_tiny_patch16_224", patch_drop_rate=0.5, **VIT)
     assert count_macs(model.train()) == count_macs(model.eval()) == 336600
+
+
+def test_what_another_thread_runs_is_not_counted(tiny_vit):
+    alone = trace(tiny_vit)
+    other, image, done = copy.deepcopy(tiny_vit), torch.randn(1, 3, 32, 32), threading.Event()
+
+    def busy() -> None:
+        while not done.is_set():
+            other(image)
+
+    thread = threading.Thread(target=busy)
+    thread.start()
+    try:
+        assert all(trace(tiny_vit).macs == alone.macs for _ in range(20))
+    finally:
+        done.set()
+        thread.join()
 
 
 def test_a_trace_that_fails_leaves_the_model_as_it_was(tiny_vit):

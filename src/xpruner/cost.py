@@ -1,8 +1,11 @@
 """What a model costs: multiply-accumulates by torch's own counter, module by module, and parameters."""
 
 import copy
+from collections import defaultdict
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -71,15 +74,27 @@ def trace(model: nn.Module, size: tuple[int, int, int] | None = None) -> Trace:
             raise
         with _Agreeing():
             flops = _count_flops(twin, image)
-    root = type(twin).__name__
-    return Trace({name.removeprefix(root).removeprefix("."): count / 2 for name, count in flops.items()})
+    return Trace({path: count / 2 for path, count in flops.items() if count})
 
 
 @torch.no_grad()
 def _count_flops(twin: nn.Module, image: torch.Tensor) -> dict[str, int]:
-    with FlopCounterMode(display=False) as counter:
+    """Counts what is done between the start and the end of every module of the twin.
+
+    The counter's own record by module also hears the modules that other threads run meanwhile.
+    """
+    flops: dict[str, int] = defaultdict(int)
+    starts: list[int] = []
+
+    def end(path: str, *_: object) -> None:
+        flops[path] += counter.get_total_flops() - starts.pop()
+
+    with FlopCounterMode(display=False) as counter, ExitStack() as hooks:
+        for path, module in twin.named_modules():
+            hooks.enter_context(module.register_forward_pre_hook(lambda *_: starts.append(counter.get_total_flops())))
+            hooks.enter_context(module.register_forward_hook(partial(end, path)))
         twin(image)
-    return {name: sum(flops.values()) for name, flops in counter.get_flop_counts().items() if name != "Global"}
+    return flops
 
 
 class _Agreeing(TorchDispatchMode):

@@ -117,7 +117,7 @@ class _Answers:
 
     def __init__(self, run: FinishedRun, images: int, error: Callable[[str], Exception]):
         self.run, self.images, self.error = run, images, error
-        self.budget = own_budget(run)  # reads the run's units: they cannot be counted while another thread computes
+        self.budget = own_budget(run)
         self.models = lru_cache(KEPT)(partial(models_of, run, images=images))
 
     def plan(self, share: float, labels: Sequence[int]) -> tuple[str, str]:

@@ -1,5 +1,6 @@
 """Compensation: closed-form least squares on the consumers of what was cut, so that less accuracy is lost."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -9,10 +10,10 @@ from torch import Tensor, nn
 
 from xpruner.config import CompensateConfig
 from xpruner.errors import UsageError, XPrunerError
-from xpruner.moments import Batches, Moments, channels_last, consumer_moments, reading, ridge
+from xpruner.moments import Batches, Moments, channels_last, consumer_moments, ridge
 from xpruner.outputs import classifiers
+from xpruner.passes import Passes
 from xpruner.plan import Plan
-from xpruner.training.devices import autocast
 from xpruner.training.evaluate import evaluating
 from xpruner.units import DEFAULT_KINDS, UnitGroup, Units, find_units
 from xpruner.units.branch import ConstantBranch
@@ -58,9 +59,11 @@ def compensate(
     readers = _readers(pruned, dense, plan)
     with evaluating(dense), evaluating(pruned):
         if config.mode == "sequential":
-            _fit_in_order(readers, batches, config.ridge, precision)
+            images = [batch for batch, _ in batches]
+            passes = Passes(pruned, images, precision), Passes(dense, images, precision)
+            _fit_in_order(readers, *passes, config.ridge)
             for path in classifiers(dense):
-                _fit_classifier(pruned, dense, path, batches, config.ridge, precision)
+                _fit_classifier(path, *passes, config.ridge)
             return pruned
         cut = [reader for reader in readers if len(reader.removed)]
         groups = tuple(group for reader in cut for group in reader.groups)
@@ -189,38 +192,36 @@ def solve_ridge(covariance: Tensor, cross: Tensor, samples: int, least: float) -
 
 
 @torch.no_grad()
-def _fit_in_order(readers: list[_Reader], batches: Batches, least: float, precision: str) -> None:
+def _fit_in_order(readers: list[_Reader], pruned: Passes, dense: Passes, least: float) -> None:
     """Fits the consumers one after the other, each on what those before it left.
 
     What they aim at is kept for as many at once as memory allows, which saves passes through the dense model.
     """
-    batches = list(batches)
     while readers:
-        sizes = [aim.nbytes * len(batches) for aim in _aims(readers, batches[0][0], precision)]
+        sizes = [aim.nbytes * len(dense.images) for aim in next(_aims(readers, dense))]
         count = max(1, sum(total <= AIMS_AT_ONCE for total in accumulate(sizes)))
         now, readers = readers[:count], readers[count:]
-        aims = [_aims(now, images, precision) for images, _ in batches]
+        aims = list(_aims(now, dense))
         for number, reader in enumerate(now):
-            _fit_to_stream(reader, batches, [found[number] for found in aims], least, precision)
+            _fit_to_stream(reader, pruned, [found[number] for found in aims], least)
 
 
-def _aims(readers: list[_Reader], images: Tensor, precision: str) -> list[Tensor]:
-    """Returns what each consumer's output should be on a batch, but for what the pruned stream already holds.
-
-    That is the dense model's output or, where the stream can be aimed at, that plus the dense stream over the branch's
-    layer scale, in the rows and channels of the consumer.
-    """
-    dense = readers[0].dense
-    points = [stream_point(dense, reader.branch) for reader in readers]
+def _aims(readers: list[_Reader], dense: Passes) -> Iterator[list[Tensor]]:
+    """Yields for each batch what each consumer's output should be, but for what the pruned stream already holds."""
+    points = [stream_point(reader.dense, reader.branch) for reader in readers]
     norms = [point.norm for point in points if point]
-    seen = _until(dense, [*norms, *(reader.path for reader in readers)], readers[-1].path, images, precision)
-    aims = []
-    for reader, point in zip(readers, points, strict=True):
-        aim = channels_last(reader.source, reader.source(seen[reader.path].float()))[..., reader.outputs]
-        if point:
-            aim = aim + _over_scale(point, seen[point.norm].float()[..., reader.outputs], reader).reshape(aim.shape)
-        aims.append(aim)
-    return aims
+    for seen in dense.read([*norms, *(reader.path for reader in readers)]):
+        yield [_aim(reader, point, seen) for reader, point in zip(readers, points, strict=True)]
+
+
+def _aim(reader: _Reader, point: StreamPoint | None, seen: Mapping[str, Tensor]) -> Tensor:
+    """Returns the dense model's output or, where the stream can be aimed at, that plus the dense stream over the
+    branch's layer scale, in the rows and channels of the consumer.
+    """
+    aim = channels_last(reader.source, reader.source(seen[reader.path].float()))[..., reader.outputs]
+    if point:
+        aim = aim + _over_scale(point, seen[point.norm].float()[..., reader.outputs], reader).reshape(aim.shape)
+    return aim
 
 
 def _over_scale(point: StreamPoint, stream: Tensor, reader: _Reader) -> Tensor:
@@ -229,7 +230,7 @@ def _over_scale(point: StreamPoint, stream: Tensor, reader: _Reader) -> Tensor:
 
 
 @torch.no_grad()
-def _fit_to_stream(reader: _Reader, batches: Batches, aims: list[Tensor], least: float, precision: str) -> None:
+def _fit_to_stream(reader: _Reader, pruned: Passes, aims: list[Tensor], least: float) -> None:
     """Fits one consumer so that the residual stream after its branch comes closest to the dense model's.
 
     With z what the consumer reads in the pruned model, the ridge regression is of the remaining error
@@ -242,8 +243,7 @@ def _fit_to_stream(reader: _Reader, batches: Batches, aims: list[Tensor], least:
     moments = Moments(0 if empty else len(reader.kept), len(reader.outputs))
     point = stream_point(reader.dense, reader.branch)
     norms = [point.norm] if point else []
-    for (images, _), aim in zip(batches, aims, strict=True):
-        read = _until(reader.pruned, [*norms, path], path, images, precision)
+    for read, aim in zip(pruned.read([*norms, path]), aims, strict=True):
         goal = aim - _over_scale(point, read[point.norm].float(), reader).reshape(aim.shape) if point else aim
         z = read[path].float()
         if empty:
@@ -255,40 +255,16 @@ def _fit_to_stream(reader: _Reader, batches: Batches, aims: list[Tensor], least:
 
 
 @torch.no_grad()
-def _fit_classifier(
-    pruned: nn.Module, dense: nn.Module, path: str, batches: Batches, least: float, precision: str
-) -> None:
+def _fit_classifier(path: str, pruned: Passes, dense: Passes, least: float) -> None:
     """Fits the classifier so that its logits come closest to the dense model's; one sample an image, no labels."""
-    reader: Any = pruned.get_submodule(path)
-    source: Any = dense.get_submodule(path)
+    reader: Any = pruned.model.get_submodule(path)
+    source: Any = dense.model.get_submodule(path)
     moments = Moments(reader.in_features, reader.out_features)
-    for images, _ in batches:
-        z = _until(pruned, [path], path, images, precision)[path].float()
-        wanted = source(_until(dense, [path], path, images, precision)[path].float())
-        moments.update(z, wanted - reader(z))
+    for read, seen in zip(pruned.read([path]), dense.read([path]), strict=True):
+        z = read[path].float()
+        moments.update(z, source(seen[path].float()) - reader(z))
     change = solve_ridge(moments.covariance, moments.cross_covariance, moments.count, least)
     _add(reader, change, moments.mean_y - change @ moments.mean, path)
-
-
-class _Reached(Exception):
-    """Ends a forward pass at the module where it has served its purpose."""
-
-
-def _until(model: nn.Module, paths: list[str], last: str, images: Tensor, precision: str) -> dict[str, Tensor]:
-    def stop(_module: nn.Module, _args: tuple) -> None:
-        raise _Reached
-
-    with reading(model, paths) as inputs:
-        handle = model.get_submodule(last).register_forward_pre_hook(stop)
-        device = next(model.parameters()).device
-        try:
-            with autocast(precision, device):
-                model(images.to(device))
-        except _Reached:
-            pass
-        finally:
-            handle.remove()
-    return dict(inputs)
 
 
 @torch.no_grad()

@@ -272,17 +272,3 @@ def test_value_dimensions_that_repeat_others_are_made_up_for(mode, almost_no_rid
     compensate(pruned, dense, plan, calibration("vit"), CompensateConfig(mode))
     with torch.no_grad():
         torch.testing.assert_close(pruned(images), dense(images), rtol=1e-3, atol=1e-3)
-
-
-@pytest.mark.parametrize("name", ["vit", "deit3_layer_scale", "swin_padded_windows"])
-def test_how_many_aims_are_kept_at_once_changes_nothing(name, monkeypatch):
-    """With room for one consumer's aims at a time there is a pass through the dense model for each."""
-    model = tiny(name)
-    plan = some_plan(find_units(model))
-    size = (24, 36) if name == "swin_padded_windows" else (32, 32)
-    images = [(torch.randn(6, 3, *size), torch.zeros(6)) for _ in range(3)]
-    config = CompensateConfig(mode="sequential")
-    together = compensate(apply(model, plan), model, plan, images, config)
-    monkeypatch.setattr("xpruner.compensation.AIMS_AT_ONCE", 1)
-    apart = compensate(apply(model, plan), model, plan, images, config)
-    assert all(torch.equal(value, apart.state_dict()[key]) for key, value in together.state_dict().items())

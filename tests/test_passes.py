@@ -70,15 +70,17 @@ def test_blocks_that_were_passed_are_not_run_again(tiny_vit):
     assert runs == {"patch_embed": 5 + 1, "blocks.0": 5 + 10 + 1 + 1 + 5, "blocks.1": 1 + 10}
 
 
-def test_a_block_is_fed_by_an_output_alone():
-    x, mask = torch.ones(2), torch.ones(1)
-    assert is_fed(((x,), {}), x.clone())
-    assert is_fed(((x, (3, 4), None), {"causal": False}), x)
-    assert not is_fed(((x,), {}), 2 * x)
-    assert not is_fed(((x, mask), {}), x)
-    assert not is_fed(((x,), {"embeddings": (mask, 1)}), x)
-    assert not is_fed(((), {"x": x}), x)
-    assert not is_fed(((x,), {}), (x,))
+def test_a_block_is_fed_if_it_takes_an_output_and_otherwise_the_same_as_the_block_before():
+    x, out, mask = torch.zeros(2), torch.ones(2), torch.ones(1)
+    assert is_fed(((out.clone(),), {}), ((x,), {}), out)
+    assert is_fed(((out, (3, mask)), {"causal": False}), ((x, (3, mask.clone())), {"causal": False}), out)
+    assert not is_fed(((2 * out,), {}), ((x,), {}), out)
+    assert not is_fed(((out, mask), {}), ((x, 2 * mask), {}), out)
+    assert not is_fed(((out, mask), {}), ((x,), {}), out)
+    assert not is_fed(((out,), {"layer": 1}), ((x,), {"layer": 0}), out)
+    assert not is_fed(((out,), {"mask": mask}), ((x,), {"mask": None}), out)
+    assert not is_fed(((), {"x": out}), ((), {"x": x}), out)
+    assert not is_fed(((out,), {}), ((x,), {}), (out,))
 
 
 def test_a_module_that_is_not_called_is_named():

@@ -1,8 +1,6 @@
 """Compensation: closed-form least squares on the consumers of what was cut, so that less accuracy is lost."""
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any
 
 import torch
@@ -19,9 +17,6 @@ from xpruner.units import DEFAULT_KINDS, UnitGroup, Units, find_units
 from xpruner.units.branch import ConstantBranch
 from xpruner.units.embed import stream_key
 from xpruner.units.stream import StreamPoint, stream_point
-
-AIMS_AT_ONCE = 2**29
-"""Bytes that what consumers aim at may take."""
 
 
 def compensate(
@@ -61,7 +56,8 @@ def compensate(
         if config.mode == "sequential":
             images = [batch for batch, _ in batches]
             passes = Passes(pruned, images, precision), Passes(dense, images, precision)
-            _fit_in_order(readers, *passes, config.ridge)
+            for reader in readers:
+                _fit_to_stream(reader, *passes, config.ridge)
             for path in classifiers(dense):
                 _fit_classifier(path, *passes, config.ridge)
             return pruned
@@ -192,45 +188,7 @@ def solve_ridge(covariance: Tensor, cross: Tensor, samples: int, least: float) -
 
 
 @torch.no_grad()
-def _fit_in_order(readers: list[_Reader], pruned: Passes, dense: Passes, least: float) -> None:
-    """Fits the consumers one after the other, each on what those before it left.
-
-    What they aim at is kept for as many at once as memory allows, which saves passes through the dense model.
-    """
-    while readers:
-        sizes = [aim.nbytes * len(dense.images) for aim in next(_aims(readers, dense))]
-        count = max(1, sum(total <= AIMS_AT_ONCE for total in accumulate(sizes)))
-        now, readers = readers[:count], readers[count:]
-        aims = list(_aims(now, dense))
-        for number, reader in enumerate(now):
-            _fit_to_stream(reader, pruned, [found[number] for found in aims], least)
-
-
-def _aims(readers: list[_Reader], dense: Passes) -> Iterator[list[Tensor]]:
-    """Yields for each batch what each consumer's output should be, but for what the pruned stream already holds."""
-    points = [stream_point(reader.dense, reader.branch) for reader in readers]
-    norms = [point.norm for point in points if point]
-    for seen in dense.read([*norms, *(reader.path for reader in readers)]):
-        yield [_aim(reader, point, seen) for reader, point in zip(readers, points, strict=True)]
-
-
-def _aim(reader: _Reader, point: StreamPoint | None, seen: Mapping[str, Tensor]) -> Tensor:
-    """Returns the dense model's output or, where the stream can be aimed at, that plus the dense stream over the
-    branch's layer scale, in the rows and channels of the consumer.
-    """
-    aim = channels_last(reader.source, reader.source(seen[reader.path].float()))[..., reader.outputs]
-    if point:
-        aim = aim + _over_scale(point, seen[point.norm].float()[..., reader.outputs], reader).reshape(aim.shape)
-    return aim
-
-
-def _over_scale(point: StreamPoint, stream: Tensor, reader: _Reader) -> Tensor:
-    scale = point.scale[reader.outputs] if isinstance(point.scale, Tensor) else point.scale
-    return point.arrange(stream) / scale
-
-
-@torch.no_grad()
-def _fit_to_stream(reader: _Reader, pruned: Passes, aims: list[Tensor], least: float) -> None:
+def _fit_to_stream(reader: _Reader, pruned: Passes, dense: Passes, least: float) -> None:
     """Fits one consumer so that the residual stream after its branch comes closest to the dense model's.
 
     With z what the consumer reads in the pruned model, the ridge regression is of the remaining error
@@ -243,15 +201,23 @@ def _fit_to_stream(reader: _Reader, pruned: Passes, aims: list[Tensor], least: f
     moments = Moments(0 if empty else len(reader.kept), len(reader.outputs))
     point = stream_point(reader.dense, reader.branch)
     norms = [point.norm] if point else []
-    for read, aim in zip(pruned.read([*norms, path]), aims, strict=True):
-        goal = aim - _over_scale(point, read[point.norm].float(), reader).reshape(aim.shape) if point else aim
+    for read, seen in zip(pruned.read([*norms, path]), dense.read([*norms, reader.path]), strict=True):
+        aim = channels_last(source, source(seen[reader.path].float()))[..., reader.outputs]
+        if point:
+            behind = seen[point.norm].float()[..., reader.outputs] - read[point.norm].float()
+            aim = aim + _over_scale(point, behind, reader).reshape(aim.shape)
         z = read[path].float()
         if empty:
-            moments.update(channels_last(source, z)[..., :0], goal - target.bias)
+            moments.update(channels_last(source, z)[..., :0], aim - target.bias)
         else:
-            moments.update(channels_last(source, z), goal - channels_last(source, target(z)))
+            moments.update(channels_last(source, z), aim - channels_last(source, target(z)))
     change = solve_ridge(moments.covariance, moments.cross_covariance, moments.count, least)
     _add(target, change, moments.mean_y - change @ moments.mean, reader.path)
+
+
+def _over_scale(point: StreamPoint, stream: Tensor, reader: _Reader) -> Tensor:
+    scale = point.scale[reader.outputs] if isinstance(point.scale, Tensor) else point.scale
+    return point.arrange(stream) / scale
 
 
 @torch.no_grad()

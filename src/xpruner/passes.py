@@ -18,8 +18,8 @@ class Passes:
     """Reads what modules read, in forward order, without running the blocks before them again for each.
 
     What the block around them is called with is kept for every batch, and passes start there. To get to the next block
-    the present one is run where its output is all that the next one is fed with, as in most vision transformers, else
-    the whole model. So the weights ahead of what is read next must stay as they are.
+    the present one is run where the next takes its output and otherwise the same arguments, as in most vision
+    transformers, else the whole model. So the weights ahead of what is read next must stay as they are.
 
     Args:
         model: In the mode that it should run in.
@@ -50,9 +50,8 @@ class Passes:
     def _calls(self, block: str) -> list[Call]:
         """Returns what a block is called with, batch by batch."""
         first = self._reach(block, "", self.images[0])
-        if self.block and is_fed(first, self._run(self.block, self.calls[0])):
-            (_, *rest), named = first
-            return [((self._run(self.block, call), *rest), named) for call in self.calls]
+        if self.block and is_fed(first, self.calls[0], self._run(self.block, self.calls[0])):
+            return [((self._run(self.block, call), *call[0][1:]), call[1]) for call in self.calls]
         return [first, *(self._reach(block, "", call) for call in self.images[1:])]
 
     def _run(self, path: str, call: Call) -> Any:
@@ -94,15 +93,17 @@ def block_around(model: nn.Module, paths: Sequence[str]) -> str:
     return ""
 
 
-def is_fed(call: Call, output: Any) -> bool:
-    """Returns whether a module is called with this output and with nothing else that could differ between images."""
-    args, named = call
-    if not (args and isinstance(args[0], Tensor) and isinstance(output, Tensor)):
-        return False
-    return torch.equal(args[0], output) and all(map(_is_plain, (*args[1:], *named.values())))
+def is_fed(call: Call, before: Call, output: Any) -> bool:
+    """Returns whether a module is called as the one before it was, but with that one's output in the first place."""
+    (args, named), (args_before, named_before) = call, before
+    return bool(args) and _same((args[0], args[1:], named), (output, args_before[1:], named_before))
 
 
-def _is_plain(value: Any) -> bool:
-    return (
-        all(map(_is_plain, value)) if isinstance(value, tuple | list) else isinstance(value, int | float | str | None)
-    )
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor):
+        return isinstance(other, Tensor) and torch.equal(one, other)
+    if isinstance(one, dict):
+        return isinstance(other, dict) and one.keys() == other.keys() and all(_same(one[k], other[k]) for k in one)
+    if isinstance(one, tuple | list):
+        return isinstance(other, tuple | list) and len(one) == len(other) and all(map(_same, one, other))
+    return bool(one == other)

@@ -8,7 +8,7 @@ OLDEST := $(VENV)-oldest
 EXPLORE := $(VENV)-explore
 
 .PHONY: demo test test-slow test-oldest test-explore lint format docs zoo bench-cifar10 bench-swin bench-compare \
-	bench-imagenet bench-ablations bench-specialise bench-speed clean
+	bench-imagenet bench-ablations bench-explain bench-speed clean
 
 demo: $(READY)
 	$(BIN)/xpruner demo
@@ -57,8 +57,13 @@ bench-imagenet: $(READY)
 bench-ablations: $(READY)
 	$(BIN)/xpruner compare --config benchmarks/ablations.yaml
 
-bench-specialise: $(READY)
-	$(BIN)/python benchmarks/specialise.py runs/cifar10
+bench-explain: $(READY)
+	$(BIN)/xpruner prune --config benchmarks/explained.yaml --budget 0.3 --output runs/cifar03
+	$(BIN)/xpruner prune --config benchmarks/explained.yaml --budget 0.8 --output runs/cifar_l2_80 \
+		--method l2 --search.allocation block
+	$(BIN)/python benchmarks/explanations.py runs/cifar03 --control runs/cifar_l2_80 --images 60 \
+		--output explanations_deit_tiny
+	$(BIN)/python benchmarks/specialise.py runs/cifar03
 
 bench-speed: $(READY)
 	$(BIN)/python benchmarks/speed.py

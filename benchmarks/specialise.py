@@ -1,6 +1,6 @@
 """Models for chosen classes from a finished run, by several methods at the same budget, before any training.
 
-    python benchmarks/specialise.py runs/cifar10 --budget 0.3 --counts 2,3,5 --draws 3 --seed 0 \
+    python benchmarks/specialise.py runs/cifar03 --budget 0.3 --counts 2,3,5 --draws 3 --seed 0 \
         --output benchmarks/results/specialise
 
 For each count class sets are drawn with the seed, and each set is measured on the run's evaluation images of these

@@ -99,6 +99,14 @@ def test_the_best_units_that_fit_are_kept(budget, heads, first_hidden, cost):
     assert plan.sizes == {"a:head": 3, "b:hidden": 10}
 
 
+def test_budgets_and_plans_are_shares_of_the_dense_model():
+    """Two heads and five hidden units less are 25 of 100 MACs and 18 of 50 parameters."""
+    assert [Budget(amount).share(HAND) for amount in (0.8, 80.0)] == [0.8, 0.8]
+    assert Budget(40.0, "params").share(HAND) == 0.8
+    plan = Plan.of(HAND, {"a:head": [1], "b:hidden": range(5)})
+    assert (plan.share(), plan.share("params")) == (0.75, 0.64)
+
+
 def test_params_can_be_the_budget():
     plan = solve(HAND, SCORES, Budget(44, "params"))
     assert plan.keep == {"a:head": [1, 2], "b:hidden": list(range(1, 10))}

@@ -1,13 +1,17 @@
+from dataclasses import replace
+
 import pytest
+import tiny_transformers
 import torch
 from tiny_models import MODELS, tiny
 from torch import nn
 
 import xpruner
+from xpruner.config import ThresholdConfig
 from xpruner.errors import UsageError
-from xpruner.explain.finished import open_run
+from xpruner.explain.finished import FinishedRun, open_run
 from xpruner.masks import reduce_classes
-from xpruner.specialise import ImagesOf, keep_classes, plan_for, save_specialised, specialise
+from xpruner.specialise import ImagesOf, check_choice, keep_classes, plan_for, save_specialised, specialise
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -18,6 +22,16 @@ def test_the_chosen_logits_are_those_of_the_whole_model(name):
         whole, chosen = model(images), keep_classes(model, [3, 0])(images)
     torch.testing.assert_close(chosen, whole[:, [3, 0]])
     assert model.num_classes == 5
+
+
+def test_the_chosen_logits_of_a_model_of_transformers_are_those_of_the_whole():
+    model = tiny_transformers.MODELS["deit"]().eval()
+    whole_labels = model.config.num_labels
+    images = torch.randn(2, 3, tiny_transformers.SIDE, tiny_transformers.SIDE)
+    chosen = keep_classes(model, [1, 0])
+    with torch.no_grad():
+        torch.testing.assert_close(chosen(images).logits, model(images).logits[:, [1, 0]])
+    assert chosen.config.num_labels == chosen.num_labels == 2 and model.config.num_labels == whole_labels
 
 
 def test_a_classifier_that_is_not_linear_is_refused():
@@ -82,3 +96,25 @@ def test_a_specialised_model_is_saved_and_trained_further(finished_folder, tmp_p
 def test_a_choice_that_is_none_is_refused(finished_folder, labels, message):
     with pytest.raises(UsageError, match=message):
         specialise(open_run(finished_folder), labels, "0.5")
+
+
+def test_classes_are_told_apart_by_their_numbers():
+    names = ["crane", "dog", "crane", "owl"]
+    check_choice([0, 2], names)
+    with pytest.raises(UsageError) as caught:
+        check_choice([2, 1, 2], names)
+    assert str(caught.value) == "The classes crane (2), dog, crane (2) are not all different; name each once."
+
+
+def test_the_plan_reads_the_masks_as_the_run_did(finished_folder):
+    """By |sum of masks| the unit that two classes have half counts most; by odds, the one that one has wholly."""
+    run = open_run(finished_folder)
+    key = "blocks.0.mlp:hidden"
+    masks = {name: torch.full_like(m, 0.99) for name, m in run.masks.items()}
+    masks[key][3, :48], masks[key][8, :48] = 0.95, 0.0
+    masks[key][[3, 8], 48:] = 0.6
+    for mode, half in (("learned", range(48)), ("global_rank", range(48, 96))):
+        opened = FinishedRun(run.folder, replace(run.config, thresholds=ThresholdConfig(mode=mode)))
+        vars(opened)["masks"] = masks
+        kept = set(plan_for(opened, [3, 8], "0.9", rounds=0).keep[key])
+        assert 8 < len(kept) < 96 and (kept <= set(half) or kept >= set(half))

@@ -5,6 +5,11 @@ import importlib
 from collections.abc import Iterable
 from types import ModuleType
 
+LISTED = 24
+"""So many names are listed in one sentence, and no more."""
+NEAREST = 5
+"""Of more names than that, so many are named."""
+
 
 class XPrunerError(Exception):
     """Something failed while it ran: a full disk, a broken file, a loss that is not a number. Exit code 1."""
@@ -18,16 +23,36 @@ class UsageError(XPrunerError, ValueError):
     exit_code = 2
 
 
-def unknown(what: str, name: str, known: Iterable[str]) -> UsageError:
-    """Returns the error for a ``name`` that is not among the ``known`` ones; it names the nearest, or all."""
+def unknown(what: str, name: str, known: Iterable[str], all_of_them: str = "") -> UsageError:
+    """Returns the error for a ``name`` that is not among the ``known`` ones.
+
+    It names the nearest; where none is near, all, or of more than :data:`LISTED` those that are least far.
+
+    Args:
+        what: Kind of the thing.
+        name: What was asked for.
+        known: What there is.
+        all_of_them: What lists all where they are too many to be named, such as ```xpruner inspect` lists them``.
+    """
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    remedy = f"did you mean {near[0]!r}?" if near else f"known are: {', '.join(known)}."
+    if near:
+        remedy = f"did you mean {near[0]!r}?"
+    elif len(known) <= LISTED:
+        remedy = f"known are: {', '.join(known)}."
+    else:
+        nearest = difflib.get_close_matches(name, known, n=NEAREST, cutoff=0.0)
+        remedy = f"the nearest of {len(known)} are: {', '.join(nearest)}{all_of_them and f'; {all_of_them}'}."
     return UsageError(f"Unknown {what} {name!r}; {remedy}")
 
 
-def require(library: str, purpose: str) -> ModuleType:
+def require(library: str, purpose: str, extra: str | None = None) -> ModuleType:
     """Imports an optional library.
+
+    Args:
+        library: Its name, or that of a module in it.
+        purpose: What it is needed for, behind "is needed to".
+        extra: The extra of this package that brings it; called as the library when absent.
 
     Raises:
         UsageError: If it is not installed, with what it is needed for and how to get it.
@@ -35,4 +60,5 @@ def require(library: str, purpose: str) -> ModuleType:
     try:
         return importlib.import_module(library)
     except ImportError as error:
-        raise UsageError(f"{library} is needed to {purpose}; pip install 'xpruner[{library}]'.") from error
+        name = library.partition(".")[0]
+        raise UsageError(f"{name} is needed to {purpose}; pip install 'xpruner[{extra or name}]'.") from error

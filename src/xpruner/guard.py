@@ -1,9 +1,11 @@
 """The guard: no class may lose more than a limit; classes that would are given more weight in what a unit is worth."""
 
+import json
 import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +15,7 @@ from torch.utils.data import Dataset, Subset
 from xpruner.compensation import compensate
 from xpruner.errors import UsageError
 from xpruner.explain.without import class_means
+from xpruner.files import write_text
 from xpruner.masks import odds
 from xpruner.plan import Budget, Plan, solve
 from xpruner.surgery import apply
@@ -24,25 +27,63 @@ if TYPE_CHECKING:
 log = logging.getLogger("xpruner")
 
 IMAGES = 4000
+"""To measure on; more where the limit needs more of a class."""
 STEPS = 6
 RATE = 0.3
 """Of the multipliers, for each percentage point that a class loses beyond the limit; halved after a step too far."""
+LARGER = (1.1, 1.2, 1.3)
+"""Budgets, as multiples of the one that is asked, at which the limit is tried without multipliers."""
+
+
+@dataclass(frozen=True)
+class GuardFigures:
+    """What the guard came to, as plain numbers; drops are percentage points of top-1 after compensation alone.
+
+    Attributes:
+        limit: That no class may lose more than.
+        largest: Drop of the class that loses most.
+        drops: Of each class by its label; None for a class without images.
+        weights: Multiplier of each class by its label, with a mean of 1; all are 1 where the plan held as it was.
+        images: Training images that were looked at, none of which compensation had seen where there were others.
+        price: Percentage points of top-1 over all these images that the guarded plan loses more than the one without.
+        largest_without: Drop of the class that loses most under the plan without the guard.
+        budget: That was asked, as a share of the dense model's cost.
+        budget_without: The least of a few larger budgets at which the limit holds without multipliers; None where it
+            holds at none of them, or the plan held as it was.
+    """
+
+    limit: float
+    largest: float
+    drops: list[float | None]
+    weights: list[float]
+    images: int
+    price: float
+    largest_without: float
+    budget: float
+    budget_without: float | None
+
+    @property
+    def changed(self) -> bool:
+        """Whether the multipliers changed the plan."""
+        return any(weight != 1 for weight in self.weights)
 
 
 @dataclass(frozen=True)
 class Guarded:
-    """What the guard came to.
-
-    Attributes:
-        plan: The plan that holds.
-        drops: Percentage points of top-1 that each class loses under it, after compensation and before any training,
-                (classes,); nan for a class without images.
-        weights: (classes,) multipliers that it took, with a mean of 1.
-    """
+    """The plan that holds, and what it took."""
 
     plan: Plan
-    drops: Tensor
+    figures: GuardFigures
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What a plan does: the points of top-1 that each class loses, nan for one without images, and that all lose."""
+
+    plan: Plan
     weights: Tensor
+    drops: Tensor
+    overall: float
 
     @property
     def worst(self) -> float:
@@ -56,7 +97,8 @@ def guarded(problem: "Problem", masks: Mapping[str, Tensor], plan: Plan, limit: 
     The constraint drop_c <= limit has a multiplier w_c for each class; a unit is worth sum_c w_c m[c,u] / (1 - m[c,u]).
     From w = 1 on, w_c <- w_c exp(RATE (drop_c - limit)) for the classes beyond the limit, and the plan is solved anew;
     where that does no good, half the step is taken from the best multipliers so far [our choice]. Drops are measured
-    on training images that compensation has not seen.
+    on training images that compensation has not seen. A plan that is solved anew is of the masks alone: it reads their
+    odds whatever ``thresholds.importance`` says, and thresholds that were learned are no part of it.
 
     Args:
         problem: The run's; its budget stays.
@@ -65,55 +107,106 @@ def guarded(problem: "Problem", masks: Mapping[str, Tensor], plan: Plan, limit: 
         limit: Percentage points of top-1.
 
     Raises:
-        UsageError: If no such plan was found, with what was.
+        UsageError: If no such plan was found, with what was, which a run keeps to start from with another limit; or a
+            class has too few images for the limit.
+        XPrunerError: If the run directory cannot be written.
     """
     return _Guard(problem, masks, limit).run(plan)
+
+
+def weighed(masks: Mapping[str, Tensor], weights: Tensor) -> dict[str, Tensor]:
+    """Returns the (units,) importance by group key, mean_c w_c m[c,u] / (1 - m[c,u]), for (classes,) multipliers."""
+    return {key: (weights[:, None] * odds(m)).mean(0) for key, m in masks.items()}
 
 
 class _Guard:
     """The dense model's answers, and how a plan does beside them."""
 
     def __init__(self, problem: "Problem", masks: Mapping[str, Tensor], limit: float):
-        self.problem, self.limit, self.classes = problem, limit, problem.num_classes
-        self.odds = {key: odds(m) for key, m in masks.items()}
-        self.images = unseen(problem)
+        self.problem, self.masks, self.limit, self.classes = problem, masks, limit, problem.num_classes
+        self.images = unseen(problem, limit)
         self.dense, self.labels = self._says(problem.model)
 
     def run(self, plan: Plan) -> Guarded:
         """Reweighs the classes until the limit holds."""
-        best = self._measured(plan, torch.ones(self.classes))
+        best = first = self._measured(plan, torch.ones(self.classes))
+        earlier = self._earlier()
+        if best.worst > self.limit and earlier is not None:
+            best = min(best, self._reached(earlier), key=lambda found: found.worst)
         rate = RATE
         for _ in range(STEPS):
             if best.worst <= self.limit:
-                return best
+                break
             weights = reweighted(best.weights, best.drops, self.limit, rate)
-            found = self._measured(self._solved(weights, self.problem.budget), weights)
+            found = self._reached(weights)
             if found.worst < best.worst:
                 best = found
             else:
                 rate /= 2
         if best.worst > self.limit:
+            if self._kept is not None:
+                write_text(self._kept, json.dumps(best.weights.tolist()))
             raise UsageError(self._cannot(best))
-        return best
+        return Guarded(best.plan, self._figures(first, best))
 
-    def _measured(self, plan: Plan, weights: Tensor) -> Guarded:
-        found = Guarded(plan, self._drops(plan), weights)
-        log.info("guard: the largest drop of a class is %.2f points, allowed are %.2f", found.worst, self.limit)
+    @property
+    def _kept(self) -> Path | None:
+        """Where the best multipliers lie that did not hold: with the limit that the error names, they do."""
+        return self.problem.state_dir / "guard.json" if self.problem.state_dir else None
+
+    def _earlier(self) -> Tensor | None:
+        return torch.tensor(json.loads(self._kept.read_text())) if self._kept and self._kept.exists() else None
+
+    def _figures(self, first: _Measured, best: _Measured) -> GuardFigures:
+        asked = self.problem.budget.share(self.problem.units)
+        larger = [asked * times for times in LARGER] if best is not first else []
+        return GuardFigures(
+            limit=self.limit,
+            largest=best.worst,
+            drops=[None if math.isnan(drop) else drop for drop in best.drops.tolist()],
+            weights=best.weights.tolist(),
+            images=len(self.labels),
+            price=best.overall - first.overall,
+            largest_without=first.worst,
+            budget=asked,
+            budget_without=self._least(larger, torch.ones(self.classes)),
+        )
+
+    def _least(self, shares: list[float], weights: Tensor) -> float | None:
+        """Returns the first of ascending budgets at which these multipliers hold the limit."""
+        for share in shares:
+            plan = self._solved(weights, replace(self.problem.budget, amount=min(share, 1.0)))
+            if self._measured(plan, weights).worst <= self.limit:
+                return min(share, 1.0)
+        return None
+
+    def _measured(self, plan: Plan, weights: Tensor) -> _Measured:
+        lost = self._lost(plan)
+        drops = 100 * class_means(lost, self.labels, self.classes)
+        found = _Measured(plan, weights, drops, 100 * lost.mean().item())
+        share = plan.share(self.problem.budget.resource)
+        log.info(
+            "guard: at %.2f of the dense model the largest drop of a class is %.2f points, allowed are %.2f",
+            share, found.worst, self.limit,
+        )  # fmt: skip
         return found
 
-    def _solved(self, weights: Tensor, budget: Budget) -> Plan:
-        scores = {key: (weights[:, None] * table).mean(0) for key, table in self.odds.items()}
-        return solve(self.problem.units, scores, budget, "xpruner, guarded")
+    def _reached(self, weights: Tensor) -> _Measured:
+        """Returns what multipliers come to at the budget that is asked."""
+        return self._measured(self._solved(weights, self.problem.budget), weights)
 
-    def _drops(self, plan: Plan) -> Tensor:
+    def _solved(self, weights: Tensor, budget: Budget) -> Plan:
+        return solve(self.problem.units, weighed(self.masks, weights), budget, "xpruner, guarded")
+
+    def _lost(self, plan: Plan) -> Tensor:
+        """Returns for each image 1 where the dense model alone is right, -1 where the pruned one alone is, else 0."""
         problem = self.problem
         model = compensate(
             apply(problem.model, plan), problem.model, plan, problem.calibration, problem.config.compensate,
             precision=problem.config.precision,
         )  # fmt: skip
         said, _ = self._says(model)
-        lost = (self.dense == self.labels).double() - (said == self.labels).double()
-        return 100 * class_means(lost, self.labels, self.classes)
+        return (self.dense == self.labels).double() - (said == self.labels).double()
 
     def _says(self, model: nn.Module) -> tuple[Tensor, Tensor]:
         config = self.problem.config
@@ -122,15 +215,13 @@ class _Guard:
             precision=config.precision,
         )  # fmt: skip
 
-    def _cannot(self, best: Guarded) -> str:
+    def _cannot(self, best: _Measured) -> str:
         """Names what the asked budget can do, and the least of a few larger budgets at which the limit holds."""
-        asked = self.problem.budget.target(self.problem.units) / self.problem.units.total(self.problem.budget.resource)
+        asked = self.problem.budget.share(self.problem.units)
         remedy = f"set max_class_drop to {math.ceil(10 * best.worst) / 10:g} or more"
-        for share in torch.linspace(asked, 1.0, 6)[1:-1].tolist():
-            plan = self._solved(best.weights, replace(self.problem.budget, amount=share))
-            if self._measured(plan, best.weights).worst <= self.limit:
-                remedy += f", or the budget to {share:.2f} of the dense model, where it holds"
-                break
+        held = self._least(torch.linspace(asked, 1.0, 6)[1:-1].tolist(), best.weights)
+        if held is not None:
+            remedy += f", or the budget to {held:.2f} of the dense model, where it holds"
         return (
             f"No plan was found at {asked:.2f} of the dense model's {self.problem.budget.resource} under which every "
             f"class loses at most {self.limit:g} points before training; {remedy}."
@@ -144,10 +235,48 @@ def reweighted(weights: Tensor, drops: Tensor, limit: float, rate: float = RATE)
     return raised / raised.mean()
 
 
-def unseen(problem: "Problem") -> Dataset:
-    """Returns training images without augmentation that are not for calibration, or all where there are no others."""
+def unseen(problem: "Problem", limit: float) -> Dataset:
+    """Returns training images without augmentation that are not for calibration, as :func:`to_measure` chooses."""
     train: Any = problem.train
     plain = train.plain() if hasattr(train, "plain") else train
-    seen = sum(len(labels) for _, labels in problem.calibration)
-    first = seen if len(plain) > seen else 0
-    return Subset(plain, range(first, min(len(plain), first + IMAGES)))
+    labels = train.labels if hasattr(train, "labels") else torch.tensor([label for _, label in train])
+    return Subset(plain, to_measure(labels, sum(len(y) for _, y in problem.calibration), limit))
+
+
+def to_measure(labels: Tensor, seen: int, limit: float) -> list[int]:
+    """Returns the numbers of the training images on which drops are measured.
+
+    These are the first :data:`IMAGES` that are not for calibration, or of all where there are no others; and of each
+    class so many that one image is worth no more than the limit.
+
+    Args:
+        labels: (images,) of the training images.
+        seen: How many of them, the first ones, are for calibration.
+        limit: Percentage points of top-1.
+
+    Raises:
+        UsageError: If a class has too few.
+    """
+    first = seen if len(labels) > seen else 0
+    left, classes = labels[first:], int(labels.max()) + 1
+    needed = math.ceil(100 / limit)
+    counts = torch.bincount(left, minlength=classes)
+    fewest, scarce = counts.masked_fill(torch.bincount(labels, minlength=classes) == 0, len(labels)).min(0)
+    if fewest < needed:
+        larger = f"set it to {math.ceil(1000 / fewest.item()) / 10:g} or more, or " if fewest else ""
+        raise UsageError(
+            f"max_class_drop is {limit:g}, for which {needed} training images of each class are needed, so that one is "
+            f"worth no more, but class {scarce.item()} has {fewest.item()} that are not for calibration; {larger}"
+            "give more images (data.train_size, data.calibration_size)."
+        )
+    wanted = (torch.arange(len(left)) < IMAGES) | (place_in_class(left) < needed)
+    return (first + wanted.nonzero().flatten()).tolist()
+
+
+def place_in_class(labels: Tensor) -> Tensor:
+    """Returns of each image how many of its class come before it, (images,)."""
+    order = labels.argsort(stable=True)
+    counts = torch.bincount(labels)
+    places = torch.empty_like(order)
+    places[order] = torch.arange(len(labels)) - (counts.cumsum(0) - counts)[labels[order]]
+    return places

@@ -17,6 +17,8 @@ from xpruner.config import RunConfig
 from xpruner.cost import count_macs, count_params
 from xpruner.data import InputSpec, Splits, batches, class_names, load_data
 from xpruner.errors import UsageError
+from xpruner.explain.finished import remember_data
+from xpruner.guard import to_measure
 from xpruner.latency import compare_latency
 from xpruner.methods import Problem, find_method
 from xpruner.methods.base import DENSE_MASKS, MASKS, kinds_for, prepared, write_masks
@@ -88,7 +90,10 @@ class _Pipeline:
         self.units = find_units(self.dense, kinds_for(config, self.dense))
         self.budget = Budget.parse(config.budget, config.round_to)
         self.budget.target(self.units)  # out of reach is known before anything is computed
+        if config.max_class_drop is not None:
+            to_measure(self.data.train.labels, len(self.data.calibration), config.max_class_drop)
         self.run_folder = Run(config)
+        remember_data(config)
         self._calibration: list[tuple[Tensor, Tensor]] | None = None
 
     def run(self) -> PruneResult:

@@ -77,6 +77,14 @@ class Budget:
             )
         return target
 
+    def share(self, units: Units) -> float:
+        """Returns the target as a share of the dense model's cost.
+
+        Raises:
+            UsageError: As :meth:`target`.
+        """
+        return self.target(units) / units.total(self.resource)
+
     def multiple(self, group: UnitGroup) -> int:
         """Returns the number of which a kept width of the group is a multiple."""
         return self.round_to.get(group.kind, 1)
@@ -167,6 +175,10 @@ class Plan:
             sizes.setdefault(key, self.sizes[key])
         cost = {**self.cost, **{key: value for key, value in earlier.cost.items() if key.endswith("_dense")}}
         return Plan(keep, sizes, self.method, self.budget, cost)
+
+    def share(self, resource: str = "macs") -> float:
+        """Returns what the pruned model costs as a share of the dense one, in ``macs`` or ``params``."""
+        return self.cost[f"{resource}_pruned"] / self.cost[f"{resource}_dense"]
 
     def to_json(self) -> str:
         """Returns the plan as JSON text."""

@@ -16,8 +16,7 @@ from xpruner.config import CompensateConfig
 from xpruner.cost import count_macs, count_params
 from xpruner.data import ImageDataset, batches
 from xpruner.errors import UsageError
-from xpruner.explain.finished import BATCH, FinishedRun
-from xpruner.masks import reduce_classes
+from xpruner.explain.finished import BATCH, FinishedRun, different
 from xpruner.methods import Problem, find_method
 from xpruner.moments import Batches
 from xpruner.outputs import classifiers
@@ -68,6 +67,7 @@ def specialise(
 
     Raises:
         UsageError: If the classes cannot be chosen, the budget is out of reach, or the run has no masks.
+        XPrunerError: If a file of the run is missing or damaged.
     """
     return build(run, labels, plan_for(run, labels, budget, rounds), steps)
 
@@ -87,16 +87,15 @@ def plan_for(run: FinishedRun, labels: Sequence[int], budget: str | float | Budg
 
     Raises:
         UsageError: If the classes cannot be chosen, the budget is out of reach, or the run has no masks.
+        XPrunerError: If a file of the run is missing or damaged.
     """
-    check_choice(labels, run.data.class_names)
+    check_choice(labels, run.class_names)
     asked = Budget.parse(budget, run.config.round_to)
-    total, target = run.units.total(asked.resource), asked.target(run.units)
-    kind = run.config.thresholds.importance
-    scores = {key: reduce_classes(m[list(labels)], kind) for key, m in run.masks.items()}
-    by_masks = replace(asked, amount=total * (target / total) ** (1 / (rounds + 1)))
-    plan = solve(run.units, scores, by_masks)
+    total, share = run.units.total(asked.resource), asked.share(run.units)
+    by_masks = replace(asked, amount=total * share ** (1 / (rounds + 1)))
+    plan = solve(run.units, run.importance_to(labels), by_masks)
     if rounds:
-        plan = _looked_at_anew(run, labels, plan, replace(asked, amount=target), rounds).after(plan)
+        plan = _looked_at_anew(run, labels, plan, replace(asked, amount=total * share), rounds).after(plan)
     return Plan.of(run.units, plan.keep, "xpruner, specialised", asked)
 
 
@@ -118,7 +117,19 @@ def _looked_at_anew(run: FinishedRun, labels: Sequence[int], plan: Plan, budget:
 
 
 def build(run: FinishedRun, labels: Sequence[int], plan: Plan, steps: int = 0) -> Specialised:
-    """Cuts, compensates and fine-tunes a run's dense model for some of its classes, whatever made the plan."""
+    """Cuts, compensates and fine-tunes a run's dense model for some of its classes, whatever made the plan.
+
+    Args:
+        run: A finished run; its masks are not read.
+        labels: The chosen classes.
+        plan: Of the dense model's units.
+        steps: Of fine-tuning.
+
+    Raises:
+        UsageError: If the model's classifier cannot be cut to classes, the plan was made for another model, or the
+            run's images are not where they were.
+        XPrunerError: If a file of the run is damaged, or a loss is not finite.
+    """
     config = run.config
     dense = keep_classes(run.dense, labels)
     test = ImagesOf(run.images, labels)
@@ -137,7 +148,7 @@ def build(run: FinishedRun, labels: Sequence[int], plan: Plan, steps: int = 0) -
             precision=config.precision, stream=kept_stream(run.dense, plan),
         )  # fmt: skip
         metrics["finetuned"] = figures(model)
-    return Specialised(model.eval(), plan, [run.data.class_names[label] for label in labels], metrics)
+    return Specialised(model.eval(), plan, [run.class_names[label] for label in labels], metrics)
 
 
 def calibration(run: FinishedRun, labels: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
@@ -166,12 +177,12 @@ def save_specialised(run: FinishedRun, found: Specialised, folder: Path) -> None
 
 def check_choice(labels: Sequence[int], class_names: Sequence[str]) -> None:
     """Raises UsageError unless two or more classes are chosen, each once, and not all."""
-    chosen = [class_names[label] for label in labels]
-    if len(set(chosen)) != len(chosen):
-        raise UsageError(f"The classes {', '.join(chosen)} are not all different; name each once.")
-    if not 2 <= len(chosen) < len(class_names):
+    if len(set(labels)) != len(labels):
+        names = different(class_names)
+        raise UsageError(f"The classes {', '.join(names[n] for n in labels)} are not all different; name each once.")
+    if not 2 <= len(labels) < len(class_names):
         raise UsageError(
-            f"{len(chosen)} of {len(class_names)} classes are chosen; choose two at least and not all: "
+            f"{len(labels)} of {len(class_names)} classes are chosen; choose two at least and not all: "
             "`xpruner prune` makes a model for all."
         )
 

@@ -1,4 +1,4 @@
-"""``xpruner explain`` on finished runs; the figures themselves are tested with the library."""
+"""``xpruner explain`` on finished runs; figures are tested with the library, texts in test_explain_text.py."""
 
 import json
 
@@ -6,10 +6,6 @@ import pytest
 from PIL import Image
 
 from xpruner.cli import main
-from xpruner.cli.explain_text import audit_text, class_text, image_text, unit_text
-from xpruner.explain.audit import Audit, ClassAudit, Confusion, Share
-from xpruner.explain.cards import ClassCard, Cost, ImageOf, Layer, UnitCard
-from xpruner.explain.image import Guess, ImageCard
 
 
 @pytest.mark.parametrize(
@@ -20,10 +16,21 @@ from xpruner.explain.image import Guess, ImageCard
             "Say what to explain: `xpruner explain unit UNIT`, `xpruner explain class CLASS`, `xpruner explain audit`",
         ),
         (["unit"], "Say what to explain"),
-        (["audit", "cat"], "Say what to explain"),
-        (["image"], "`xpruner explain image PATH`, with --run"),
+        (["audit", "nowhere"], "nowhere is no run directory"),
+        (
+            ["audit", "here", "there"],
+            "'there' is a word too many; `xpruner explain audit --help` says what is expected",
+        ),
+        (["audit", "here", "--run", "there"], "The run is said twice, as 'here' and by --run; leave one of them out."),
+        (["image"], "`xpruner explain image IMAGE`, `xpruner explain maps`, `xpruner explain selectivity`, with --run"),
         (["clas", "cat"], "Unknown subject 'clas'; did you mean 'class'?"),
-        (["audit", "--images", "0"], "--images is 0; it must be 1 or more."),
+        (["unit", "a:1", "--images", "0"], "--images is 0; it must be 1 or more."),
+        (["maps", "--images=-1"], "--images is -1; it must be 1 or more."),
+        (["maps", "--methods", ""], "--methods is empty; name one or more"),
+        (["maps", "--run"], "--run stands without a value; give one after it."),
+        (["class", "3", "--method", "nonsense"], "`xpruner explain class` has no --method, which is of image;"),
+        (["class", "3", "--images", "3"], "has no --images, which is of unit and maps and selectivity; leave it out."),
+        (["audit", "--class", "3"], "`xpruner explain audit` has no --class_name, which is of image; leave it out."),
         (["audit", "--rnu", "x"], "Unknown flag '--rnu'"),
         (["audit", "--run", "nowhere"], "nowhere is no run directory"),
     ],
@@ -39,9 +46,57 @@ def test_cards_and_audit_of_a_run(finished_folder, capsys):
     card = json.loads(capsys.readouterr().out)
     assert card["name"] == "blocks.0.attn:head:1" and card["serves"].keys() == {str(digit) for digit in range(10)}
     assert main(["explain", "class", "7", *at]) == 0
-    assert "Class 7, layer by layer." in capsys.readouterr().out
+    assert "Class 7, layer by layer" in capsys.readouterr().out
     assert main(["explain", "audit", *at]) == 0
     assert "points lost" in capsys.readouterr().out
+
+
+def test_the_run_may_be_the_last_word(finished_folder, capsys):
+    assert main(["explain", "class", "--json", "7", str(finished_folder)]) == 0
+    assert json.loads(capsys.readouterr().out)["name"] == "7"
+    assert main(["explain", "audit", str(finished_folder), "--json"]) == 0
+    assert "classes" in json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help_lists_the_subjects(capsys, flag):
+    assert main(["explain", flag]) == 0
+    said = capsys.readouterr().out
+    assert [
+        way for way in ("unit UNIT ", "class CLASS ", "image IMAGE ", "selectivity ") if f"\n  {way}" not in said
+    ] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "has", "has_not"),
+    [(["unit"], "--images IMAGES", "--method"), (["unit", "a:1"], "UNIT [RUN]", "--share"),
+     (["maps"], "--methods", "--class_name"), (["image"], "also written\n", "--images")],
+)  # fmt: skip
+def test_help_of_a_subject_has_its_flags_alone(capsys, words, has, has_not):
+    with pytest.raises(SystemExit) as left:
+        main(["explain", *words, "--help"])
+    said = capsys.readouterr().out
+    assert left.value.code == 0 and has in said and has_not not in said
+
+
+def test_an_image_of_the_run_is_explained_by_its_number(finished_folder, tmp_path, capsys):
+    asked = [
+        "explain",
+        "image",
+        "3",
+        str(finished_folder),
+        "--output",
+        str(tmp_path / "out.png"),
+        "--method",
+        "rollout",
+    ]
+    assert main([*asked, "--json"]) == 0
+    card = json.loads(capsys.readouterr().out)
+    assert (card["image"], card["explained"]) == ("3", "any class") and card["truth"] in "0123456789"
+    assert main([*asked, "--class", "7"]) == 0
+    assert "What speaks for any class (rollout): " in capsys.readouterr().out
+    assert main(["explain", "image", "99999", str(finished_folder)]) == 2
+    assert "There is no image 99999; those of the run are 0 to " in capsys.readouterr().err
 
 
 def test_an_image_is_explained(finished_folder, tmp_path, capsys):
@@ -73,55 +128,3 @@ def test_an_image_that_cannot_be_explained_gets_one_sentence(finished_folder, tm
         picture.write_text("no image")
     assert main(["explain", "image", str(picture), "--run", str(finished_folder), *flags]) == 2
     assert message in capsys.readouterr().err
-
-
-def test_the_text_of_a_unit_card():
-    cost = Cost([3], {"cat": 2.5}, {"cat": 0.25})
-    both = Cost([3, 7], {"cat": 5.0}, {"cat": 0.5})
-    image = ImageOf(12, "cat", 0.125)
-    card = UnitCard("m:head:3", {"cat": 0.9, "dog": 0.1}, 1.0, 2.0, False, 0.6, "It went.", cost, both, [], [image])
-    first, table, near, driven, missed = unit_text(card)
-    assert first == "m:head:3. It went."
-    assert [list(column.cells) for column in table.columns] == [
-        ["cat", "dog"], ["0.900", "0.100"], ["2.500", "–"], ["5.000", "–"], ["0.250", "–"], ["0.500", "–"],
-    ]  # fmt: skip
-    assert near.endswith("most about it: 7.")
-    assert driven == "Images that drive it most: not known for this kind of unit."
-    assert missed == "Images whose prediction changes most without it: 12 (cat, 0.125)."
-
-
-def test_the_text_of_a_class_card():
-    card = ClassCard("cat", [Layer("m:head", 3, 2, 0.875, [(1, 0.5, True), (0, 0.25, False)])])
-    first, table = class_text(card)
-    assert first == "Class cat, layer by layer."
-    assert [next(iter(column.cells)) for column in table.columns] == [
-        "m:head",
-        "2 of 3",
-        "87.5",
-        "1 (0.50), 0 (0.25, –)",
-    ]
-
-
-def test_the_text_of_an_image_card():
-    dense, pruned = [Guess("cat", 0.75), Guess("dog", 0.125)], [Guess("dog", 0.5), Guess("cat", 0.25)]
-    table, maps, picture = image_text(ImageCard("a.png", dense, pruned, "cat", "rollout", 0.25, "b.png"))
-    assert [list(column.cells) for column in table.columns] == [
-        ["cat", "dog"], ["75.00", "12.50"], ["dog", "cat"], ["50.00", "25.00"],
-    ]  # fmt: skip
-    assert maps == "What speaks for cat (rollout): the maps' rank correlation is 0.250."
-    assert picture.endswith("are side by side in b.png.")
-
-
-def test_the_text_of_an_audit():
-    row = ClassAudit("cat", 4, Share(0.75, 0.3, 0.95), Share(0.5, 0.15, 0.85), [1, 2], [3], 1.0)
-    table, worst, rising = audit_text(Audit([row], [Confusion("cat", "owl", 0, 2)]))
-    assert [next(iter(column.cells)) for column in table.columns] == [
-        "cat", "4", "75.00", "50.00", "15.0–85.0", "25.00", "2", "1", "1.000",
-    ]  # fmt: skip
-    assert worst == "cat pays most, with 25.00 points."
-    assert rising == "Confusions that rose most: cat taken for owl (0 to 2)."
-
-
-def test_no_class_pays_where_none_lost():
-    row = ClassAudit("cat", 4, Share(0.5, 0.15, 0.85), Share(0.5, 0.15, 0.85), [], [], 1.0)
-    assert audit_text(Audit([row], []))[1:] == ["No class pays.", "Confusions that rose most: none."]

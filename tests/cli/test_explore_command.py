@@ -29,6 +29,11 @@ def test_the_run_may_stand_first(capsys):
     assert "nowhere is no run directory" in capsys.readouterr().err
 
 
+def test_the_run_may_stand_last(capsys):
+    assert main(["explore", "--no-browser", "--port", "7000", "nowhere"]) == 2
+    assert "nowhere is no run directory" in capsys.readouterr().err
+
+
 def test_without_gradio_its_extra_is_named(finished_folder, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert main(["explore", str(finished_folder)]) == 2

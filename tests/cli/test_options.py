@@ -6,6 +6,7 @@ import pytest
 import yaml
 from cli_process import one_line, xpruner
 
+from xpruner.cli.options import as_run, words_and_flags
 from xpruner.cli.prune import read_options
 from xpruner.config import FinetuneConfig, RunConfig, preset
 from xpruner.errors import UsageError
@@ -101,6 +102,13 @@ def test_a_wrong_flag_is_named_with_a_remedy(flags, said):
     assert str(raised.value) == said
 
 
+def test_of_many_flags_the_nearest_are_named():
+    with pytest.raises(
+        UsageError, match=r"'--zzzzz'; the nearest of \d+ are: (--\S+, ){4}--\S+; `xpruner prune --help` l"
+    ):
+        read_options(["--zzzzz", "1"])
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -158,6 +166,46 @@ def test_print_config_prints_what_would_run(file):
     expected["data"]["root"] = "images"
     assert done.returncode == 0
     assert yaml.safe_load(done.stdout) == expected
+
+
+KNOWN = {"images": int, "json": bool, "no_browser": bool, "class_name": str | None, "names": list[str]}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words", "flags"),
+    [
+        (["a", "--images", "3", "b"], ["a", "b"], ["--images=3"]),
+        (["--images=3", "a"], ["a"], ["--images=3"]),
+        (["--images", "-1"], [], ["--images=-1"]),
+        (["--json", "a", "--no-browser"], ["a"], ["--json=true", "--no_browser=true"]),
+        (["--json", "false", "a", "--json=true"], ["a"], ["--json=false", "--json=true"]),
+        (["--class", "cat dog", "a"], ["a"], ["--class_name=cat dog"]),
+        (["--names", "a, b,", "--names=[c]", "--names", "'d'"], [], ['--names=["a", "b", "c", "d"]']),
+        (["--names="], [], ["--names=[]"]),
+        (["a", "--help"], ["a"], ["--help"]),
+        (["--unknown", "--images", "3"], [], ["--unknown=", "--images=3"]),
+    ],
+)
+def test_words_are_told_from_the_values_of_flags(arguments, words, flags):
+    assert words_and_flags(arguments, KNOWN) == (words, flags)
+
+
+@pytest.mark.parametrize("arguments", [["--images"], ["a", "--class", "--json"]])
+def test_a_flag_without_its_value_is_named_as_it_was_written(arguments):
+    with pytest.raises(UsageError, match=r"^--(images|class) stands without a value; give one after it\.$"):
+        words_and_flags(arguments, KNOWN)
+
+
+def test_one_word_may_be_the_run():
+    assert as_run("explore", ["half"], ["--images=3"]) == ["--run=half"]
+    assert as_run("explore", [], ["--run=half"]) == []
+
+
+@pytest.mark.parametrize("command", ["specialise", "explore", "report"])
+def test_commands_on_a_run_say_so(command):
+    done = xpruner(command, "--help")
+    usage, what = done.stdout.split("options:")[0].split("\n\n", 1)
+    assert "RUN" in usage.partition("--run")[0] and "finished run in the folder RUN" in what
 
 
 @pytest.mark.parametrize("command", ["prune", "evaluate", "inspect", "export-config", "demo"])

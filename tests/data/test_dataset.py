@@ -68,6 +68,20 @@ def test_every_mode_is_read_as_rgb(tmp_path, spec, mode):
     assert whole(ClassFolders(tmp_path), spec)[0][0].unique().tolist() == [1.0]
 
 
+def test_16_bits_of_grey_are_scaled_and_sides_turned(tmp_path, spec):
+    """A third of white is -1/3; on its side, it is the upper half that is white."""
+    grey = Image.fromarray(np.full((8, 8), 65535 // 3, np.uint16))
+    lying = Image.new("L", (8, 8))
+    lying.paste(255, (0, 0, 4, 8))
+    folder_of(tmp_path, grey)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    lying.save(tmp_path / "only" / "1.png", exif=exif)
+    dataset = whole(ClassFolders(tmp_path), spec)
+    torch.testing.assert_close(dataset[0][0], torch.full((3, 32, 32), -1 / 3))
+    assert (dataset[1][0][:, :12] > 0.9).all() and (dataset[1][0][:, 20:] < -0.9).all()
+
+
 def stripe(column: int) -> Image.Image:
     image = Image.new("RGB", (32, 32), BLACK)
     image.paste(WHITE, (column, 0, column + 1, 32))

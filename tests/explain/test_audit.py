@@ -1,8 +1,11 @@
+import json
+from dataclasses import asdict
+
 import pytest
 import torch
 
 from xpruner.errors import UsageError
-from xpruner.explain.audit import Confusion, Share, audit
+from xpruner.explain.audit import Confusion, Drop, Share, audit, audit_run
 
 NAMES = ["cat", "dog", "owl", "yak"]
 LABELS = torch.tensor([0, 0, 0, 0, 1, 1, 2, 2])
@@ -48,3 +51,29 @@ def test_three_losses_and_one_gain_are_no_proof():
 def test_answers_that_do_not_match_the_images_are_refused():
     with pytest.raises(UsageError, match="there are 7 and 8 for 8 images"):
         audit(DENSE[1:], PRUNED, LABELS, NAMES)
+
+
+def test_all_classes_together_are_a_row_of_their_own():
+    overall = audit(DENSE, PRUNED, LABELS, NAMES).overall
+    assert (overall.images, overall.dense.value, overall.pruned.value) == (8, 0.75, 0.5)
+    assert (overall.lost, overall.gained, overall.drop) == ([1, 2, 6], [3], 25.0)
+    assert overall.p_value == pytest.approx(10 / 16)
+
+
+def test_what_is_derived_is_in_the_json_too():
+    found = json.loads(json.dumps(asdict(audit(DENSE, PRUNED, LABELS, NAMES)), allow_nan=False))
+    assert [row["drop"] for row in found["classes"]] == [25.0, 0.0, 50.0]
+    assert (found["worst"]["name"], found["overall"]["drop"], found["guard"]) == ("owl", 25.0, None)
+
+
+def test_the_interval_of_a_drop_is_agrestis_and_mins():
+    """3 lost and 1 gained of 8: middle 2 / 10, variance (5 - 4 / 10) / 100."""
+    drop = Drop.of(3, 1, 8)
+    half = 1.959964 * 4.6**0.5 / 10
+    assert (drop.value, drop.low, drop.high) == pytest.approx((25, 20 - 100 * half, 20 + 100 * half))
+
+
+def test_the_audit_of_a_run_asks_both_models(finished):
+    found = audit_run(finished)
+    assert found.overall.images == 60 and found.class_names == [str(digit) for digit in range(10)]
+    assert found.guard is None and sum(row.images for row in found.classes) == 60

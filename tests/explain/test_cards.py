@@ -1,17 +1,20 @@
-import math
+import json
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 from tiny_models import group
 
+from xpruner.config import DataConfig
 from xpruner.errors import UsageError
-from xpruner.explain.cards import class_card, cost_at, find_class, find_unit, thresholds, unit_card
-from xpruner.explain.without import losses_without
-from xpruner.plan import Plan
+from xpruner.explain import cards
+from xpruner.explain.audit import Drop
+from xpruner.explain.cards import class_card, find_class, find_unit, unit_card
+from xpruner.explain.finished import FinishedRun
+from xpruner.explain.without import Loss, losses_without
 from xpruner.units import Units
 
 UNITS = Units((group("a.attn:head", 2, macs=10.0), group("a.mlp:hidden", 4, macs=5.0)), 100.0, 10.0, (3, 8, 8))
-IMPORTANCE = {"a.attn:head": torch.tensor([0.2, 3.0]), "a.mlp:hidden": torch.tensor([1.0, 0.1, 2.0, 0.5])}
 
 
 @pytest.mark.parametrize(
@@ -47,16 +50,17 @@ def test_a_class_is_found_by_name_or_number():
         find_class("2", ["cat", "dog"])
 
 
-def test_a_threshold_is_the_least_importance_that_stayed():
-    plan = Plan({"a.attn:head": [], "a.mlp:hidden": [0, 2]}, {"a.attn:head": 2, "a.mlp:hidden": 4})
-    assert thresholds(IMPORTANCE, plan) == {"a.attn:head": math.inf, "a.mlp:hidden": 1.0}
-    assert thresholds(IMPORTANCE, Plan({}, {})) == pytest.approx({"a.attn:head": 0.2, "a.mlp:hidden": 0.1})
+def test_a_number_is_written_in_plain_digits():
+    with pytest.raises(UsageError, match="Unknown class '²'"):
+        find_class("²", ["cat", "dog", "owl"])
 
 
-def test_the_cost_at_a_level_is_that_of_the_units_above_it():
-    """Of 100 MACs, 40 can go: at level 1 the head of 3.0 and the hidden units of 1.0 and 2.0 stay."""
-    assert cost_at(IMPORTANCE, UNITS, 1.0) == pytest.approx((60 + 10 + 2 * 5) / 100)
-    assert cost_at(IMPORTANCE, UNITS, 0.0) == 1
+def test_of_classes_that_share_a_name_the_numbers_are_asked_for():
+    names = ["crane", "dog", "crane"]
+    with pytest.raises(UsageError) as caught:
+        find_class("crane", names)
+    assert str(caught.value) == "2 classes are called 'crane', those of numbers 0 and 2; give a number."
+    assert [find_class(name, names) for name in ("0", "2", "crane (2)")] == [0, 2, 2]
 
 
 def test_a_unit_card_says_what_is_there_and_what_is_measured(finished):
@@ -64,18 +68,45 @@ def test_a_unit_card_says_what_is_there_and_what_is_measured(finished):
     gone = next(i for i in range(96) if i not in finished.plan.keep[key])
     card = unit_card(finished, key, gone, count=40)
     assert card.name == f"{key}:{gone}" and not card.kept
-    assert card.importance < card.threshold and "It went: its importance of" in card.why
-    mask = dict(zip(finished.data.class_names, finished.dense_masks[key][:, gone].tolist(), strict=True))
-    assert card.serves == mask and list(card.serves.values()) == sorted(mask.values(), reverse=True)
+    assert card.importance < card.threshold and "It went: its importance is" in card.why
+    names = finished.class_names
+    for shown, masks in ((card.serves, finished.dense_masks), (card.decided, finished.masks)):
+        assert shown == dict(zip(names, masks[key][:, gone].tolist(), strict=True))
+        assert list(shown.values()) == sorted(shown.values(), reverse=True)
     numbers, images = finished.some_images(40)
+    labels = torch.cat([truth for _, truth in images])
+    assert card.images == {names[label]: int((labels == label).sum()) for label in labels.unique()}
     choices = [{key: [gone]}, {key: card.together.units}]
     alone, together = losses_without(finished.dense, finished.units, choices, images, 10)
-    assert card.alone.nats == pytest.approx({n: alone.nats[int(n)].item() for n in card.alone.nats})
-    assert card.together.nats == pytest.approx({n: together.nats[int(n)].item() for n in card.together.nats})
+    for cost, loss in ((card.alone, alone), (card.together, together)):
+        assert cost.nats == pytest.approx({n: loss.nats[int(n)].item() for n in cost.nats}, abs=1e-5)
+        assert {n: drop.value for n, drop in cost.top1.items()} == pytest.approx(
+            {n: loss.top1[int(n)].item() for n in cost.top1}
+        )
     assert card.together.units[0] == gone and len(card.together.units) == 4
     most = card.missed_by[0]
-    assert most.value == alone.change.max().item() and most.number == numbers[alone.change.argmax()]
-    assert most.label == finished.data.class_names[finished.images[most.number][1]]
+    assert most.value == pytest.approx(alone.change.max().item(), abs=1e-5)
+    assert most.number == numbers[alone.change.argmax()]
+    assert most.label == finished.class_names[finished.images[most.number][1]]
+    assert json.loads(json.dumps(asdict(card), allow_nan=False))["stays_at"] == card.stays_at
+
+
+def test_what_a_class_loses_is_counted_image_by_image(finished, monkeypatch):
+    """A model that names class 0 always and, closed, class 1 always: each 0 is lost, each 1 gained, no other moves."""
+
+    def says_1(model, units, choices, batches, classes, precision):
+        (_, labels), *others = batches
+        assert not others and len(labels.unique()) == len(labels)
+        moved = torch.zeros(classes)
+        moved[0], moved[1] = 100.0, -100.0
+        return [Loss(moved, moved / 100, labels.float()) for _ in choices]
+
+    monkeypatch.setattr(cards, "losses_without", says_1)
+    card = unit_card(finished, "blocks.0.attn:qk", 0, count=40)
+    n = card.images
+    assert card.alone.top1["0"] == Drop.of(n["0"], 0, n["0"]) and card.alone.top1["1"] == Drop.of(0, n["1"], n["1"])
+    assert card.alone.top1["5"] == Drop.of(0, 0, n["5"]) and not card.alone.noise
+    assert card.alone.nats["0"] == pytest.approx(1.0) and card.missed_by[0].label == "9"
 
 
 def test_a_unit_card_of_one_that_stayed_says_why(finished):
@@ -93,9 +124,16 @@ def test_a_class_card_lists_every_layer_with_what_the_class_keeps(finished):
     card = class_card(finished, 3)
     assert card.name == "3" and [layer.key for layer in card.layers] == [group.key for group in finished.units]
     layer = next(layer for layer in card.layers if layer.key == "blocks.1.mlp:hidden")
-    row, kept = finished.dense_masks[layer.key][3].double(), finished.plan.keep[layer.key]
-    odds = row / (1 - row)
+    masks, kept = finished.dense_masks[layer.key].double(), finished.plan.keep[layer.key]
+    odds = masks / (1 - masks)
     assert layer.kept == len(kept) and layer.units == 96
-    assert layer.share_kept == pytest.approx((odds[kept].sum() / odds.sum()).item(), rel=1e-3)
-    index, mask, stayed = layer.carried_by[0]
-    assert mask == pytest.approx(row.max().item()) and stayed == (index in kept)
+    assert layer.share_kept == pytest.approx((odds[3, kept].sum() / odds[3].sum()).item(), rel=1e-3)
+    first = layer.carried_by[0]
+    assert first.unit == odds[3].argmax() and first.mask == masks[3].max() and first.kept == (first.unit in kept)
+    others = [label for label in range(10) if label != 3]
+    assert first.times == pytest.approx((odds[3, first.unit] / odds[others, first.unit].mean()).item(), rel=1e-3)
+
+
+def test_a_class_card_needs_no_images(finished):
+    without = FinishedRun(finished.folder, replace(finished.config, data=DataConfig("nowhere")))
+    assert class_card(without, 3) == class_card(finished, 3)

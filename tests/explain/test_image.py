@@ -1,6 +1,7 @@
 """One image before two models: what they take it for, and what they look at."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from torch import nn
 from xpruner.data import InputSpec
 from xpruner.errors import UsageError
 from xpruner.explain.finished import open_run
-from xpruner.explain.image import guesses, image_card, map_pair, probabilities, read_image
+from xpruner.explain.image import ANY_CLASS, guesses, image_card, map_pair, probabilities, read_image
 
 SPEC = InputSpec((4, 2), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 NAMES = ["cat", "dog", "owl"]
@@ -119,6 +120,40 @@ def test_a_picture_lies_in_the_run_unless_told(finished_folder, digit, tmp_path)
     card = image_card(open_run(tmp_path), digit, "rollout")
     assert card.picture == str(tmp_path / "explained" / "digit-rollout.png")
     assert Image.open(card.picture).size == (3 * 224 + 2 * 8, 224)
+
+
+def test_an_image_of_the_run_has_a_number(finished, tmp_path):
+    number = len(finished.images) - 1
+    image, label = finished.images[number]
+    card = image_card(finished, number, "gradcam", output=tmp_path / "card.png")
+    assert (card.image, card.truth) == (str(number), str(label))
+    best = finished.dense(image[None]).softmax(-1)[0].max().item()
+    assert card.dense[0].probability == pytest.approx(best)
+    with pytest.raises(
+        UsageError, match=rf"^There is no image {number + 1}; those of the run are 0 to {number}, and a"
+    ):
+        image_card(finished, number + 1)
+
+
+def test_the_picture_of_a_number_lies_beside_those_of_files(finished_folder, tmp_path):
+    for name in ("dense", "pruned", "plan.json", "config.yaml"):
+        (tmp_path / name).symlink_to(finished_folder / name)
+    card = image_card(open_run(tmp_path), 3, "gradcam")
+    assert card.picture == str(tmp_path / "explained" / "image-3-gradcam.png") and Path(card.picture).exists()
+
+
+def test_a_method_that_knows_no_class_explains_any(finished, digit, tmp_path):
+    first, second = (
+        image_card(finished, digit, "rollout", label, output=tmp_path / f"{label}.png") for label in (1, 2)
+    )
+    assert first.explained == second.explained == ANY_CLASS
+    assert (tmp_path / "1.png").read_bytes() == (tmp_path / "2.png").read_bytes()
+
+
+def test_an_image_of_16_bits_is_scaled(tmp_path):
+    """A third of white is -1/3 where mean and deviation are a half."""
+    Image.fromarray(np.full((4, 2), 65535 // 3, np.uint16)).save(tmp_path / "deep.png")
+    torch.testing.assert_close(read_image(tmp_path / "deep.png", SPEC), torch.full((3, 4, 2), -1 / 3))
 
 
 def test_an_unknown_method_is_refused(finished, digit, tmp_path):

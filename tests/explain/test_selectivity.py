@@ -2,8 +2,10 @@ import pytest
 import torch
 from torch import nn
 
+from xpruner.data import batches
 from xpruner.errors import UsageError
-from xpruner.explain.selectivity import Selectivity, marked, selectivity
+from xpruner.evidence import class_evidence
+from xpruner.explain.selectivity import Selectivity, Summary, marked, selectivity, selectivity_card
 from xpruner.units import find_units
 
 HIDDEN = "blocks.1.mlp:hidden"
@@ -43,3 +45,43 @@ def test_closing_what_a_class_marks_costs_it_alone(two_units_for_two_classes):
 def test_a_share_out_of_range_is_refused(tiny_vit):
     with pytest.raises(UsageError, match=r"A share of 1\.5"):
         selectivity(tiny_vit, find_units(tiny_vit), TABLES, [], share=1.5)
+
+
+def test_a_summary_is_of_means():
+    classes = [Selectivity(0, 60.0, 10.0), Selectivity(1, 20.0, 30.0)]
+    assert Summary.of(classes) == Summary(40.0, 20.0, 2.0, classes)
+    assert Summary.of([Selectivity(0, 60.0, 0.0)]).ratio is None
+
+
+def test_masks_and_taylor_close_units_of_one_kind_alone(finished):
+    """Heads: each class's row of the dense masks, and class evidence per MAC of the calibration images."""
+    card = selectivity_card(finished, "head", 0.3, 40)
+    assert (card.kind, card.share, card.images, list(card.by)) == ("head", 0.3, 40, ["masks", "Taylor"])
+    heads = [group for group in finished.units if group.kind == "head"]
+    calibration = list(batches(finished.data.calibration, 128, seed=0, shuffle=False))
+    evidence = class_evidence(finished.dense, finished.units, calibration, 10, precision=finished.config.precision)
+    _, images = finished.some_images(40)
+    for name, table in {
+        "masks": {group.key: finished.dense_masks[group.key] for group in heads},
+        "Taylor": {group.key: evidence[group.key] / group.macs for group in heads},
+    }.items():
+        found = selectivity(
+            finished.dense, finished.units, table, images, share=0.3, precision=finished.config.precision
+        )
+        assert card.by[name] == Summary.of(found)
+
+
+def test_all_images_are_looked_at_unless_it_is_said_how_many(finished):
+    assert selectivity_card(finished, "qk", 0.5).images == len(finished.images)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (("hiden",), r"Unknown kind of unit in this run 'hiden'; did you mean 'hidden'"),
+        (("head", 1.5), r"share of 1\.5"),
+    ],
+)
+def test_a_card_of_what_is_not_there_is_refused(finished, asked, message):
+    with pytest.raises(UsageError, match=message):
+        selectivity_card(finished, *asked)

@@ -19,10 +19,10 @@ from xpruner.explore.answers import (
     kept_units,
     models_of,
     origin,
-    own_budget,
     plan_of,
 )
 from xpruner.gates import gating
+from xpruner.guard import GuardFigures
 from xpruner.plan import Budget, Plan, solve
 
 ALL = range(10)
@@ -35,9 +35,10 @@ def run(finished_folder) -> FinishedRun:
 
 @pytest.fixture
 def without_masks(finished_folder, tmp_path) -> FinishedRun:
+    """Of a method that learns none."""
     for name in ("dense", "pruned", "plan.json", "config.yaml"):
         (tmp_path / name).symlink_to(finished_folder / name)
-    return open_run(tmp_path)
+    return asking(open_run(tmp_path), method="l2")
 
 
 def asking(run: FinishedRun, **changes) -> FinishedRun:
@@ -49,12 +50,6 @@ def logits(model: nn.Module, run: FinishedRun) -> torch.Tensor:
     images = torch.stack([run.images[number][0] for number in range(20)])
     with torch.no_grad():
         return model(images.to(next(model.parameters()).device)).cpu()
-
-
-def test_the_budget_of_a_run_is_a_share(run):
-    assert own_budget(run).amount == 0.5
-    absolute = own_budget(asking(run, budget=f"params:{0.6 * run.units.total('params'):.0f}"))
-    assert (absolute.resource, absolute.amount) == ("params", pytest.approx(0.6, abs=1e-4))
 
 
 @pytest.mark.parametrize(
@@ -96,6 +91,17 @@ def test_for_some_classes_their_rows_alone_decide(run):
     assert plan.keep != plan_of(run, Question(0.4)).keep
 
 
+def test_the_weights_of_a_guard_count_for_all_classes_and_not_for_some(run):
+    """A guard that gave everything to classes 3 and 8 has ranked the units by their odds."""
+    masks = load_file(run.folder / "masks.safetensors")
+    weights = [5.0 if label in (3, 8) else 0.0 for label in ALL]
+    scores = {key: (m[[3, 8]] / (1 - m[[3, 8]])).mean(0) for key, m in masks.items()}
+    guarded = asking(run)
+    guarded.__dict__["guard"] = GuardFigures(2.0, 1.5, [1.0] * 10, weights, 4000, 0.0, 3.0, 0.5, None)
+    assert plan_of(guarded, Question(0.4)).keep == solve(run.units, scores, Budget(0.4)).keep
+    assert plan_of(guarded, Question(0.4, (1, 2))).keep == plan_of(run, Question(0.4, (1, 2))).keep
+
+
 def test_the_first_version_of_the_paper_ranks_by_the_sum_over_the_classes(run):
     config = replace(run.config.thresholds, mode="global_rank")
     question, ranked = Question(0.4), asking(run, thresholds=config)
@@ -112,7 +118,7 @@ def test_without_masks_the_run_answers_for_itself_alone(without_masks):
     own, other = Question(0.5), Question(0.6)
     assert models_of(without_masks, own).pruned is without_masks.pruned
     for asked in (plan_of, models_of):
-        with pytest.raises(UsageError, match="has no masks, as its method 'xpruner' learns none"):
+        with pytest.raises(UsageError, match="has no masks, as its method 'l2' learns none"):
             asked(without_masks, other)
 
 

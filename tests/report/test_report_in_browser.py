@@ -9,7 +9,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
-from xpruner.report.page import page
+from xpruner.explain.finished import open_run
+from xpruner.report.page import page, write_report
 
 pytestmark = NO_BROWSER
 
@@ -32,11 +33,13 @@ def browser():
 def opened(browser, address):
     dark(browser, False)
     browser.get(address)
-    WebDriverWait(browser, 60).until(lambda b: b.execute_script(DRAWN) == 5)
+    see_all(browser, 5)
     return browser
 
 
 DRAWN = "return document.querySelectorAll('.plot .main-svg:first-of-type').length"
+TO_FIGURE = "document.querySelectorAll('.plot')[arguments[0]].scrollIntoView({behavior: 'instant'})"
+TOPS = "return [...document.querySelectorAll('section')].map((part) => Math.round(part.getBoundingClientRect().top))"
 COLOURS = """return [getComputedStyle(document.body).backgroundColor,
     getComputedStyle(document.querySelector('[data-plot=keep] .xtick text')).fill]"""
 
@@ -50,6 +53,53 @@ FITS = """const widths = [...document.querySelectorAll('.plot .main-svg')].map((
 def dark(browser, wanted: bool) -> None:
     features = [{"name": "prefers-color-scheme", "value": "dark" if wanted else "light"}]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
+
+def see_all(browser, figures: int) -> None:
+    """Scrolls from figure to figure until each is drawn, as it is when it comes near the view."""
+    assert browser.execute_script("return document.querySelectorAll('.plot').length") == figures
+    for place in range(figures):
+        browser.execute_script(TO_FIGURE, place)
+        WebDriverWait(browser, 60).until(lambda b, place=place: b.execute_script(DRAWN) > place)
+    WebDriverWait(browser, 60).until(lambda b: b.execute_script(DRAWN) == figures)
+    browser.execute_script("scrollTo({top: 0, behavior: 'instant'})")
+
+
+def test_figures_that_are_out_of_sight_wait_and_move_nothing(browser, address):
+    dark(browser, False)
+    browser.get(address)
+    assert browser.execute_script(DRAWN) < 5
+    tops = browser.execute_script(TOPS)
+    see_all(browser, 5)
+    assert browser.execute_script(TOPS) == tops
+
+
+def test_all_figures_are_there_for_a_printer(browser, address):
+    browser.get(address)
+    browser.execute_script("dispatchEvent(new Event('beforeprint'))")
+    assert browser.execute_script(DRAWN) == 5
+
+
+def test_the_page_of_a_run_is_drawn_without_errors(browser, finished_folder, tmp_path):
+    browser.get(write_report(open_run(finished_folder), tmp_path / "report.html").as_uri())
+    see_all(browser, 5)
+    groups = browser.find_elements(By.CSS_SELECTOR, "#group option")
+    browser.find_element(By.ID, "group").send_keys(Keys.END)
+    shown = browser.find_element(By.ID, "masks")
+    assert shown.get_attribute("aria-label").startswith(groups[-1].text)
+    pictures = browser.find_elements(By.CSS_SELECTOR, ".pairs img")
+    assert len(pictures) >= 3 and all(int(picture.get_property("naturalWidth")) > 0 for picture in pictures)
+    assert browser.get_log("browser") == []
+
+
+def test_a_thousand_classes_are_drawn_without_errors(browser, tmp_path, thousand_classes):
+    path = tmp_path / "report.html"
+    path.write_text(thousand_classes, "utf-8")
+    browser.get(path.as_uri())
+    see_all(browser, 5)
+    browser.find_element(By.ID, "group").send_keys(Keys.ARROW_DOWN, Keys.ARROW_DOWN)
+    assert browser.execute_script("return document.getElementById('masks').data[0].x.length") == 1024
+    assert browser.get_log("browser") == []
 
 
 def test_it_is_drawn_without_errors_and_without_a_network(opened):

@@ -9,14 +9,25 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from made_up_contents import made_up
+from made_up_contents import guard_of, made_up
 from plotly.offline import get_plotlyjs
 
 import xpruner.report
 from xpruner.errors import UsageError
 from xpruner.explain.finished import open_run
-from xpruner.report.figures import COLOURS, curve_figures, drop_figure, keep_figure, mask_figures, thinned
+from xpruner.report.changes import Changes
+from xpruner.report.figures import (
+    COLOURS,
+    curve_figures,
+    drop_figure,
+    importance_figure,
+    keep_figure,
+    mask_figures,
+    thinned,
+)
+from xpruner.report.metrics import Result
 from xpruner.report.page import page, write_report
+from xpruner.report.pairs import Maps
 
 EVIL = '</script><script>alert(1)</script><a href="https://evil.example">&amp;'
 SIZES = {"blocks.0.attn:head": 3, "blocks.0.mlp:hidden": 8}
@@ -64,7 +75,7 @@ def test_the_page_of_a_run(finished_folder, tmp_path):
     found = path.read_text(encoding="utf-8")
     assert [file.name for file in path.parent.iterdir()] == ["report.html"]
     groups = len(json.loads((finished_folder / "plan.json").read_text())["keep"])
-    names = {"keep", "thresholds", "drops", "curve-finetune", "masks-all", *(f"masks-{i}" for i in range(groups))}
+    names = {"keep", "importance", "drops", "curve-finetune", "masks-all", *(f"masks-{i}" for i in range(groups))}
     assert plots_of(found).keys() == names
     assert found.count("data:image/png;base64,") >= 4
     assert "vit_tiny_patch16_224" in found and "steps: 2" in found
@@ -92,9 +103,8 @@ def test_the_same_contents_make_the_same_page(text):
     assert page(made_up(["cat", EVIL, "owl"], SIZES)) == text
 
 
-def test_a_thousand_classes_and_a_deit_small_fit_into_15_megabytes():
-    sizes = {f"blocks.{i}.{key}": size for i in range(12) for key, size in (("attn:head", 6), ("mlp:hidden", 1536))}
-    text = page(made_up([f"class {i} with a name as long as they are" for i in range(1000)], sizes))
+def test_a_thousand_classes_and_a_deit_small_fit_into_15_megabytes(thousand_classes):
+    text = thousand_classes
     assert 5e6 < len(text.encode()) < 15e6
     plots = plots_of(text)
     assert len(plots) == 1 + 24 + 4
@@ -105,18 +115,74 @@ def test_a_thousand_classes_and_a_deit_small_fit_into_15_megabytes():
 
 def test_a_run_without_masks_says_so():
     whole = made_up(["cat", "dog"], SIZES)
-    layers = [replace(layer, threshold=None) for layer in whole.layers]
-    text = page(replace(whole, method="magnitude", masks=[], evidence=None, importance=None, layers=layers))
+    layers = [replace(layer, least=None) for layer in whole.layers]
+    text = page(replace(whole, method="magnitude", masks=None, importance=None, layers=layers))
     assert plots_of(text).keys() == {"keep", "drops", "curve-finetune"}
     assert "The method magnitude learns no masks" in text and '<select id="group"' not in text
 
 
 def test_what_is_not_there_is_said():
     whole = made_up(["cat", "dog"], SIZES)
-    text = page(replace(whole, curves=[], pairs=[], without_maps="No attention.", lost=[], latency=[]))
-    for sentence in ("There are no explanation maps. No attention.", "no history", "No image was lost.",
-                     "Latency was not measured"):  # fmt: skip
+    text = page(replace(
+        whole, curves=[], maps=Maps("gradcam", [], "No attention."), changes=Changes(whole.changes.audit, [], []),
+        result=Result(whole.result.stages, []), limit=2.0,
+    ))  # fmt: skip
+    for sentence in (
+        "There are no explanation maps. No attention.", "no history", "No image was lost.", "No image was gained.",
+        "Latency was not measured", "the run kept no figures of its guard",
+    ):  # fmt: skip
         assert sentence in text
+
+
+@pytest.mark.parametrize(
+    ("dense", "pruned", "said"),
+    [
+        ("cat", "cat", "right both times"),
+        ("cat", "dog", "taken for dog after pruning"),
+        ("dog", "cat", "taken for dog before pruning"),
+        ("dog", "dog", "taken for dog both times"),
+        ("dog", "owl", "taken for dog before and owl after pruning"),
+    ],
+)
+def test_what_both_models_take_an_image_for(dense, pruned, said):
+    whole = made_up(["cat", "dog"], SIZES)
+    pair = replace(whole.maps.pairs[0], dense=dense, pruned=pruned)
+    text = page(replace(whole, maps=Maps("relevance", [pair])))
+    assert f"<li><strong>cat</strong>,\n{said}\n<div" in text
+
+
+def test_maps_are_shown_beside_what_chance_makes_of_them(text):
+    assert text.count("rank correlation 0.75 (by chance −0.12), overlap 0.50 (by chance 0.11)") == 1 + 6
+
+
+def test_the_masks_that_are_shown_are_named(text):
+    whole = made_up(["cat", "dog"], SIZES)
+    assert "the masks of the dense model, before anything was cut (masks_dense.safetensors)" in text
+    decided = page(replace(whole, masks=replace(whole.masks, file="masks.safetensors")))
+    assert "the masks that decided, as the run keeps no others (masks.safetensors)" in decided
+    assert "whose masks in masks.safetensors differ most" in decided and "masks_dense" not in decided
+
+
+def test_units_that_went_for_other_reasons_are_counted():
+    whole = made_up(["cat", "dog"], SIZES)
+    layers = [replace(layer, above=3) for layer in whole.layers]
+    text = page(replace(whole, layers=layers))
+    assert "Of the units that reach it, 6 went all the same: in an early round" in text
+    assert "went all the same" not in page(whole)
+    assert "by the weights of the guard" in page(replace(whole, layers=layers, limit=2.0))
+
+
+def test_what_a_guard_came_to_is_told():
+    whole = made_up(["cat", "dog"], SIZES)
+    held = page(replace(whole, limit=2.0, guard=guard_of(2)))
+    assert "No class was to lose more than 2 points" in held and "The plan held the limit as it was." in held
+    guard = guard_of(2, drops=[None, 1.5], weights=[0.5, 1.5], budget_without=0.6)
+    changed = " ".join(page(replace(whole, limit=2.0, guard=guard)).split())
+    assert "Without the guard it would be 3.5, at the same budget of 50.0 %." in changed
+    assert "loses 0.2 points more; without multipliers the limit holds at 60.0 %" in changed
+    assert "mean odds, each class weighed as the guard did" in changed
+    dog, cat = '<th scope="row">dog</th><td>1.5</td><td>1.50</td>', '<th scope="row">cat</th><td>–</td><td>0.50</td>'
+    assert 0 < changed.index(dog) < changed.index(cat)
 
 
 def test_a_model_that_became_no_faster_is_said(text):
@@ -183,14 +249,28 @@ def test_figures_show_the_contents():
     assert (heads["y"], hidden["y"]) == ([pytest.approx(200 / 3)], [50.0])
     every, first, _ = mask_figures(contents)
     assert first.title == "blocks.0.attn:head" and every.name == "masks-all"
-    table = contents.masks[0]
+    table = contents.masks.tables[0]
     assert first.plot["data"][0]["z"]["shape"] == "2, 3"
     assert first.plot["layout"]["shapes"][0]["x0"] == sum(column.kept for column in table.columns) - 0.5 == 1.5
-    assert first.sentence.startswith("2 of 3 units stayed; mean mask of the kept ones ")
-    drops = drop_figure(contents).plot["data"][0]
-    assert drops["x"] == sorted((drop.value for drop in contents.drops), reverse=True)
-    low = drops["x"][0] - drops["error_x"]["arrayminus"][0]
-    assert low == pytest.approx(max(contents.drops, key=lambda drop: drop.value).low)
+    assert first.sentence.startswith("2 of 3 units stayed; mean mask in masks_dense.safetensors of the kept ones ")
+    plot = drop_figure(contents).plot
+    drops, ranked = plot["data"][0], contents.changes.classes
+    assert drops["x"] == sorted((drop.value for _, drop in ranked), reverse=True)
+    assert drops["x"][0] - drops["error_x"]["arrayminus"][0] == pytest.approx(ranked[0][1].low)
+    assert (plot["layout"]["xaxis"]["zeroline"], plot["layout"]["yaxis"]["zeroline"]) == (True, False)
+
+
+def test_least_importance_is_on_an_axis_that_fits():
+    whole = made_up(["cat", "dog"], {"a:head": 2, "b:head": 2})
+
+    def drawn(*least: float | None):
+        layers = [replace(layer, least=value) for layer, value in zip(whole.layers, least, strict=True)]
+        return importance_figure(replace(whole, layers=layers))
+
+    axes = [drawn(*least).plot["layout"]["yaxis"] for least in ((1.0, 9.0), (1e-6, 9.0), (0.0, 9.0))]
+    assert [(axis.get("type"), axis.get("dtick")) for axis in axes] == [("log", "D2"), ("log", None), (None, None)]
+    assert drawn(2.0, 2.0).sentence.endswith("from the first layer to the last: head 2.")
+    assert drawn(None, 0.25).plot["data"][0]["y"] == [None, 0.25]
 
 
 def test_loops_follow_each_other_and_long_curves_are_thinned():

@@ -5,8 +5,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from threading import Event
 
-from xpruner.cli.options import parse
+from xpruner.cli.options import parse_with_run
 from xpruner.errors import UsageError
+
+ABOUT = "Opens a page in which other budgets, classes and images are tried on the finished run in the folder RUN."
 
 
 @dataclass
@@ -14,7 +16,7 @@ class ExploreOptions:
     """Which run, and where its page is.
 
     Attributes:
-        run: The run directory, the ``--output`` of an ``xpruner prune``.
+        run: The run directory, the ``--output`` of an ``xpruner prune``; may stand without ``--run``.
         host: Address that the page is bound to; ``0.0.0.0`` shows it to the whole network.
         port: Its port; absent, the first free one from 7860.
         no_browser: Open no browser, also written ``--no-browser``.
@@ -35,7 +37,7 @@ def run(arguments: Sequence[str]) -> None:
         UsageError: If gradio is not installed, the run is not finished, or the address cannot be bound.
         XPrunerError: If a file is damaged.
     """
-    options = parse("explore", ExploreOptions(), _in_full(arguments))
+    options = parse_with_run("explore", ExploreOptions(), arguments, ABOUT)
     if options.port is not None and not 1 <= options.port <= 65535:
         raise UsageError(f"--port is {options.port}; it must be from 1 to 65535.")
     if options.images < 0:
@@ -50,11 +52,3 @@ def run(arguments: Sequence[str]) -> None:
             show(f"The page is at {page.local_url}; Ctrl-C ends it.")
             Event().wait()
         page.close(verbose=False)
-
-
-def _in_full(arguments: Sequence[str]) -> list[str]:
-    """Returns flags alone: the run that may stand first as ``--run``."""
-    flags = ["--no_browser" if argument == "--no-browser" else argument for argument in arguments]
-    if flags and not flags[0].startswith("-"):
-        flags[0] = f"--run={flags[0]}"
-    return flags

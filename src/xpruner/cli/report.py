@@ -1,27 +1,51 @@
 """``xpruner report RUN``: one page about a finished run; ``xpruner report compare FOLDER``: tables of a comparison."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from xpruner.cli.options import parse, take
+from xpruner.cli.options import as_run, fields_of, parse, words_and_flags
 from xpruner.errors import UsageError, unknown
 
-REPORTS = ("compare",)
+COMPARISON = "compare"
+ABOUT = """\
+xpruner report RUN             writes one HTML page about the finished run in the folder RUN
+xpruner report compare FOLDER  makes tables and plots of a comparison, whose results are in FOLDER
+
+Both need the extra `report`: pip install 'xpruner[report]'."""
+WAYS = (
+    "Say what to report on: `xpruner report RUN`, with a run directory, or `xpruner report compare FOLDER`, "
+    "with the folder of the results."
+)
 
 
 @dataclass
 class ReportOptions:
-    """How to write a report.
+    """How to write the page about a run.
 
     Attributes:
-        output: Of a run, the HTML file to write, ``report.html`` in the run directory when absent; of a comparison,
-            the folder to write into, ``report`` in that of the results when absent.
-        maps: Of a run, the method of the explanation maps, such as ``gradcam``.
+        run: The run directory, the ``--output`` of an ``xpruner prune``; may stand without ``--run``.
+        output: The HTML file to write; ``report.html`` in the run directory when absent.
+        maps: The method of the explanation maps, such as ``gradcam``.
+        map_images: Numbers of the run's images to show maps of, as the audit counts them, such as ``17,240``; some are
+            chosen when absent.
+    """
+
+    run: str | None = None
+    output: str | None = None
+    maps: str = "relevance"
+    map_images: list[str] = field(default_factory=list)
+
+
+@dataclass
+class ComparisonOptions:
+    """Where to write what is made of a comparison.
+
+    Attributes:
+        output: The folder to write into; ``report`` in that of the results when absent.
     """
 
     output: str | None = None
-    maps: str = "relevance"
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -31,40 +55,44 @@ def run(arguments: Sequence[str]) -> None:
         UsageError: If what to report on is not said, or is not there.
         XPrunerError: If a result cannot be read or the page cannot be written.
     """
-    outputs, rest = take("--output", arguments)
-    methods, rest = take("--maps", rest)
-    words = [argument for argument in rest if not argument.startswith("-")]
-    flags = [argument for argument in rest if argument.startswith("-")]
-    flags += [f"--output={value}" for value in outputs] + [f"--maps={value}" for value in methods]
-    options = parse("report", ReportOptions(), flags)
-    if len(words) == 2 and words[0] not in REPORTS:
-        raise unknown("report", words[0], REPORTS)
-    if len(words) == 2:
-        page = _of_comparison(Path(words[1]), options)
-    elif len(words) == 1 and words[0] not in REPORTS:
-        page = _of_run(words[0], options)
-    else:
-        raise UsageError(
-            "Say what to report on: `xpruner report RUN`, with a run directory, or `xpruner report compare FOLDER`, "
-            "with the folder of the results."
-        )
+    words, flags = words_and_flags(arguments, fields_of(ReportOptions))
+    page = _of_comparison(words[1:], flags) if words[:1] == [COMPARISON] else _of_run(words, flags)
     from xpruner.cli.console import show
 
     show(f"The report is {page}.")
 
 
-def _of_comparison(folder: Path, options: ReportOptions) -> Path:
+def _of_comparison(words: Sequence[str], flags: Sequence[str]) -> Path:
+    options = parse("report compare", ComparisonOptions(), flags, words="FOLDER", about=ABOUT)
+    if len(words) != 1:
+        raise UsageError(WAYS)
     from xpruner.compare.report import write_report
     from xpruner.compare.results import read_results
 
+    folder = Path(words[0])
     return write_report(read_results(folder), Path(options.output or folder / "report"))
 
 
-def _of_run(folder: str, options: ReportOptions) -> Path:
+def _of_run(words: Sequence[str], flags: Sequence[str]) -> Path:
+    if len(words) == 2:
+        raise unknown("report", words[0], [COMPARISON])
+    options = parse("report", ReportOptions(), [*flags, *as_run("report", words, flags)], words="RUN", about=ABOUT)
+    if options.run is None:
+        raise UsageError(WAYS)
     from xpruner.cli.console import showing_log
     from xpruner.explain.finished import open_run
+    from xpruner.explain.maps import find_method
     from xpruner.report.page import write_report
 
-    run = open_run(folder)
+    find_method(options.maps)  # an unknown name is told before anything is computed
+    images = _numbers(options.map_images) or None
+    run = open_run(options.run)
     with showing_log():
-        return write_report(run, Path(options.output or run.folder / "report.html"), options.maps)
+        return write_report(run, Path(options.output or run.folder / "report.html"), options.maps, images)
+
+
+def _numbers(words: Sequence[str]) -> list[int]:
+    for word in words:
+        if not word.isdecimal():
+            raise UsageError(f"--map_images is {word!r}, but takes numbers of the run's images, such as 17,240.")
+    return [int(word) for word in words]

@@ -1,12 +1,18 @@
 """``xpruner specialise RUN --classes cat,dog``: a model for some of a run's classes, without training anything anew."""
 
+import hashlib
 import json
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from xpruner.cli.options import parse, take
+from xpruner.cli.options import parse_with_run
 from xpruner.errors import UsageError
+
+ABOUT = "Builds a model for some classes of the finished run in the folder RUN, without learning anything anew."
+LONGEST = 60
+"""Characters of the name of a folder, before the rest of the classes becomes a checksum."""
 
 
 @dataclass
@@ -14,11 +20,13 @@ class SpecialiseOptions:
     """Which classes, and how small.
 
     Attributes:
-        run: The run directory, the ``--output`` of an ``xpruner prune``.
-        classes: Names or numbers of the classes, as the model is to put them out.
+        run: The run directory, the ``--output`` of an ``xpruner prune``; may stand without ``--run``.
+        classes: Names or numbers of the classes, as the model is to put them out, such as ``cat,dog``; said more than
+            once, they add up.
         budget: What the model may cost: a share of the dense model such as ``0.3``, or ``60M``, ``params:1M``.
         steps: Of fine-tuning on images of these classes, with the dense model as the teacher.
-        output: Folder for the model, its plan and its figures; ``specialised`` in the run directory when absent.
+        output: Folder for the model, its plan and its figures; one named after classes and budget, in ``specialised``
+            in the run directory, when absent.
     """
 
     run: str = "runs/xpruner"
@@ -35,7 +43,7 @@ def run(arguments: Sequence[str]) -> None:
         UsageError: If the classes or the budget cannot be met, or the run has no masks.
         XPrunerError: If a file is damaged or cannot be written.
     """
-    options = parse("specialise", SpecialiseOptions(), list(_in_full(arguments)))
+    options = parse_with_run("specialise", SpecialiseOptions(), arguments, ABOUT)
     if options.steps < 0:
         raise UsageError(f"--steps is {options.steps}; it must be 0 or more.")
     from xpruner.cli.console import show, showing_log
@@ -47,20 +55,21 @@ def run(arguments: Sequence[str]) -> None:
 
     with showing_log():
         opened = open_run(options.run)
-        labels = [find_class(name, opened.data.class_names) for name in options.classes]
+        labels = [find_class(name, opened.class_names) for name in options.classes]
         found = specialise(opened, labels, options.budget, options.steps)
-        folder = Path(options.output) if options.output else opened.folder / "specialised"
+        name = folder_name(found.class_names, options.budget, options.steps)
+        folder = Path(options.output) if options.output else opened.folder / "specialised" / name
         save_specialised(opened, found, folder / "model")
         found.plan.save(folder / "plan.json")
         write_text(folder / "metrics.json", json.dumps(found.metrics, indent=2) + "\n")
     show(stages_of(found.metrics), f"The model for {', '.join(found.class_names)} is in {folder / 'model'}.")
 
 
-def _in_full(arguments: Sequence[str]) -> Iterator[str]:
-    """Yields flags alone: the run that may stand first as ``--run``, the classes of each ``--classes`` as a list."""
-    classes, rest = take("--classes", arguments)
-    if rest and not rest[0].startswith("-"):
-        rest = [f"--run={rest[0]}", *rest[1:]]
-    yield from rest
-    if classes:
-        yield f"--classes={json.dumps([name.strip() for name in classes[-1].strip('[]').split(',')])}"
+def folder_name(class_names: Sequence[str], budget: str, steps: int) -> str:
+    """Returns what a model's folder is called, such as ``cat,dog-0.3``: another request gets another folder."""
+    plain = ",".join(class_names)
+    name = re.sub(r"[^\w,.-]", "_", plain)[:LONGEST]
+    if name != plain or any("," in one for one in class_names):
+        name += f"-{hashlib.sha256(json.dumps(list(class_names)).encode()).hexdigest()[:8]}"
+    trained = f"-{steps}-steps" if steps else ""
+    return f"{name}-{budget.replace(':', '_')}{trained}"

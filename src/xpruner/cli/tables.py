@@ -1,27 +1,36 @@
 """The tables that the commands print."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.table import Table
 
 from xpruner.cli.console import show
 
+if TYPE_CHECKING:
+    from xpruner.guard import GuardFigures
+
 STAGES = {"dense": "dense", "pruned": "pruned", "compensated": "compensated", "finetuned": "fine-tuned"}
+GUARDED = 12
+"""Classes in the table of what a guard came to."""
 FILES = ("pruned", "plan.json", "masks.safetensors", "metrics.json", "config.yaml", "log.txt")
 
 
 def show_result(metrics: Mapping[str, Any], folder: Path) -> None:
-    """Prints the figures of every stage of a run, a word where pruning did not make it faster, and where the files are.
+    """Prints the figures of every stage of a run, a word where it is no faster, its guard, and where the files are.
 
     Args:
         metrics: As in ``metrics.json``.
         folder: The run directory.
     """
+    from xpruner.explain.finished import open_run
+
     files = ", ".join(name for name in FILES if (folder / name).exists())
-    show(stages_table(metrics), *filter(None, [slower(metrics)]), f"Files in {folder}: {files}")
+    run = open_run(folder)
+    guard = guard_text(run.guard, run.class_names) if run.guard else []
+    show(stages_table(metrics), *filter(None, [slower(metrics)]), *guard, f"Files in {folder}: {files}")
 
 
 def stages_table(metrics: Mapping[str, Any]) -> Table:
@@ -55,6 +64,37 @@ def slower(metrics: Mapping[str, Any]) -> str | None:
     latency = metrics.get("latency", {"dense": {}})
     sizes = [size for size, ms in latency["dense"].items() if latency["pruned"][size] >= ms]
     return f"The pruned model is not faster than the dense one at batch size {' and '.join(sizes)}." if sizes else None
+
+
+def guard_text(guard: "GuardFigures", class_names: Sequence[str]) -> list[Table | str]:
+    """Returns what the guard of the classes came to: the drops, the multipliers, and what they cost."""
+    table = new_table("class", "points lost before training", "multiplier")
+    measured = zip(class_names, guard.drops, guard.weights, strict=True)
+    rows = sorted(
+        ((drop, name, weight) for name, drop, weight in measured if drop is not None), key=lambda row: -row[0]
+    )
+    for drop, name, weight in rows[:GUARDED]:
+        table.add_row(name, f"{drop:.2f}", f"{weight:.2f}")
+    held = (
+        f"The guard held: before training no class loses more than {guard.limit:g} points on {guard.images} training "
+        f"images; {rows[0][1]} loses most, {guard.largest:.2f}."
+    )
+    return [held, _price(guard), table]
+
+
+def _price(guard: "GuardFigures") -> str:
+    if not guard.changed:
+        return "The plan held as it was, and the guard cost nothing."
+    change = f"{'costs' if guard.price >= 0 else 'gains'} {abs(guard.price):.2f} points of top-1 over all these images"
+    held = (
+        "none of the larger budgets tried has one that does"
+        if guard.budget_without is None
+        else f"the least budget tried that has one that does is {guard.budget_without:.2f} of the dense model's cost"
+    )
+    return (
+        f"It {change}, beside the plan without it at the same budget, {guard.budget:.2f}, under which a class loses "
+        f"{guard.largest_without:.2f}; among plans without multipliers, {held}."
+    )
 
 
 def figures_table(figures: Mapping[str, Any]) -> Table:

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from xpruner.data.rgb import as_rgb
 from xpruner.data.sources import Source
 from xpruner.data.spec import InputSpec
 from xpruner.data.transforms import make_transform
@@ -40,13 +41,13 @@ class Reader:
         self._unreadable = torch.zeros(len(source.labels), dtype=torch.bool).share_memory_()  # by all loader processes
 
     def read(self, record: int) -> Image.Image | None:
-        """Returns an image as RGB, or nothing if it is unreadable.
+        """Returns an image upright and as RGB, or nothing if it is unreadable.
 
         Raises:
             UnreadableImagesError: It is one unreadable image too many.
         """
         try:
-            return self.source.open(record).convert("RGB")
+            return as_rgb(self.source.open(record))
         except Exception as error:  # damaged bytes make decoders raise nearly anything
             self._note(record, error)
             return None

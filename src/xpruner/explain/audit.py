@@ -1,18 +1,19 @@
 """The class audit: which classes pay for what was removed, and with which images."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 import torch
 from scipy.stats import binomtest
 from torch import Tensor
 
 from xpruner.errors import UsageError
-from xpruner.explain.finished import BATCH, FinishedRun
-from xpruner.training import predict
+from xpruner.explain.finished import FinishedRun, different
+from xpruner.guard import GuardFigures
 
 CONFIDENCE = 0.95
+NORMAL = 1.959964
+"""Of the normal distribution, the quantile of such an interval."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,29 @@ class Share:
 
 
 @dataclass(frozen=True)
+class Drop:
+    """Percentage points of top-1 that were lost, with a 95 % interval.
+
+    The interval is that of Agresti and Min (2005, section 3) for matched proportions: half an image is added to each of
+    the four outcomes.
+    """
+
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, lost: int, gained: int, images: int) -> "Drop":
+        """Returns the drop of a model that gets ``lost`` of the images newly wrong and ``gained`` newly right."""
+        n = images + 2
+        middle = (lost - gained) / n
+        half = NORMAL * ((lost + gained + 1) - (lost - gained) ** 2 / n) ** 0.5 / n
+        return cls(100 * (lost - gained) / images, 100 * max(middle - half, -1), 100 * min(middle + half, 1))
+
+
+@dataclass(frozen=True)
 class ClassAudit:
-    """What pruning did to one class.
+    """What pruning did to one class, or to all of them.
 
     Attributes:
         name: Of the class.
@@ -42,6 +64,7 @@ class ClassAudit:
         lost: Numbers of the images that the dense model gets right and the pruned one wrong.
         gained: Numbers of the images that the pruned model gets right and the dense one wrong.
         p_value: Of a loss and a gain being equally likely, two-sided (McNemar's exact test).
+        drop: Percentage points of top-1 that were lost.
     """
 
     name: str
@@ -51,11 +74,10 @@ class ClassAudit:
     lost: list[int]
     gained: list[int]
     p_value: float
+    drop: float = field(init=False)
 
-    @property
-    def drop(self) -> float:
-        """Percentage points of top-1 that were lost."""
-        return 100 * (len(self.lost) - len(self.gained)) / self.images
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "drop", 100 * (len(self.lost) - len(self.gained)) / self.images)
 
 
 @dataclass(frozen=True)
@@ -77,15 +99,26 @@ class Confusion:
 
 @dataclass(frozen=True)
 class Audit:
-    """The classes, in the order of their labels, and the confusions that became more, the largest increase first."""
+    """What pruning did to the classes.
+
+    Attributes:
+        classes: In the order of their labels, without those that have no images.
+        overall: All images together.
+        confusions: Those that became more, the largest increase first.
+        class_names: Of all classes, by label.
+        guard: What the run's guard of the classes came to, before training and on training images; None without one.
+        worst: The class that lost most.
+    """
 
     classes: list[ClassAudit]
+    overall: ClassAudit
     confusions: list[Confusion]
+    class_names: list[str]
+    guard: GuardFigures | None = None
+    worst: ClassAudit = field(init=False)
 
-    @property
-    def worst(self) -> ClassAudit:
-        """The class that lost most."""
-        return max(self.classes, key=lambda audited: audited.drop)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "worst", max(self.classes, key=lambda audited: audited.drop))
 
 
 def audit(dense: Tensor, pruned: Tensor, labels: Tensor, class_names: Sequence[str]) -> Audit:
@@ -105,30 +138,36 @@ def audit(dense: Tensor, pruned: Tensor, labels: Tensor, class_names: Sequence[s
             f"An audit needs both models' answers for each image, but there are {len(dense)} and {len(pruned)} for "
             f"{len(labels)} images; predict all of them."
         )
-    present = [label for label in range(len(class_names)) if (labels == label).any()]
-    classes = [_audited(dense, pruned, labels, label, class_names[label]) for label in present]
-    return Audit(classes, _confusions(dense, pruned, labels, class_names))
+    before, now = dense == labels, pruned == labels
+    classes = [
+        _audited(before, now, labels == label, name)
+        for label, name in enumerate(class_names)
+        if (labels == label).any()
+    ]
+    overall = _audited(before, now, torch.ones_like(before), "all classes")
+    return Audit(classes, overall, _confusions(dense, pruned, labels, class_names), list(class_names))
 
 
 def audit_run(run: FinishedRun) -> Audit:
-    """Returns the audit of a run's dense and pruned models on the images that the run was measured on."""
-    config = run.config
-    loading: dict[str, Any] = {"batch_size": BATCH, "workers": config.data.workers, "precision": config.precision}
-    dense, labels = predict(run.dense, run.images, **loading)
-    pruned, _ = predict(run.pruned, run.images, **loading)
-    return audit(dense, pruned, labels, run.data.class_names)
+    """Returns the audit of a run's dense and pruned models on the images that the run was measured on.
+
+    Raises:
+        UsageError: If the images are not where they were, or there are none.
+        XPrunerError: If a file of the run is damaged.
+    """
+    dense, labels = run.said_by(run.dense)
+    pruned, _ = run.said_by(run.pruned)
+    return replace(audit(dense, pruned, labels, different(run.class_names)), guard=run.guard)
 
 
-def _audited(dense: Tensor, pruned: Tensor, labels: Tensor, label: int, name: str) -> ClassAudit:
-    of_class = labels == label
-    images = int(of_class.sum())
-    before, now = of_class & (dense == label), of_class & (pruned == label)
-    lost, gained = (numbers.nonzero().flatten().tolist() for numbers in (before & ~now, now & ~before))
-    changed = len(lost) + len(gained)
-    p_value = float(binomtest(len(lost), changed).pvalue) if changed else 1.0
-    return ClassAudit(
-        name, images, Share.of(int(before.sum()), images), Share.of(int(now.sum()), images), lost, gained, p_value
-    )
+def _audited(before: Tensor, now: Tensor, own: Tensor, name: str) -> ClassAudit:
+    """Returns the audit of the ``own`` ones of the images, of which both models are right or wrong, all (images,)."""
+    images = int(own.sum())
+    lost, gained = ((own & changed).nonzero().flatten().tolist() for changed in (before & ~now, now & ~before))
+    right = [Share.of(int((own & model).sum()), images) for model in (before, now)]
+    changes = len(lost) + len(gained)
+    p_value = float(binomtest(len(lost), changes).pvalue) if changes else 1.0
+    return ClassAudit(name, images, right[0], right[1], lost, gained, p_value)
 
 
 def _confusions(dense: Tensor, pruned: Tensor, labels: Tensor, names: Sequence[str]) -> list[Confusion]:

@@ -1,19 +1,21 @@
 """Cards: what is known of one unit and of one class, from the masks, the plan and the images."""
 
-import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from xpruner.errors import UsageError, unknown
-from xpruner.explain.finished import FinishedRun
-from xpruner.explain.without import Loss, losses_without, stand_ins, strengths
-from xpruner.masks import odds, reduce_classes
-from xpruner.plan import Plan, minimum
-from xpruner.units import DEFAULT_KINDS, UnitGroup, Units
+from xpruner.explain.audit import Drop
+from xpruner.explain.finished import BATCH, FinishedRun, different
+from xpruner.explain.reasons import Decision
+from xpruner.explain.without import losses_without, stand_ins, strengths
+from xpruner.guard import place_in_class
+from xpruner.masks import odds
+from xpruner.moments import Batches
+from xpruner.units import DEFAULT_KINDS, Units
 
 NEIGHBOURS = 3
 SHOWN = 5
@@ -30,11 +32,19 @@ class ImageOf:
 
 @dataclass(frozen=True)
 class Cost:
-    """What closing units costs: percentage points of top-1 and nats of cross-entropy by class name."""
+    """What closing units costs, by class name, the most expensive first.
+
+    Attributes:
+        units: That are closed.
+        top1: Percentage points of top-1, with a 95 % interval.
+        nats: Mean rise of the cross-entropy.
+        noise: Whether every interval holds 0, so that none of the losses is more than chance.
+    """
 
     units: list[int]
-    top1: dict[str, float]
+    top1: dict[str, Drop]
     nats: dict[str, float]
+    noise: bool
 
 
 @dataclass(frozen=True)
@@ -44,11 +54,15 @@ class UnitCard:
     Attributes:
         name: ``<group key>:<index>``.
         serves: Mask value in the dense model by class name, the largest first.
-        importance: The masks that decided, over the classes as one number, as the run's threshold reads them.
-        threshold: Importance from which units of its group stayed.
+        decided: Mask value by class name in the network that was left when the plan last looked at the unit, on the
+            scale of the last look.
+        images: How many of each class were looked at, by class name.
+        importance: What decided: the latter masks over the classes as one number, as the plan read them.
+        threshold: Least importance of a unit of its group that stayed; None where none did.
         kept: Whether it stayed.
-        stays_at: Smallest share of the dense model's cost at which it would stay, were all units ranked by importance.
-        why: One sentence.
+        stays_at: Smallest share of the dense model's cost at which it would stay, were units to go, or to come back,
+            in the order of their importance; None where importance does not tell.
+        why: What decided, in words.
         alone: What closing it costs.
         together: What closing it costs together with the units that could best stand in for it.
         driven_by: Images in which it hands on most (mean square); none for kinds that no layer reads.
@@ -57,15 +71,34 @@ class UnitCard:
 
     name: str
     serves: dict[str, float]
+    decided: dict[str, float]
+    images: dict[str, int]
     importance: float
-    threshold: float
+    threshold: float | None
     kept: bool
-    stays_at: float
+    stays_at: float | None
     why: str
     alone: Cost
     together: Cost
     driven_by: list[ImageOf]
     missed_by: list[ImageOf]
+
+
+@dataclass(frozen=True)
+class Carrier:
+    """A unit that a class needs.
+
+    Attributes:
+        unit: Its index.
+        mask: Of the class, in the dense model.
+        times: How much more evidence, in odds of the masks, it has for this class than for the others on average.
+        kept: Whether it stayed.
+    """
+
+    unit: int
+    mask: float
+    times: float
+    kept: bool
 
 
 @dataclass(frozen=True)
@@ -78,14 +111,14 @@ class Layer:
         kept: How many stayed.
         share_kept: Share of the class's evidence in the dense model, the odds of its masks, that the units hold that
             stayed.
-        carried_by: Index, mask value and whether it stayed, of the units that the class needs most.
+        carried_by: The units that the class needs most.
     """
 
     key: str
     units: int
     kept: int
     share_kept: float
-    carried_by: list[tuple[int, float, bool]]
+    carried_by: list[Carrier]
 
 
 @dataclass(frozen=True)
@@ -123,11 +156,16 @@ def find_class(name: str, class_names: Sequence[str]) -> int:
     """Returns the label of a class, which is given by name or by number.
 
     Raises:
-        UsageError: If there is none; the nearest is named.
+        UsageError: If there is none, with the nearest; or several have the name, with their numbers.
     """
-    if name in class_names:
-        return list(class_names).index(name)
-    if name.isdigit() and int(name) < len(class_names):
+    labels = [label for label, known in enumerate(class_names) if known == name]
+    if len(labels) > 1:
+        numbers = f"{', '.join(map(str, labels[:-1]))} and {labels[-1]}"
+        raise UsageError(f"{len(labels)} classes are called {name!r}, those of numbers {numbers}; give a number.")
+    labels = labels or [label for label, known in enumerate(different(class_names)) if known == name]
+    if labels:
+        return labels[0]
+    if re.fullmatch("[0-9]+", name) and int(name) < len(class_names):
         return int(name)
     raise unknown("class", name, class_names)
 
@@ -142,39 +180,39 @@ def unit_card(run: FinishedRun, key: str, index: int, count: int = 1000) -> Unit
         count: How many images at most.
 
     Raises:
-        UsageError: If the run has no masks.
+        UsageError: If the run has no masks, or its images are not where they were.
+        XPrunerError: If a file of the run is missing or damaged.
     """
-    names, group = run.data.class_names, run.units[key]
-    importance = {k: reduce_classes(m, run.config.thresholds.importance) for k, m in run.masks.items()}
-    threshold = thresholds(importance, run.plan)[key]
-    stays_at = cost_at(importance, run.units, importance[key][index].item(), run.plan.budget.get("resource", "macs"))
+    names, group = different(run.class_names), run.units[key]
+    decision = Decision(run, group, index)
     numbers, images = run.some_images(count)
     precision, near, driven = run.config.precision, [], None
     if group.consumer is not None:
         near = stand_ins(run.dense, run.units, key, index, images, NEIGHBOURS, precision)
         driven = strengths(run.dense, group, index, images, precision)
+    labels = torch.cat([y for _, y in images])
+    labelled = [(number, names[label]) for number, label in zip(numbers, labels.tolist(), strict=True)]
     choices = [[index], [index, *near]]
-    losses = losses_without(run.dense, run.units, [{key: c} for c in choices], images, len(names), precision)
-    labelled = [(n, names[int(label)]) for n, label in zip(numbers, torch.cat([y for _, y in images]), strict=True)]
-    kept = index in run.plan.keep.get(key, range(group.size))
-    s = importance[key][index].item()
+    alone, together = _image_by_image(run, [{key: choice} for choice in choices], images)
     return UnitCard(
         name=f"{key}:{index}",
-        serves=_sorted(dict(zip(names, run.dense_masks[key][:, index].tolist(), strict=True))),
-        importance=s,
-        threshold=threshold,
-        kept=kept,
-        stays_at=stays_at,
-        why=_why(group, run.plan, s, threshold, kept, stays_at),
-        alone=_cost(choices[0], losses[0], names),
-        together=_cost(choices[1], losses[1], names),
+        serves=_largest_first(names, run.dense_masks[key][:, index]),
+        decided=_largest_first(names, run.masks[key][:, index]),
+        images={names[label]: n for label, n in enumerate(torch.bincount(labels).tolist()) if n},
+        importance=decision.importance,
+        threshold=decision.threshold,
+        kept=decision.kept,
+        stays_at=decision.stays_at,
+        why=decision.why,
+        alone=_cost(choices[0], alone, labels, names),
+        together=_cost(choices[1], together, labels, names),
         driven_by=[] if driven is None else _largest(driven, labelled),
-        missed_by=_largest(losses[0].change, labelled),
+        missed_by=_largest(alone.change, labelled),
     )
 
 
 def class_card(run: FinishedRun, label: int) -> ClassCard:
-    """Returns the card of one class.
+    """Returns the card of one class; needs no images.
 
     Args:
         run: A run with masks.
@@ -182,59 +220,72 @@ def class_card(run: FinishedRun, label: int) -> ClassCard:
 
     Raises:
         UsageError: If the run has no masks.
+        XPrunerError: If a file of the run is missing or damaged.
     """
     layers = []
     for group in run.units:
-        row = run.dense_masks[group.key][label]
-        stayed = set(run.plan.keep.get(group.key, range(group.size)))
-        evidence = odds(row.double())
-        top = row.argsort(descending=True)[:SHOWN].tolist()
+        masks, stayed = run.dense_masks[group.key].double(), set(run.plan.keep.get(group.key, range(group.size)))
+        evidence = odds(masks[label])
+        top = evidence.argsort(descending=True)[:SHOWN]
+        others = (odds(masks[:, top]).sum(0) - evidence[top]) / (len(masks) - 1)
         held = evidence[sorted(stayed)].sum() / evidence.sum()
-        carried = [(u, row[u].item(), u in stayed) for u in top]
+        carried = [
+            Carrier(unit, masks[label, unit].item(), times, unit in stayed)
+            for unit, times in zip(top.tolist(), (evidence[top] / others).tolist(), strict=True)
+        ]
         layers.append(Layer(group.key, group.size, len(stayed), held.item(), carried))
-    return ClassCard(run.data.class_names[label], layers)
+    return ClassCard(different(run.class_names)[label], layers)
 
 
-def thresholds(importance: Mapping[str, Tensor], plan: Plan) -> dict[str, float]:
-    """Returns for each group the importance from which its units stayed: the least of those that did; inf for none."""
-    return {
-        key: min((s[i].item() for i in plan.keep.get(key, range(len(s)))), default=math.inf)
-        for key, s in importance.items()
-    }
+@dataclass(frozen=True)
+class _Images:
+    """What each image loses: points of top-1 (-100, 0 or 100), nats, and the change of its prediction, (images,)."""
+
+    top1: Tensor
+    nats: Tensor
+    change: Tensor
 
 
-def cost_at(importance: Mapping[str, Tensor], units: Units, level: float, resource: str = "macs") -> float:
-    """Returns the share of the dense model's cost at which all units of at least this importance can stay."""
-    keep = {key: (s >= level).nonzero().flatten().tolist() for key, s in importance.items()}
-    return units.cost(keep, resource) / units.total(resource)
+def _image_by_image(run: FinishedRun, choices: Sequence[Mapping[str, Sequence[int]]], images: Batches) -> list[_Images]:
+    """Returns for each choice what the images lose without these units; a class's mean over one image is the image's"""
+    found: list[list[_Images]] = [[] for _ in choices]
+    order = []
+    for numbers, batch in _each_class_once(images):
+        order.append(numbers)
+        losses = losses_without(
+            run.dense, run.units, choices, [batch], len(run.class_names), run.config.precision
+        )  # fmt: skip
+        for each, loss in zip(found, losses, strict=True):
+            each.append(_Images(loss.top1[batch[1]], loss.nats[batch[1]], loss.change))
+    back = torch.cat(order).argsort()
+    return [
+        _Images(*(torch.cat([getattr(part, name) for part in parts])[back] for name in ("top1", "nats", "change")))
+        for parts in found
+    ]
 
 
-def _why(group: UnitGroup, plan: Plan, s: float, threshold: float, kept: bool, stays_at: float) -> str:
-    floor = len(plan.keep.get(group.key, [])) <= minimum(group)
-    if kept and floor and stays_at > _asked(plan):
-        return f"It stays because {minimum(group)} {group.kind} of a module always stay, and none here counts more."
-    if kept:
-        return f"It stays: its importance of {s:.3g} is not below {threshold:.3g}, from which units of its layer stay."
-    if s >= threshold:
-        return (
-            f"It went in an early round, before the others were looked at anew: its importance then was {s:.3g}, and "
-            f"{threshold:.3g} is what stays now."
-        )
-    return (
-        f"It went: its importance of {s:.3g} is below {threshold:.3g}, from which units of its layer stay; at about "
-        f"{100 * stays_at:.0f} % of the dense model's cost it would have stayed."
-    )
+def _each_class_once(images: Batches) -> Iterator[tuple[Tensor, tuple[Tensor, Tensor]]]:
+    """Yields batches in which no class comes twice, each behind the places that its images had."""
+    pixels, labels = [image for batch, _ in images for image in batch], torch.cat([y for _, y in images])
+    places = place_in_class(labels)
+    for place in range(int(places.max()) + 1):
+        for numbers in (places == place).nonzero().flatten().split(BATCH):
+            yield numbers, (torch.stack([pixels[i] for i in numbers.tolist()]), labels[numbers])
 
 
-def _asked(plan: Plan) -> float:
-    resource = plan.budget.get("resource", "macs")
-    return plan.cost[f"{resource}_pruned"] / plan.cost[f"{resource}_dense"]
+def _cost(without: list[int], seen: _Images, labels: Tensor, names: Sequence[str]) -> Cost:
+    top1, nats = {}, {}
+    for label in labels.unique().tolist():
+        own = seen.top1[labels == label]
+        top1[names[label]] = Drop.of(int((own > 0).sum()), int((own < 0).sum()), len(own))
+        nats[names[label]] = seen.nats[labels == label].mean().item()
+    noise = all(drop.low <= 0 <= drop.high for drop in top1.values())
+    ordered = sorted(top1, key=lambda name: -top1[name].value)
+    return Cost(without, {name: top1[name] for name in ordered}, _sorted(nats), noise)
 
 
-def _cost(without: list[int], loss: Loss, names: Sequence[str]) -> Cost:
-    top1, nats = ({n: v for n, v in zip(names, values.tolist(), strict=True) if not math.isnan(v)}
-                  for values in (loss.top1, loss.nats))  # fmt: skip
-    return Cost(without, _sorted(top1), _sorted(nats))
+def _largest_first(names: Sequence[str], values: Tensor) -> dict[str, float]:
+    return _sorted(dict(zip(names, values.tolist(), strict=True)))
 
 
 def _sorted(values: Mapping[str, float]) -> dict[str, float]:

@@ -1,28 +1,40 @@
 """A finished run, opened again to be explained: its models, its masks, its plan and its images."""
 
 import dataclasses
-from dataclasses import dataclass
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 import torch
 import yaml
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import Subset
 
-from xpruner.checkpoint import load
-from xpruner.config import RunConfig
+from xpruner.checkpoint import load, read_structure
+from xpruner.config import DataConfig, RunConfig
 from xpruner.data import ImageDataset, InputSpec, Splits, batches, load_data
+from xpruner.data.lookup import HUB_NAMES
 from xpruner.errors import UsageError, XPrunerError
+from xpruner.files import write_text
+from xpruner.guard import GuardFigures, weighed
+from xpruner.masks import Importance, reduce_classes
 from xpruner.methods.base import DENSE_MASKS, MASKS, kinds_for
 from xpruner.moments import Batches
-from xpruner.plan import Plan
+from xpruner.plan import Budget, Plan
+from xpruner.training import predict
 from xpruner.units import Units, find_units
 
 Options = TypeVar("Options")
+Content = TypeVar("Content")
 BATCH = 128
+METRICS, DATA = "metrics.json", "data.json"
+"""The figures of a run's stages, and where its images lay when it was started, as absolute paths."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +51,22 @@ class FinishedRun:
 
     @cached_property
     def dense(self) -> nn.Module:
-        """The dense model that the plan and the masks speak of, in eval mode."""
+        """The dense model that the plan and the masks speak of, in eval mode.
+
+        Raises:
+            UsageError: If its folder holds no model.
+            XPrunerError: If its files are damaged.
+        """
         return load(self.folder / "dense").eval()
 
     @cached_property
     def pruned(self) -> nn.Module:
-        """The model that the run handed back, in eval mode."""
+        """The model that the run handed back, in eval mode.
+
+        Raises:
+            UsageError: If its folder holds no model.
+            XPrunerError: If its files are damaged.
+        """
         return load(self.folder / "pruned").eval()
 
     @cached_property
@@ -53,9 +75,19 @@ class FinishedRun:
         return find_units(self.dense, kinds_for(self.config, self.dense))
 
     @cached_property
+    def budget(self) -> Budget:
+        """What was asked for, as a share of the dense model's cost."""
+        asked = Budget.parse(self.config.budget, self.config.round_to)
+        return replace(asked, amount=asked.share(self.units))
+
+    @cached_property
     def plan(self) -> Plan:
-        """Which units stayed."""
-        return Plan.load(self.folder / "plan.json")
+        """Which units stayed.
+
+        Raises:
+            XPrunerError: If its file is missing or damaged.
+        """
+        return self._read("plan.json", Plan.load)
 
     @cached_property
     def masks(self) -> dict[str, Tensor]:
@@ -63,14 +95,14 @@ class FinishedRun:
 
         Raises:
             UsageError: If the run's method learned none.
+            XPrunerError: If their file is missing or damaged.
         """
-        path = self.folder / MASKS
-        if not path.exists():
+        if self.config.method != "xpruner" and not (self.folder / MASKS).exists():
             raise UsageError(
                 f"{self.folder} has no masks, as its method {self.config.method!r} learns none; "
                 "`xpruner prune --method xpruner --output ANOTHER` makes a run that has."
             )
-        return load_file(path)
+        return self._read(MASKS, load_file)
 
     @cached_property
     def dense_masks(self) -> dict[str, Tensor]:
@@ -78,25 +110,128 @@ class FinishedRun:
 
         Raises:
             UsageError: If the run's method learned none.
+            XPrunerError: If their file is damaged.
         """
-        path = self.folder / DENSE_MASKS
-        return load_file(path) if path.exists() else self.masks
+        return self._read(DENSE_MASKS, load_file) if (self.folder / DENSE_MASKS).exists() else self.masks
+
+    @cached_property
+    def guard(self) -> GuardFigures | None:
+        """What the guard of the classes came to; None for a run without one, or one that did not keep it.
+
+        Raises:
+            XPrunerError: If the run's figures are damaged.
+        """
+        figures = self.search_figures.get("guard")
+        return self._read(METRICS, lambda _: GuardFigures(**figures)) if figures else None
+
+    @cached_property
+    def search_figures(self) -> dict[str, Any]:
+        """What the run's method logged; empty where the run kept no figures.
+
+        Raises:
+            XPrunerError: If they are damaged.
+        """
+        if not (self.folder / METRICS).exists():
+            return {}
+        return self._read(METRICS, lambda path: json.loads(path.read_text(encoding="utf-8")).get("search", {}))
+
+    @property
+    def importance_kind(self) -> Importance:
+        """How the plan made one number of a unit's masks over the classes."""
+        thresholds = self.config.thresholds
+        return "abs_sum" if thresholds.mode == "global_rank" else thresholds.importance
+
+    @cached_property
+    def importance(self) -> dict[str, Tensor]:
+        """The (units,) importance by group key as the plan saw it; where the guard gave classes weight, with that.
+
+        Raises:
+            UsageError: If the run has no masks.
+            XPrunerError: If a file is missing or damaged.
+        """
+        if self.guard is not None and self.guard.changed:
+            return weighed(self.masks, torch.tensor(self.guard.weights))
+        return {key: reduce_classes(m, self.importance_kind) for key, m in self.masks.items()}
+
+    def importance_to(self, labels: Sequence[int]) -> dict[str, Tensor]:
+        """Returns the (units,) importance by group key to some classes.
+
+        The guard's weights, which balance all classes against each other, are no part of it.
+
+        Raises:
+            UsageError: If the run has no masks.
+            XPrunerError: If a file is missing or damaged.
+        """
+        return {key: reduce_classes(m[list(labels)], self.importance_kind) for key, m in self.masks.items()}
+
+    @cached_property
+    def class_names(self) -> list[str]:
+        """The classes by label, as the dense model's folder has them; asked of the images where it has none."""
+        return read_structure(self.folder / "dense").class_names or self.data.class_names
 
     @cached_property
     def data(self) -> Splits:
-        """The run's images, with the dense model's transforms."""
-        return load_data(self.config.data, InputSpec.of(self.dense), self.config.seed)
+        """The run's images, with the dense model's transforms.
+
+        Raises:
+            UsageError: If they are not where they were when the run was started.
+            XPrunerError: If they cannot be read.
+        """
+        return load_data(self._data_config(), InputSpec.of(self.dense), self.config.seed)
 
     @property
     def images(self) -> ImageDataset:
         """Those that the run was measured on: held out for tuning where there are such, else the test images."""
         return self.data.test if self.data.val is None else self.data.val
 
+    def said_by(self, model: nn.Module) -> tuple[Tensor, Tensor]:
+        """Returns the classes that a model takes :attr:`images` for, and their labels, each (images,)."""
+        loading: dict[str, Any] = {"batch_size": BATCH, "workers": self.config.data.workers}
+        return predict(model, self.images, precision=self.config.precision, **loading)
+
     def some_images(self, count: int) -> tuple[list[int], Batches]:
         """Returns the numbers of at most ``count`` of :attr:`images`, evenly spread, and batches of them."""
         numbers = torch.linspace(0, len(self.images) - 1, min(count, len(self.images))).long().tolist()
         loader = batches(Subset(self.images, numbers), BATCH, seed=0, shuffle=False, workers=self.config.data.workers)
         return numbers, list(loader)
+
+    def _data_config(self) -> DataConfig:
+        """Returns which images, with the absolute paths of those that are still there."""
+        if not (self.folder / DATA).exists():
+            return self.config.data
+        places = self._read(DATA, lambda path: dict(json.loads(path.read_text(encoding="utf-8"))))
+        return replace(self.config.data, **{option: place for option, place in places.items() if Path(place).is_dir()})
+
+    def _read(self, name: str, read: Callable[[Path], Content]) -> Content:
+        path = self.folder / name
+        try:
+            return read(path)
+        except (XPrunerError, SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
+            reason = "it is missing" if not path.exists() else f"{error}".rstrip(".")
+            raise XPrunerError(
+                f"{path} cannot be read ({reason}); copy it again, or make the run anew: "
+                f"`xpruner prune --config {self.folder / 'config.yaml'} --output ANOTHER`."
+            ) from error
+
+
+def remember_data(config: RunConfig) -> None:
+    """Writes where a run's images lie, so that it can be opened from any directory.
+
+    Raises:
+        XPrunerError: If the run directory cannot be written.
+    """
+    named = config.data.name in ("digits", *HUB_NAMES)
+    places = {"root": config.data.root, "name": None if named else config.data.name}
+    folders = {option: Path(place).expanduser().resolve() for option, place in places.items() if place}
+    there = {option: str(folder) for option, folder in folders.items() if folder.is_dir()}
+    if there:
+        write_text(Path(config.output) / DATA, json.dumps(there))
+
+
+def different(names: Sequence[str]) -> list[str]:
+    """Returns names that are all different: those that several classes share get the number of the class."""
+    counts = Counter(names)
+    return [f"{name} ({label})" if counts[name] > 1 else name for label, name in enumerate(names)]
 
 
 def open_run(folder: str | Path) -> FinishedRun:

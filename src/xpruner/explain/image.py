@@ -5,20 +5,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor, nn
 
 from xpruner.data import InputSpec
+from xpruner.data.rgb import as_rgb
 from xpruner.data.transforms import Plain
 from xpruner.errors import UsageError
 from xpruner.explain.agreement import spearman
-from xpruner.explain.finished import FinishedRun
-from xpruner.explain.maps import saliency
+from xpruner.explain.finished import FinishedRun, different
+from xpruner.explain.maps import find_method, saliency
 from xpruner.explain.pictures import heated, pixels_of, side_by_side, write_png
 from xpruner.outputs import logits_of
 from xpruner.training.evaluate import evaluating
 
 SHOWN = 5
+ANY_CLASS = "any class"
+"""What is explained by maps that are the same whatever the class."""
 
 
 @dataclass(frozen=True)
@@ -51,13 +54,14 @@ class ImageCard:
     """One image, and what became of it.
 
     Attributes:
-        image: Where it lies.
+        image: Where it lies, or its number in the run's images.
         dense: The classes that the dense model thinks of, the most probable first.
         pruned: Those that the pruned model thinks of.
-        explained: Name of the class that the maps explain.
+        explained: Name of the class that the maps explain; :data:`ANY_CLASS` where the method knows none.
         method: Of the maps.
         agreement: Rank correlation of the two maps, -1 to 1.
         picture: Where the image, the dense model's map and that of the pruned model lie, side by side.
+        truth: Name of the class of an image of the run; None for a file.
     """
 
     image: str
@@ -67,6 +71,7 @@ class ImageCard:
     method: str
     agreement: float
     picture: str
+    truth: str | None = None
 
 
 def read_image(path: str | Path, spec: InputSpec, name: str | None = None) -> Tensor:
@@ -82,7 +87,7 @@ def read_image(path: str | Path, spec: InputSpec, name: str | None = None) -> Te
     """
     try:
         with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file).convert("RGB")  # cameras note which side is up
+            image = as_rgb(file)
     except Exception as error:  # damaged bytes make decoders raise nearly anything
         unknown = isinstance(error, UnidentifiedImageError)
         reason = "its format is unknown" if unknown else getattr(error, "strerror", None) or error
@@ -133,26 +138,46 @@ def map_pair(dense: nn.Module, pruned: nn.Module, image: Tensor, method: str, la
 
 
 def image_card(
-    run: FinishedRun, path: str | Path, method: str = "relevance", label: int | None = None, output: Path | None = None
-) -> ImageCard:
+    run: FinishedRun, source: str | Path | int, method: str = "relevance", label: int | None = None,
+    output: Path | None = None,
+) -> ImageCard:  # fmt: skip
     """Returns the card of an image, and writes its picture.
 
     Args:
         run: A finished run.
-        path: Of the image file.
+        source: Path of an image file, or the number of one of the run's images, as the cards count them.
         method: Of the maps.
-        label: Of the class to explain; absent, the one that the dense model predicts.
+        label: Of the class to explain; absent, the one that the dense model predicts. Of no effect where the method
+            knows no class.
         output: The PNG to write; absent, one in ``explained`` in the run directory, named by image and method.
 
     Raises:
         UsageError: If the image cannot be read, or the method is unknown or cannot read a model.
         XPrunerError: If the picture cannot be written.
     """
-    spec, names = InputSpec.of(run.dense), run.data.class_names
-    image = read_image(path, spec)
+    of_class = find_method(method).of_class
+    spec, names = InputSpec.of(run.dense), different(run.class_names)
+    image, truth = numbered_image(run, source) if isinstance(source, int) else (read_image(source, spec), None)
     pair = map_pair(run.dense, run.pruned, image, method, label)
-    output = output or run.folder / "explained" / f"{Path(path).stem}-{method}.png"
+    name = f"image-{source}" if isinstance(source, int) else Path(source).stem
+    output = output or run.folder / "explained" / f"{name}-{method}.png"
     pixels = pixels_of(image, spec)
     write_png(output, side_by_side([pixels, *(heated(pixels, found.numpy()) for found in (pair.dense, pair.pruned))]))
     dense, pruned = (guesses(model, image, names) for model in (run.dense, run.pruned))
-    return ImageCard(str(path), dense, pruned, names[pair.label], method, pair.agreement, str(output))
+    explained = names[pair.label] if of_class else ANY_CLASS
+    return ImageCard(str(source), dense, pruned, explained, method, pair.agreement, str(output), truth)
+
+
+def numbered_image(run: FinishedRun, number: int) -> tuple[Tensor, str]:
+    """Returns one of the images that a run was measured on, as the models take it, and the name of its class.
+
+    Raises:
+        UsageError: If there is none of this number.
+    """
+    if not 0 <= number < len(run.images):
+        raise UsageError(
+            f"There is no image {number}; those of the run are 0 to {len(run.images) - 1}, and a file whose name is a "
+            f"number is given as ./{number}."
+        )
+    pixels, label = run.images[number]
+    return pixels, different(run.class_names)[label]

@@ -1,12 +1,16 @@
 """Whether the masks speak of classes: what closing the units that a class marks costs it, and the others."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import torch
 from torch import Tensor, nn
 
-from xpruner.errors import UsageError
+from xpruner.data import batches
+from xpruner.errors import UsageError, unknown
+from xpruner.evidence import class_evidence
+from xpruner.explain.finished import BATCH, FinishedRun, different
 from xpruner.explain.without import losses_without
 from xpruner.moments import Batches
 from xpruner.units import Units
@@ -25,6 +29,83 @@ class Selectivity:
     label: int
     own: float
     others: float
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The classes together.
+
+    Attributes:
+        own: Mean over the classes of the points that each loses without its own units.
+        others: Mean of those that the other classes lose meanwhile.
+        ratio: The first over the second; None where the others lose nothing.
+        classes: Each one.
+    """
+
+    own: float
+    others: float
+    ratio: float | None
+    classes: list[Selectivity]
+
+    @classmethod
+    def of(cls, classes: Sequence[Selectivity]) -> "Summary":
+        """Returns the summary of one class or more."""
+        own, others = fmean(c.own for c in classes), fmean(c.others for c in classes)
+        return cls(own, others, own / others if others else None, list(classes))
+
+
+@dataclass(frozen=True)
+class SelectivityCard:
+    """A run's masks beside Taylor's score.
+
+    Attributes:
+        kind: Of the units that are closed.
+        share: Of them that are closed for a class.
+        images: On how many images the losses were measured.
+        class_names: By label.
+        by: What the units were ranked by, ``masks`` or ``Taylor``, and what came of it.
+    """
+
+    kind: str
+    share: float
+    images: int
+    class_names: list[str]
+    by: dict[str, Summary]
+
+
+def selectivity_card(
+    run: FinishedRun, kind: str = "hidden", share: float = 0.1, count: int | None = None
+) -> SelectivityCard:
+    """Returns what each class and the others lose without the units that its row of the masks, and Taylor's, marks.
+
+    Taylor's score is the class evidence per MAC, measured on the run's calibration images.
+
+    Args:
+        run: A run with masks.
+        kind: Of unit that is closed.
+        share: Of these units, for each class.
+        count: How many of the run's images to measure on at most, evenly spread; all when absent.
+
+    Raises:
+        UsageError: If the run has no masks or no units of this kind, or the share is out of range.
+    """
+    groups = [group for group in run.units if group.kind == kind]
+    if not groups:
+        raise unknown("kind of unit in this run", kind, {group.kind for group in run.units})
+    _check(share)
+    masks, precision = run.dense_masks, run.config.precision
+    calibration = list(batches(run.data.calibration, BATCH, seed=0, shuffle=False))
+    evidence = class_evidence(run.dense, run.units, calibration, run.data.num_classes, precision=precision)
+    tables = {
+        "masks": {group.key: masks[group.key] for group in groups},
+        "Taylor": {group.key: evidence[group.key] / group.macs for group in groups},
+    }
+    numbers, images = run.some_images(len(run.images) if count is None else count)
+    by = {
+        name: Summary.of(selectivity(run.dense, run.units, table, images, share=share, precision=precision))
+        for name, table in tables.items()
+    }
+    return SelectivityCard(kind, share, len(numbers), different(run.class_names), by)
 
 
 def selectivity(
@@ -49,8 +130,7 @@ def selectivity(
     Raises:
         UsageError: If the share is out of range.
     """
-    if not 0 < share < 1:
-        raise UsageError(f"A share of {share} of the units cannot be closed; choose one between 0 and 1, such as 0.1.")
+    _check(share)
     classes = len(next(iter(tables.values())))
     labels = torch.cat([labels for _, labels in batches]).unique().tolist()
     choices = [marked(tables, label, share) for label in labels]
@@ -68,3 +148,8 @@ def marked(tables: Mapping[str, Tensor], label: int, share: float) -> dict[str, 
     most[row.argsort(descending=True, stable=True)[: max(1, round(share * len(row)))]] = True
     parts = most.split([table.shape[1] for table in tables.values()])
     return {key: part.nonzero().flatten().tolist() for key, part in zip(tables, parts, strict=True) if part.any()}
+
+
+def _check(share: float) -> None:
+    if not 0 < share < 1:
+        raise UsageError(f"A share of {share} of the units cannot be closed; choose one between 0 and 1, such as 0.1.")

@@ -12,8 +12,7 @@ from xpruner.data import InputSpec, batches
 from xpruner.errors import UsageError
 from xpruner.explain.finished import FinishedRun
 from xpruner.explain.image import read_image
-from xpruner.masks import reduce_classes
-from xpruner.plan import Budget, Plan, solve
+from xpruner.plan import Plan, solve
 from xpruner.specialise import ImagesOf, check_choice, keep_classes
 from xpruner.surgery import apply
 from xpruner.training.devices import accelerator
@@ -65,33 +64,29 @@ class Models:
     class_names: list[str]
 
 
-def own_budget(run: FinishedRun) -> Budget:
-    """Returns the run's budget, as a share of the dense model's cost."""
-    budget = Budget.parse(run.config.budget, run.config.round_to)
-    return replace(budget, amount=budget.target(run.units) / run.units.total(budget.resource))
-
-
 def is_own(run: FinishedRun, question: Question) -> bool:
-    """Tells whether the run itself answers: its budget, within half a :data:`STEP`, and all classes."""
-    return not question.labels and abs(question.share - own_budget(run).amount) < STEP / 2
+    """Tells whether the run itself answers: its budget, within half a :data:`STEP`, and all classes.
+
+    Raises:
+        UsageError: If the run's budget cannot be met by its dense model.
+    """
+    return not question.labels and abs(question.share - run.budget.amount) < STEP / 2
 
 
 def plan_of(run: FinishedRun, question: Question) -> Plan:
-    """Returns the run's own plan, or another by the masks that it learned and the solver that it used.
+    """Returns the run's own plan, or another by the importance of units in the run and the solver that it used.
 
-    Where classes are chosen, their rows of the masks alone count, and nothing is looked at anew. Thresholds that were
-    learned for the run's budget and the weights of ``max_class_drop`` are no part of it.
+    Where classes are chosen, their rows of the masks alone count, without the weights that a guard gave the classes;
+    nothing is looked at anew. Thresholds that were learned for the run's budget are no part of it.
 
     Raises:
         UsageError: If the budget cannot be met, or the run has no masks.
+        XPrunerError: If a file of the run is missing or damaged.
     """
     if is_own(run, question):
         return run.plan
-    config = run.config.thresholds
-    kind = "abs_sum" if config.mode == "global_rank" else config.importance
-    rows = list(question.labels or range(run.data.num_classes))
-    scores = {key: reduce_classes(m[rows], kind) for key, m in run.masks.items()}
-    return solve(run.units, scores, replace(own_budget(run), amount=question.share), "xpruner, explored")
+    scores = run.importance_to(question.labels) if question.labels else run.importance
+    return solve(run.units, scores, replace(run.budget, amount=question.share), "xpruner, explored")
 
 
 def kept_units(plan: Plan) -> dict[str, dict[str, tuple[int, int]]]:
@@ -117,6 +112,7 @@ def models_of(run: FinishedRun, question: Question, images: int = IMAGES) -> Mod
 
     Raises:
         UsageError: If the budget cannot be met, or the run has no masks.
+        XPrunerError: If a file of the run is missing or damaged.
     """
     device, names = accelerator().device, run.data.class_names
     if is_own(run, question):
@@ -133,7 +129,7 @@ def models_of(run: FinishedRun, question: Question, images: int = IMAGES) -> Mod
 
 
 def origin(run: FinishedRun, question: Question, images: int = IMAGES) -> str:
-    """Returns in words which model the pruned one is."""
+    """Returns in words which model the pruned one is; its arguments and errors are those of :func:`models_of`."""
     if is_own(run, question):
         return "The pruned model is the run's own."
     care = f" and compensated on {images} training images, but not" if images else ", not compensated and not"
@@ -144,10 +140,14 @@ def origin(run: FinishedRun, question: Question, images: int = IMAGES) -> str:
 
 
 def command(run: FinishedRun, question: Question) -> str:
-    """Returns the command that makes the model for good, or an empty text where the run has made it."""
+    """Returns the command that makes the model for good, or an empty text where the run has made it.
+
+    Raises:
+        UsageError: If the run's budget cannot be met by its dense model.
+    """
     if is_own(run, question):
         return ""
-    share, resource = f"{question.share:g}", own_budget(run).resource
+    share, resource = f"{question.share:g}", run.budget.resource
     budget = share if resource == "macs" else f"{resource}:{share}"
     if not question.labels:
         made = ["prune", "--config", str(run.folder / "config.yaml")]

@@ -4,14 +4,14 @@ import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from html import escape
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from xpruner.data import InputSpec
-from xpruner.errors import UsageError, XPrunerError
+from xpruner.errors import UsageError, XPrunerError, require
 from xpruner.explain.finished import FinishedRun
 from xpruner.explain.image import guesses, map_pair
 from xpruner.explain.maps import map_methods
@@ -24,9 +24,9 @@ from xpruner.explore.answers import (
     image_of,
     models_of,
     origin,
-    own_budget,
     plan_of,
 )
+from xpruner.plan import Budget
 
 KEPT = 8
 """Models that are kept, the ones used last."""
@@ -77,33 +77,66 @@ def build(run: FinishedRun, images: int = IMAGES) -> Any:
         shown(markup.heading(run))
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
-                share = gr.Slider(
-                    STEP, 1, round(answers.budget.amount, 2), step=STEP, buttons=["reset"],
-                    label="Budget", info=f"Share of the dense model's {WORDS[answers.budget.resource]}.",
-                )  # fmt: skip
-                names = list(zip(run.data.class_names, range(run.data.num_classes), strict=True))
-                labels = gr.Dropdown(names, value=[], multiselect=True, label="Classes", info="None for all of them.")
-                number = gr.Number(0, precision=0, label="Image", info=f"One of the run's, 0 to {len(run.images) - 1}.")
-                upload = gr.File(file_types=["image"], label="Image of your own, instead", height=140)
-                method = gr.Dropdown(map_methods(), value="relevance", label="Explanation maps")
+                controls = _controls(gr, run, answers.budget)
             with gr.Column(scale=5, min_width=320):
                 summary, opinions, look = shown(), shown(), shown()
                 with gr.Accordion("What stays, layer by layer"):
                     units = shown()
-        asked, image = [share, labels], [number, upload]
-        latest: dict[str, Any] = {"trigger_mode": "always_last", "concurrency_limit": 1}
-        slow = {**latest, "concurrency_id": "models"}
-
-        def complete(_share: float, chosen: Sequence[int]) -> list[Any]:
-            return [gr.validate(True, ""), gr.validate(len(chosen) != 1, "Choose one more.")]
-
-        changed = [page.load, share.change, labels.change]
-        plan = gr.on(changed, answers.plan, asked, [summary, units], validator=complete, **latest)
-        for event in (plan.success, partial(gr.on, [number.change, upload.change])):
-            said = event(answers.opinions, asked + image, opinions, **slow)
-            said.success(answers.look, [*asked, *image, method], look, **slow)
-        method.change(answers.look, [*asked, *image, method], look, **slow)
+        _connect(gr, page, controls, answers, _Parts(summary, units, opinions, look))
     return page
+
+
+@dataclass(frozen=True)
+class _Controls:
+    """What can be chosen, as gradio's components."""
+
+    share: Any
+    labels: Any
+    number: Any
+    upload: Any
+    method: Any
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What is shown, as gradio's components."""
+
+    summary: Any
+    units: Any
+    opinions: Any
+    look: Any
+
+
+def _controls(gr: Any, run: FinishedRun, budget: Budget) -> _Controls:
+    classes = list(zip(run.data.class_names, range(run.data.num_classes), strict=True))
+    return _Controls(
+        gr.Slider(
+            STEP, 1, round(budget.amount, 2), step=STEP, buttons=["reset"],
+            label="Budget", info=f"Share of the dense model's {WORDS[budget.resource]}.",
+        ),
+        gr.Dropdown(classes, value=[], multiselect=True, label="Classes", info="None for all of them."),
+        gr.Number(0, precision=0, label="Image", info=f"One of the run's, 0 to {len(run.images) - 1}."),
+        gr.File(file_types=["image"], label="Image of your own, instead", height=140),
+        gr.Dropdown(map_methods(), value="relevance", label="Explanation maps"),
+    )  # fmt: skip
+
+
+def _connect(gr: Any, page: Any, controls: _Controls, answers: "_Answers", parts: _Parts) -> None:
+    """Says what is computed anew when a control changes: of slow answers the latest alone, one at a time."""
+    share, labels, number, upload = controls.share, controls.labels, controls.number, controls.upload
+    asked, image = [share, labels], [number, upload]
+    latest: dict[str, Any] = {"trigger_mode": "always_last", "concurrency_limit": 1}
+    slow = {**latest, "concurrency_id": "models"}
+
+    def complete(_share: float, chosen: Sequence[int]) -> list[Any]:
+        return [gr.validate(True, ""), gr.validate(len(chosen) != 1, "Choose one more.")]
+
+    changed = [page.load, share.change, labels.change]
+    plan = gr.on(changed, answers.plan, asked, [parts.summary, parts.units], validator=complete, **latest)
+    for event in (plan.success, partial(gr.on, [number.change, upload.change])):
+        said = event(answers.opinions, asked + image, parts.opinions, **slow)
+        said.success(answers.look, [*asked, *image, controls.method], parts.look, **slow)
+    controls.method.change(answers.look, [*asked, *image, controls.method], parts.look, **slow)
 
 
 class _Answers:
@@ -117,7 +150,7 @@ class _Answers:
 
     def __init__(self, run: FinishedRun, images: int, error: Callable[[str], Exception]):
         self.run, self.images, self.error = run, images, error
-        self.budget = own_budget(run)
+        self.budget = run.budget
         self.models = lru_cache(KEPT)(partial(models_of, run, images=images))
 
     def plan(self, share: float, labels: Sequence[int]) -> tuple[str, str]:
@@ -163,7 +196,4 @@ def _theme() -> Any:
 
 def _gradio() -> Any:
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when it is imported
-    try:
-        return import_module("gradio")
-    except ImportError as error:
-        raise UsageError("gradio is needed to open the page; pip install 'xpruner[explore]'.") from error
+    return require("gradio", "open the page", "explore")

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 from torch import Tensor, nn
@@ -64,7 +65,7 @@ class Outcome:
 
     plan: Plan
     masks: dict[str, Tensor] = field(default_factory=dict)
-    figures: dict[str, float] = field(default_factory=dict)
+    figures: dict[str, Any] = field(default_factory=dict)
     model: nn.Module | None = None
     dense_masks: dict[str, Tensor] = field(default_factory=dict)
 

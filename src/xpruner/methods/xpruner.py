@@ -1,15 +1,16 @@
 """X-Pruner: class-wise masks, learned layer-wise thresholds, and rounds in which the network is looked at anew."""
 
 import logging
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from xpruner.compensation import compensate
 from xpruner.config import RunConfig
-from xpruner.guard import guarded
+from xpruner.guard import guarded, unseen
 from xpruner.learning import LoopOptions
 from xpruner.mask_learning import leak, learn_masks
 from xpruner.masks import ClassMasks, rescaled
@@ -35,12 +36,18 @@ def search(problem: Problem) -> Outcome:
     earlier rounds left, cut and compensated; two units that can stand in for each other both look dispensable until
     one is gone [our choice]. The plan is in the numbering of the dense model. A unit's mask is the last one it had, on
     the scale of the last round's, so that all can be compared.
+
+    Raises:
+        UsageError: If the classes are to be guarded and there are too few images for it, or no plan holds.
     """
+    limit = problem.config.max_class_drop
+    if limit is not None:
+        unseen(problem, limit)  # too few images are known before anything is computed
     plan: Plan | None = None
     level = 1.0
     table: dict[str, Tensor] = {}
     dense_masks: dict[str, Tensor] = {}
-    figures: dict[str, float] = {}
+    figures: dict[str, Any] = {}
     budgets = round_budgets(problem, problem.config.rounds)
     for number, budget in enumerate(budgets, 1):
         folder = problem.state_dir / f"round-{number}" if problem.state_dir else None
@@ -59,10 +66,10 @@ def search(problem: Problem) -> Outcome:
         plan = found.plan if plan is None else found.plan.after(plan)
     assert plan is not None
     plan = Plan.of(problem.units, plan.keep, "xpruner", problem.budget)
-    if problem.config.max_class_drop is None:
+    if limit is None:
         return Outcome(plan, table, figures, dense_masks=dense_masks)
-    held = guarded(problem, table, plan, problem.config.max_class_drop)
-    figures["largest class drop"] = held.worst
+    held = guarded(problem, table, plan, limit)
+    figures["guard"] = asdict(held.figures)
     return Outcome(held.plan, table, figures, dense_masks=dense_masks)
 
 
@@ -80,8 +87,8 @@ def _left_by(problem: Problem, plan: Plan | None) -> nn.Module:
 def round_budgets(problem: Problem, rounds: int) -> list[Budget]:
     """Returns the budget of each round as an absolute cost, falling geometrically to the one that is asked."""
     resource = problem.budget.resource
-    dense, target = problem.units.total(resource), problem.budget.target(problem.units)
-    amounts = [dense * (target / dense) ** (r / rounds) for r in range(1, rounds + 1)]
+    dense, share = problem.units.total(resource), problem.budget.share(problem.units)
+    amounts = [dense * share ** (r / rounds) for r in range(1, rounds + 1)]
     return [replace(problem.budget, amount=amount) for amount in amounts]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from xpruner.report.contents import Contents, Evidence, LayerRates
+from xpruner.report.contents import Contents, LayerRates, Masks
 from xpruner.report.tables import Column, MaskTable
 from xpruner.tracking import Curve
 
@@ -25,6 +25,8 @@ MOST_POINTS = 400
 """Of a curve; longer ones are shown as means of neighbouring steps."""
 MOST_LETTERS = 28
 MOST_TICKS = 12
+FEW = 1000
+"""Times that the largest value of an axis is the smallest, up to which it has room for more than powers of ten."""
 ROW_PIXELS, TALLEST = 22, 640
 
 
@@ -52,39 +54,39 @@ def keep_figure(contents: Contents) -> Figure:
         percent = [100 * layer.kept / layer.units for layer in layers]
         hover = [f"{_text(layer.key)}<br>{layer.kept} of {layer.units} stayed" for layer in layers]
         traces.append(_line(place, kind, list(range(1, len(layers) + 1)), percent, hover))
-        parts.append(f"{kind} {min(percent):.0f} to {max(percent):.0f} %")
+        parts.append(f"{kind} {_span(f'{min(percent):.0f}', f'{max(percent):.0f}')} %")
     layout = {"yaxis": {"title": {"text": "units kept, %"}, "range": [-4, 104]}, "xaxis": _ordinal(traces)}
     return _figure("keep", f"Units that stayed, from the first layer to the last: {', '.join(parts)}.", traces, layout)
 
 
-def threshold_figure(contents: Contents) -> Figure | None:
-    """Returns the importance from which units stayed, layer by layer; none, where there are no thresholds."""
+def importance_figure(contents: Contents) -> Figure | None:
+    """Returns the least importance of a unit that stayed, layer by layer; none, where there is no importance."""
     traces, parts = [], []
     for place, (kind, layers) in enumerate(_by_kind(contents.layers)):
-        values = [layer.threshold for layer in layers]
+        values = [layer.least for layer in layers]
         known = [value for value in values if value is not None]
         if known:
-            hover = [f"{_text(layer.key)}<br>from {_number(layer.threshold)} on" for layer in layers]
+            hover = [f"{_text(layer.key)}<br>least importance kept {_number(layer.least)}" for layer in layers]
             traces.append(_line(place, kind, list(range(1, len(layers) + 1)), values, hover))
-            parts.append(f"{kind} {min(known):.3g} to {max(known):.3g}")
+            parts.append(f"{kind} {_span(_number(min(known)), _number(max(known)))}")
     if not traces:
         return None
-    above_zero = all(y is None or y > 0 for trace in traces for y in trace["y"])
-    scale = {"type": "log", "exponentformat": "power"} if above_zero else {}
-    layout = {"yaxis": {"title": {"text": "importance"}, "automargin": True, **scale}, "xaxis": _ordinal(traces)}
-    return _figure("thresholds", f"Least importance of a unit that stayed: {', '.join(parts)}.", traces, layout)
+    axis = {"title": {"text": "least importance kept"}, "automargin": True, **_scale(traces)}
+    sentence = f"Least importance of a unit that stayed, from the first layer to the last: {', '.join(parts)}."
+    return _figure("importance", sentence, traces, {"yaxis": axis, "xaxis": _ordinal(traces)})
 
 
 def mask_figures(contents: Contents) -> list[Figure]:
     """Returns one heat map for the whole network and one for each group; none, where there are no masks."""
-    if contents.evidence is None:
+    masks = contents.masks
+    if masks is None:
         return []
-    return [_evidence_figure(contents.evidence), *(_mask_figure(i, m) for i, m in enumerate(contents.masks))]
+    return [_evidence_figure(masks), *(_mask_figure(i, table, masks.file) for i, table in enumerate(masks.tables))]
 
 
 def drop_figure(contents: Contents) -> Figure:
     """Returns the points that the classes lost, with their intervals, the class that lost most at the top."""
-    ranked = sorted(zip(contents.audit.classes, contents.drops, strict=True), key=lambda pair: -pair[1].value)
+    ranked = contents.changes.classes
     shown = ranked[:MOST_CLASSES]
     values = [drop.value for _, drop in shown]
     trace = {
@@ -104,7 +106,7 @@ def drop_figure(contents: Contents) -> Figure:
     layout = {
         "height": 110 + ROW_PIXELS * len(shown),
         "xaxis": {"title": {"text": "points of top-1 lost"}, "zeroline": True, "zerolinewidth": 2},
-        "yaxis": {**_named([short(c.name) for c, _ in shown]), "range": [len(shown) - 0.5, -0.5]},
+        "yaxis": {**_named([short(c.name) for c, _ in shown]), "range": [len(shown) - 0.5, -0.5], "zeroline": False},
     }
     which = f"the {len(shown)} of {len(ranked)} classes that lost most" if len(ranked) > len(shown) else "all classes"
     sentence = (
@@ -129,20 +131,21 @@ def short(name: str) -> str:
     return name if len(name) <= MOST_LETTERS else f"{name[: MOST_LETTERS - 1]}…"
 
 
-def _evidence_figure(evidence: Evidence) -> Figure:
+def _evidence_figure(masks: Masks) -> Figure:
+    evidence = masks.evidence
     rows = [_row(row) for row in evidence.rows]
     columns = [_text(key) for key in evidence.keys]
     layout = {"xaxis": {**_named(columns, slanted=True), "title": {"text": "layer"}}}
     low, high = int(evidence.percent.min()), int(evidence.percent.max())
     sentence = (
-        f"Of each class's evidence, the share that the kept units of a layer hold: {low} to {high} %. "
-        f"{_rows_sentence(evidence.rows)}"
+        f"Of each class's evidence, the odds of its masks in {masks.file}, the share that the kept units of a layer "
+        f"hold: {low} to {high} %. {_rows_sentence(evidence.rows)}"
     )
     plot = _heat(evidence.percent, rows, columns, "%{y}<br>%{x}: %{z} % of its evidence kept", layout)
     return Figure("masks-all", "Whole network: evidence kept", sentence, plot)
 
 
-def _mask_figure(number: int, table: MaskTable) -> Figure:
+def _mask_figure(number: int, table: MaskTable, file: str) -> Figure:
     columns = [_column(column) for column in table.columns]
     edge = sum(column.kept for column in table.columns)
     layout: dict[str, Any] = {
@@ -160,7 +163,7 @@ def _mask_figure(number: int, table: MaskTable) -> Figure:
     means = [(name, mean) for name, mean in (("kept", table.mean_kept), ("cut", table.mean_cut)) if mean is not None]
     together = max(len(column.units) for column in table.columns)
     sentence = (
-        f"{table.kept} of {table.units} units stayed; mean mask of the "
+        f"{table.kept} of {table.units} units stayed; mean mask in {file} of the "
         f"{' and of the '.join(f'{name} ones {mean:.0f} %' for name, mean in means)}. {_rows_sentence(table.rows)}"
         f"{f' A column is the mean of up to {together} units that are alike.' if together > 1 else ''}"
     )
@@ -256,10 +259,23 @@ def _ordinal(traces: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {"title": {"text": "layer, first to last"}, "tick0": 1, "dtick": -(-most // MOST_TICKS)}
 
 
+def _scale(traces: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Returns a logarithmic axis where all is above zero; of few decades with 1, 2 and 5 of each."""
+    values = [y for trace in traces for y in trace["y"] if y is not None]
+    if min(values) <= 0:
+        return {}
+    ticks = {"dtick": "D2"} if max(values) < FEW * min(values) else {}
+    return {"type": "log", "exponentformat": "power", **ticks}
+
+
 def _named(names: Sequence[str], *, slanted: bool = False) -> dict[str, Any]:
     if slanted:
         return {"type": "category", "automargin": True, "tickangle": -45}
     return {"tickvals": list(range(len(names))), "ticktext": [_text(name) for name in names], "automargin": True}
+
+
+def _span(low: str, high: str) -> str:
+    return low if low == high else f"{low} to {high}"
 
 
 def _number(value: float | None) -> str:

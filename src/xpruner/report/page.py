@@ -1,33 +1,38 @@
 """The page itself: a template that lays out what was gathered, in one file that needs no other."""
 
+import math
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from xpruner.errors import UsageError
+from xpruner.errors import require
 from xpruner.explain.finished import FinishedRun
 from xpruner.files import write_text
 from xpruner.report.contents import Contents, gather
-from xpruner.report.figures import curve_figures, drop_figure, keep_figure, mask_figures, signed, threshold_figure
+from xpruner.report.figures import curve_figures, drop_figure, importance_figure, keep_figure, mask_figures, signed
 
 TEMPLATE = "template.html.jinja"
+PURPOSE = "write a report"
 
 
-def write_report(run: FinishedRun, path: Path, maps_method: str = "relevance") -> Path:
+def write_report(
+    run: FinishedRun, path: Path, maps_method: str = "relevance", images: Sequence[int] | None = None
+) -> Path:
     """Writes the page about a run, whole or not at all, and returns its path.
 
     Args:
         run: A finished run.
         path: Of the page.
         maps_method: Of the explanation maps, one of :func:`xpruner.explain.maps.map_methods`.
+        images: Numbers of the images whose maps are shown; absent, some are chosen.
 
     Raises:
-        UsageError: If plotly or jinja2 is not installed, the run is not finished, or the method is unknown.
+        UsageError: If plotly or jinja2 is not installed, the run is not finished, the method is unknown, or the run has
+            no such image.
         XPrunerError: If a file of the run is damaged, or the page cannot be written.
     """
     template, script = _template(), _plotly_script()  # what is missing is known before anything is computed
-    write_text(path, _rendered(template, script, gather(run, maps_method)))
+    write_text(path, _rendered(template, script, gather(run, maps_method, images)))
     return path
 
 
@@ -44,7 +49,7 @@ def _rendered(template: Any, script: str, contents: Contents) -> str:
     from markupsafe import Markup
 
     masks = mask_figures(contents)
-    drawn = [keep_figure(contents), threshold_figure(contents), drop_figure(contents), *curve_figures(contents)]
+    drawn = [keep_figure(contents), importance_figure(contents), drop_figure(contents), *curve_figures(contents)]
     figures = {figure.name: figure for figure in [*masks[:1], *drawn] if figure is not None}
     return template.render(
         contents=contents,
@@ -52,18 +57,22 @@ def _rendered(template: Any, script: str, contents: Contents) -> str:
         figures=figures,
         masks=masks,
         plots={name: figure.plot for name, figure in figures.items()} | {m.name: m.plot for m in masks},
-        ranked=_ranked(contents),
+        guarded=_guarded(contents),
         signed=signed,
     )
 
 
-def _ranked(contents: Contents) -> Sequence[Any]:
-    """Returns the classes of the audit with their drops, the class that lost most first."""
-    return sorted(zip(contents.audit.classes, contents.drops, strict=True), key=lambda pair: -pair[1].value)
+def _guarded(contents: Contents) -> list[tuple[str, float | None, float]]:
+    """Returns name, drop and multiplier of the classes under the guard, the class that lost most first."""
+    guard = contents.guard
+    if guard is None:
+        return []
+    rows = list(zip(contents.changes.audit.class_names, guard.drops, guard.weights, strict=True))
+    return sorted(rows, key=lambda row: math.inf if row[1] is None else -row[1])
 
 
 def _template() -> Any:
-    jinja2 = _needed("jinja2")
+    jinja2 = require("jinja2", PURPOSE, "report")
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -72,12 +81,4 @@ def _template() -> Any:
 
 
 def _plotly_script() -> str:
-    return _needed("plotly.offline").get_plotlyjs()
-
-
-def _needed(module: str) -> Any:
-    try:
-        return import_module(module)
-    except ImportError as error:
-        name = module.partition(".")[0]
-        raise UsageError(f"{name} is needed to write a report; pip install 'xpruner[report]'.") from error
+    return require("plotly.offline", PURPOSE, "report").get_plotlyjs()

@@ -3,20 +3,42 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import torch
 from torch import Tensor
 
 from xpruner.data import InputSpec
-from xpruner.errors import UsageError, unknown
-from xpruner.explain.agreement import spearman
+from xpruner.errors import UsageError
+from xpruner.explain.agreement import shuffled, spearman, top_overlap
 from xpruner.explain.finished import FinishedRun
-from xpruner.explain.maps import map_methods, saliency
+from xpruner.explain.image import map_pair
+from xpruner.explain.maps import find_method, grid_of
 from xpruner.explain.pictures import data_uri, heated, pixels_of
 
 log = logging.getLogger("xpruner")
 
 RIGHT, LOST = 3, 3
+SHUFFLES = 20
+"""Of a map; the floor is their mean."""
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """How alike two maps are.
+
+    Attributes:
+        spearman: Rank correlation of their pixels, -1 to 1.
+        top_overlap: Intersection over union of their most salient 20 % of the pixels, 0 to 1.
+    """
+
+    spearman: float
+    top_overlap: float
+
+    @classmethod
+    def of(cls, a: Tensor, b: Tensor) -> "Likeness":
+        """Returns the means over pairs of maps (batch, height, width)."""
+        return cls(spearman(a, b).mean().item(), top_overlap(a, b).mean().item())
 
 
 @dataclass(frozen=True)
@@ -31,7 +53,9 @@ class Pair:
         picture: The image, as a ``data:`` address.
         dense_map: The dense model's map, laid over the image.
         pruned_map: That of the pruned model.
-        agreement: Rank correlation of the two maps, -1 to 1.
+        likeness: Of the two maps.
+        floor: Of the dense model's map and :data:`SHUFFLES` shuffled ones, as smooth and as sparse as it is: what
+            likeness is worth by chance.
     """
 
     number: int
@@ -41,7 +65,38 @@ class Pair:
     picture: str
     dense_map: str
     pruned_map: str
-    agreement: float
+    likeness: Likeness
+    floor: Likeness
+
+
+@dataclass(frozen=True)
+class Maps:
+    """Explanation maps of some images.
+
+    Attributes:
+        method: That made them.
+        pairs: One for each image.
+        without: Why there are none; empty, where there are.
+    """
+
+    method: str
+    pairs: list[Pair]
+    without: str = ""
+
+    @property
+    def of_class(self) -> bool:
+        """Whether a map explains one class; else it is the same whatever the class."""
+        return find_method(self.method).of_class
+
+    @property
+    def likeness(self) -> Likeness:
+        """The mean over the images."""
+        return _mean([pair.likeness for pair in self.pairs])
+
+    @property
+    def floor(self) -> Likeness:
+        """The mean over the images."""
+        return _mean([pair.floor for pair in self.pairs])
 
 
 def choose(right: Sequence[int], lost: Sequence[int]) -> list[int]:
@@ -50,13 +105,20 @@ def choose(right: Sequence[int], lost: Sequence[int]) -> list[int]:
     return [right[place] for place in places] + list(lost[:LOST])
 
 
+def check_numbers(run: FinishedRun, numbers: Sequence[int]) -> None:
+    """Raises UsageError where a run has no image of one of these numbers."""
+    for number in numbers:
+        if not 0 <= number < len(run.images):
+            raise UsageError(f"The run has no image {number}; choose from 0 to {len(run.images) - 1}.")
+
+
 def explained(
     run: FinishedRun,
     numbers: Sequence[int],
     answers: tuple[Tensor, Tensor, Tensor],
     names: Sequence[str],
     method: str,
-) -> tuple[list[Pair], str]:
+) -> Maps:
     """Returns the pairs of maps of some images, or none and the reason why there are none.
 
     Args:
@@ -65,28 +127,31 @@ def explained(
         answers: Labels and what the dense and the pruned model say, of all images.
         names: Of the classes.
         method: That makes the maps.
-
-    Raises:
-        UsageError: If the method is unknown.
     """
-    if method not in map_methods():
-        raise unknown("explanation method", method, map_methods())
     if not numbers:
-        return [], "No image was right before pruning."
-    images = torch.stack([run.images[number][0] for number in numbers])
-    truth = answers[0][list(numbers)]
+        return Maps(method, [], "No image was right before pruning.")
     try:
-        dense, pruned = (saliency(model, images, method=method, targets=truth) for model in (run.dense, run.pruned))
+        return Maps(method, [_pair(run, number, answers, names, method) for number in numbers])
     except UsageError as error:
         log.warning("no explanation maps: %s", error)
-        return [], str(error)
-    spec, agreement = InputSpec.of(run.dense), spearman(dense, pruned).tolist()
-    pairs = []
-    for place, number in enumerate(numbers):
-        pixels = pixels_of(images[place], spec)
-        dense_map, pruned_map = (data_uri(heated(pixels, found[place].numpy())) for found in (dense, pruned))
-        label, dense_says, pruned_says = (names[int(answer[number])] for answer in answers)
-        pairs.append(
-            Pair(number, label, dense_says, pruned_says, data_uri(pixels), dense_map, pruned_map, agreement[place])
-        )
-    return pairs, ""
+        return Maps(method, [], str(error))
+
+
+def _pair(
+    run: FinishedRun, number: int, answers: tuple[Tensor, Tensor, Tensor], names: Sequence[str], method: str
+) -> Pair:
+    image = run.images[number][0]
+    label, dense_says, pruned_says = (int(answer[number]) for answer in answers)
+    found = map_pair(run.dense, run.pruned, image, method, label)
+    pixels = pixels_of(image, InputSpec.of(run.dense))
+    dense_map, pruned_map = (data_uri(heated(pixels, m.numpy())) for m in (found.dense, found.pruned))
+    copies = found.dense.repeat(SHUFFLES, 1, 1)
+    return Pair(
+        number, names[label], names[dense_says], names[pruned_says], data_uri(pixels), dense_map, pruned_map,
+        Likeness.of(found.dense[None], found.pruned[None]),
+        Likeness.of(copies, shuffled(copies, grid_of(run.dense, method, pixels.shape[:2]))),
+    )  # fmt: skip
+
+
+def _mean(found: Sequence[Likeness]) -> Likeness:
+    return Likeness(fmean(one.spearman for one in found), fmean(one.top_overlap for one in found))

@@ -4,6 +4,12 @@ const prefersDark = matchMedia("(prefers-color-scheme: dark)");
 const root = document.documentElement;
 const toggle = document.getElementById("theme");
 const chooser = document.getElementById("group");
+const figures = document.querySelectorAll(".plot");
+const drawn = new Set(); // a figure is drawn when it comes near the view
+const watcher = new IntersectionObserver(
+  (entries) => entries.filter((entry) => entry.isIntersecting).forEach((entry) => draw(entry.target)),
+  { rootMargin: "50%" },
+);
 
 function isDark() {
   return root.dataset.theme ? root.dataset.theme === "dark" : prefersDark.matches;
@@ -22,14 +28,20 @@ function themed(layout) {
   return found;
 }
 
+function reserve(element) {
+  element.style.minHeight = `${plots[element.dataset.plot].layout.height}px`;
+}
+
 function draw(element) {
+  watcher.unobserve(element);
+  drawn.add(element);
   const { data, layout } = plots[element.dataset.plot];
   Plotly.react(element, data, themed(layout), { responsive: true, displayModeBar: false });
 }
 
-function drawAll() {
+function recolour() {
   toggle.setAttribute("aria-pressed", String(isDark()));
-  document.querySelectorAll(".plot").forEach(draw);
+  drawn.forEach(draw);
 }
 
 function chooseGroup() {
@@ -39,16 +51,22 @@ function chooseGroup() {
   element.setAttribute("aria-label", `${option.textContent}. ${option.dataset.sentence}`);
   document.getElementById("masks-sentence").textContent = option.dataset.sentence;
   document.querySelectorAll("[data-of]").forEach((part) => { part.hidden = part.dataset.of !== option.value; });
-  draw(element);
+  reserve(element);
+  if (drawn.has(element)) draw(element);
 }
 
 toggle.hidden = false;
 toggle.addEventListener("click", () => {
   root.dataset.theme = isDark() ? "light" : "dark";
-  drawAll();
+  recolour();
 });
-prefersDark.addEventListener("change", drawAll);
-drawAll();
+prefersDark.addEventListener("change", recolour);
+addEventListener("beforeprint", () => figures.forEach(draw));
+recolour();
+figures.forEach((element) => {
+  reserve(element);
+  watcher.observe(element);
+});
 if (chooser) {
   chooser.addEventListener("change", chooseGroup);
   chooseGroup();

@@ -74,6 +74,8 @@ def test_windows_are_patches(linear):
 def test_captum_is_asked_for_when_it_is_missing(linear, method, monkeypatch):
     monkeypatch.setitem(sys.modules, "captum", None)
     monkeypatch.setitem(sys.modules, "captum.attr", None)
-    with pytest.raises(UsageError, match=rf"captum is needed for '{method}'; pip install 'xpruner\[explain\]'"):
+    with pytest.raises(
+        UsageError, match=rf"captum is needed to explain by '{method}'; pip install 'xpruner\[explain\]'"
+    ):
         saliency(linear, IMAGES, method)
     assert saliency(tiny("vit"), torch.randn(1, 3, 32, 32), "rollout").shape == (1, 32, 32)

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from xpruner.errors import UsageError
+from xpruner.explain.maps.anatomy import patch_convolution
 from xpruner.explain.maps.registry import find_method, map_methods, register_map
 from xpruner.learning import frozen
 
-__all__ = ["map_methods", "register_map", "saliency"]
+__all__ = ["find_method", "grid_of", "map_methods", "register_map", "saliency"]
 
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")
@@ -40,10 +41,27 @@ def saliency(
     Raises:
         UsageError: For an unknown method, option or class, a model that the method cannot read, or missing captum.
     """
-    explain = find_method(method, options)
+    explain = find_method(method, options).explain
     if images.ndim != 4 or not len(images):
         raise UsageError(f"Images of shape {tuple(images.shape)}; give (batch, channels, height, width), one at least.")
     with torch.inference_mode(False), torch.enable_grad(), frozen(model):
         device = next(model.parameters(), images).device
         images = images.detach().to(device, copy=True).requires_grad_()
         return explain(model, images, targets, **options).detach().float().cpu()
+
+
+def grid_of(model: nn.Module, method: str, size: tuple[int, int]) -> tuple[int, int]:
+    """Returns the (rows, columns) of the positions that a method scores: pixels, or the model's patches.
+
+    Args:
+        model: The classifier.
+        method: Of the maps.
+        size: (height, width) of the images.
+
+    Raises:
+        UsageError: For an unknown method.
+    """
+    patches = patch_convolution(model)
+    if find_method(method).by_pixel or patches is None:
+        return size
+    return size[0] // patches.stride[0], size[1] // patches.stride[1]

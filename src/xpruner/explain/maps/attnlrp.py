@@ -25,7 +25,7 @@ ACTIVATIONS = ("act", "activation_fn", "act_fn")
 """What MLPs of timm and of transformers call their activation."""
 
 
-@register_map("attnlrp")
+@register_map("attnlrp", by_pixel=True)
 def attnlrp(model: nn.Module, images: Tensor, targets: Tensor | None) -> Tensor:
     """Returns AttnLRP's relevance of every pixel, signed (Achtibat et al., ICML 2024, section 3).
 
@@ -34,7 +34,7 @@ def attnlrp(model: nn.Module, images: Tensor, targets: Tensor | None) -> Tensor:
     relevance to itself. Biases and position embeddings keep their part too.
 
     Raises:
-        UsageError: If a part of the model has no rule.
+        UsageError: If the model cannot be read, a part of it has no rule, or a class does not exist.
     """
     anatomy = anatomy_of(model)
     with explicit_attention(model), relevance_rules(model, anatomy):

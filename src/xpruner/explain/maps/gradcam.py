@@ -29,7 +29,8 @@ def gradcam(model: nn.Module, images: Tensor, targets: Tensor | None, layer: str
             token alone is read. A block that lost its attention to pruning is passed over for the same reason.
 
     Raises:
-        UsageError: If the layer is unknown, in no block or puts out something else than tokens.
+        UsageError: If the model cannot be read, a class does not exist, or the layer is unknown, in no block or puts
+            out something else than tokens.
     """
     anatomy = anatomy_of(model)
     block: Any = anatomy.attending[-1]

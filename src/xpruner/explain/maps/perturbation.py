@@ -7,13 +7,13 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
-from xpruner.errors import UsageError
+from xpruner.errors import require
 from xpruner.explain.maps.anatomy import patch_convolution
 from xpruner.explain.maps.registry import explained_classes, register_map
 from xpruner.outputs import logits_of
 
 
-@register_map("integrated_gradients")
+@register_map("integrated_gradients", by_pixel=True)
 def integrated_gradients(
     model: nn.Module,
     images: Tensor,
@@ -35,7 +35,7 @@ def integrated_gradients(
         batch_size: Images that pass at once.
 
     Raises:
-        UsageError: If captum is not installed.
+        UsageError: If captum is not installed, or a class does not exist.
     """
     ig = _captum("integrated_gradients").IntegratedGradients(_logits(model))
     attributions = ig.attribute(
@@ -71,7 +71,7 @@ def occlusion(
         batch_size: Images that pass at once.
 
     Raises:
-        UsageError: If captum is not installed.
+        UsageError: If captum is not installed, or a class does not exist.
     """
     side = window or _window(model, images)
     attributions = (
@@ -90,11 +90,7 @@ def occlusion(
 
 
 def _captum(method: str) -> ModuleType:
-    try:
-        import captum.attr
-    except ImportError as error:
-        raise UsageError(f"captum is needed for {method!r}; pip install 'xpruner[explain]'.") from error
-    return captum.attr
+    return require("captum.attr", f"explain by {method!r}", "explain")
 
 
 def _logits(model: nn.Module) -> Callable[[Tensor], Tensor]:

@@ -1,26 +1,44 @@
 """The methods that explain a prediction by a map over the image, by name, and the class that a map explains."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
 from xpruner.errors import UsageError, unknown
 
-Method = Callable[..., Tensor]
+Explain = Callable[..., Tensor]
 """Takes a frozen model in eval mode, images (batch, channels, height, width) that require a gradient, targets (batch,)
 or None, and options of its own by name; returns maps (batch, height, width)."""
 
-_methods: dict[str, Method] = {}
+
+@dataclass(frozen=True)
+class MapMethod:
+    """A method and what its maps are.
+
+    Attributes:
+        explain: Makes the maps.
+        of_class: Whether a map explains one class; else it is the same whatever the class.
+        by_pixel: Whether every pixel has a value of its own; else the patches have.
+    """
+
+    explain: Explain
+    of_class: bool = True
+    by_pixel: bool = False
+
+
+_methods: dict[str, MapMethod] = {}
 _GIVEN = ("model", "images", "targets")
 
 
-def register_map(name: str) -> Callable[[Method], Method]:
-    """Registers a :data:`Method` under a name."""
+def register_map(name: str, *, of_class: bool = True, by_pixel: bool = False) -> Callable[[Explain], Explain]:
+    """Registers an :data:`Explain` under a name, with what :class:`MapMethod` says of its maps."""
 
-    def register(method: Method) -> Method:
-        _methods[name] = method
-        return method
+    def register(explain: Explain) -> Explain:
+        _methods[name] = MapMethod(explain, of_class, by_pixel)
+        return explain
 
     return register
 
@@ -30,7 +48,7 @@ def map_methods() -> list[str]:
     return sorted(_methods)
 
 
-def find_method(name: str, options: dict) -> Method:
+def find_method(name: str, options: Mapping[str, Any] | None = None) -> MapMethod:
     """Returns a method by its name, once it is known to take the options.
 
     Raises:
@@ -39,8 +57,8 @@ def find_method(name: str, options: dict) -> Method:
     if name not in _methods:
         raise unknown("explanation method", name, _methods)
     method = _methods[name]
-    offered = [option for option in inspect.signature(method).parameters if option not in _GIVEN]
-    for option in options:
+    offered = [option for option in inspect.signature(method.explain).parameters if option not in _GIVEN]
+    for option in options or ():
         if not offered:
             raise UsageError(f"The explanation method {name!r} has no options; leave {option!r} out.")
         if option not in offered:

@@ -17,6 +17,9 @@ def relevance(model: nn.Module, images: Tensor, targets: Tensor | None) -> Tenso
     R = I, and per block R <- R + Abar R with Abar the mean over heads of relu(gradient of the explained logit * A); of
     R - I, the row that the classifier reads. For a class token that is its row of R over the patches, as published;
     where the mean of the tokens is read, I would add the same to every patch [our choice].
+
+    Raises:
+        UsageError: If the model cannot be read, or a class does not exist.
     """
     anatomy = anatomy_of(model)
     logits, looks = look(model, anatomy, images)

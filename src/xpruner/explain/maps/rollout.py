@@ -12,12 +12,15 @@ from xpruner.explain.maps.pixels import to_pixels
 from xpruner.explain.maps.registry import register_map
 
 
-@register_map("rollout")
+@register_map("rollout", of_class=False)
 def rollout(model: nn.Module, images: Tensor, targets: Tensor | None) -> Tensor:
     """Returns attention rollout (Abnar and Zuidema 2020, section 3), at least 0; class-agnostic.
 
     Per block the mean over heads plus the identity, rows normalised to 1; of their product, the row that the
     classifier reads.
+
+    Raises:
+        UsageError: If the model cannot be read.
     """
     anatomy = anatomy_of(model)
     with torch.no_grad():

@@ -1,0 +1,68 @@
+"""Pairs of maps: which images, how alike, and what that is worth by chance."""
+
+import pytest
+import torch
+
+from xpruner.errors import UsageError
+from xpruner.explain.agreement import spearman, top_overlap
+from xpruner.explain.finished import FinishedRun, open_run
+from xpruner.explain.maps import saliency
+from xpruner.report.pairs import Likeness, Maps, Pair, check_numbers, choose, explained
+
+NAMES = [str(digit) for digit in range(10)]
+
+
+@pytest.fixture(scope="module")
+def run(finished_folder) -> FinishedRun:
+    return open_run(finished_folder)
+
+
+@pytest.fixture(scope="module")
+def answers(run) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """True labels, those of the next image, and zeros."""
+    labels = torch.tensor([label for _, label in run.images])
+    return labels, labels.roll(-1), torch.zeros_like(labels)
+
+
+@pytest.mark.parametrize(
+    ("right", "lost", "chosen"), [(range(10, 21), [1, 2, 3, 4], [10, 15, 20, 1, 2, 3]), ([5], [], [5]), ([], [], [])]
+)
+def test_images_to_explain(right, lost, chosen):
+    assert choose(list(right), lost) == chosen
+
+
+def test_a_pair_is_of_the_true_class_and_says_what_both_models_say(run, answers):
+    [first, second] = explained(run, [4, 40], answers, NAMES, "gradcam").pairs
+    for pair, number in ((first, 4), (second, 40)):
+        labels = [NAMES[int(answer[number])] for answer in answers]
+        assert (pair.number, pair.truth, pair.dense, pair.pruned) == (number, *labels)
+        assert len({pair.picture, pair.dense_map, pair.pruned_map}) == 3
+        image, label = run.images[number][0][None], answers[0][number][None]
+        maps = [saliency(model, image, "gradcam", label) for model in (run.dense, run.pruned)]
+        assert pair.likeness == Likeness(spearman(*maps).item(), top_overlap(*maps).item())
+
+
+def test_by_chance_the_order_of_pixels_agrees_in_nothing(run, answers):
+    """The mean over shuffles is near 0; two sets of a fifth of the pixels share a ninth of their union."""
+    maps = explained(run, range(0, 60, 10), answers, NAMES, "relevance")
+    assert abs(maps.floor.spearman) < 0.15
+    assert maps.floor.top_overlap == pytest.approx(1 / 9, abs=0.08)
+
+
+def test_means_are_over_the_images():
+    pairs = [Pair(0, "", "", "", "", "", "", Likeness(*of), Likeness(*floor))
+             for of, floor in (((0.5, 0.25), (0.0, 0.125)), ((1.0, 0.75), (0.25, 0.125)))]  # fmt: skip
+    maps = Maps("rollout", pairs)
+    assert (maps.likeness, maps.floor) == (Likeness(0.75, 0.5), Likeness(0.125, 0.125))
+    assert not maps.of_class and Maps("gradcam", pairs).of_class
+
+
+def test_without_images_there_is_a_reason(run, answers):
+    assert explained(run, [], answers, NAMES, "gradcam") == Maps("gradcam", [], "No image was right before pruning.")
+
+
+@pytest.mark.parametrize("number", [-1, 60])
+def test_a_number_that_no_image_has_is_refused(run, number):
+    check_numbers(run, [0, 59])
+    with pytest.raises(UsageError, match=rf"^The run has no image {number}; choose from 0 to 59\.$"):
+        check_numbers(run, [3, number])

@@ -1,0 +1,50 @@
+"""What the page says of `metrics.json`: stages, latency, the result in one line."""
+
+import json
+
+import pytest
+
+from xpruner.errors import UsageError, XPrunerError
+from xpruner.report.metrics import STAGES, Latency, Result, Stage, read_metrics
+
+FIGURES = {
+    "dense": {"top1": 0.9191, "macs": 208, "params": 55, "seconds": 1.0},
+    "pruned": {"top1": 0.7, "macs": 104, "params": 22},
+    "compensated": {"top1": 0.8, "macs": 104, "params": 22},
+    "finetuned": {"top1": 0.9123, "macs": 104, "params": 22},
+}
+
+
+def test_stages_and_latency_are_those_of_the_file():
+    measured = {"dense": {"1": 3.0, "32": 148.0}, "pruned": {"1": 4.0, "32": 100.0}}
+    result = Result.of({**FIGURES, "latency": measured}, "macs")
+    assert [stage.name for stage in result.stages] == list(STAGES.values())
+    assert result.stages[-1] == Stage("fine-tuned", 0.9123, 104, 22)
+    assert result.latency == [Latency(1, 3.0, 4.0), Latency(32, 148.0, 100.0)]
+    assert Result.of(FIGURES, "macs").latency == []
+
+
+@pytest.mark.parametrize(
+    ("latency", "resource", "line"),
+    [
+        ([Latency(1, 3.0, 4.0), Latency(32, 148.0, 100.0)], "macs",
+         "50.0 % of the MACs, 1.48× as fast at batch 32, 91.9 → 91.2 % top-1"),
+        ([], "macs", "50.0 % of the MACs, 91.9 → 91.2 % top-1"),
+        ([], "params", "40.0 % of the parameters, 91.9 → 91.2 % top-1"),
+    ],
+)  # fmt: skip
+def test_the_headline(latency, resource, line):
+    assert Result(Result.of(FIGURES, "macs").stages, latency, resource).headline == line
+
+
+def test_figures_that_are_not_all_there_or_damaged(tmp_path):
+    path = tmp_path / "metrics.json"
+    for present in ({}, {name: FIGURES[name] for name in ("dense", "pruned")}):
+        path.write_text(json.dumps(present))
+        with pytest.raises(UsageError, match="is not finished; the same `xpruner prune` command finishes it"):
+            read_metrics(tmp_path)
+    path.write_text("{")
+    with pytest.raises(XPrunerError, match="cannot be read"):
+        read_metrics(tmp_path)
+    path.write_text(json.dumps(FIGURES))
+    assert read_metrics(tmp_path) == FIGURES

@@ -5,7 +5,7 @@ from torch import nn
 from xpruner.data import batches
 from xpruner.errors import UsageError
 from xpruner.evidence import class_evidence
-from xpruner.explain.selectivity import Selectivity, Summary, marked, selectivity, selectivity_card
+from xpruner.explain.selectivity import EVERY, Selectivity, Summary, marked, selectivity, selectivity_card
 from xpruner.units import find_units
 
 HIDDEN = "blocks.1.mlp:hidden"
@@ -73,6 +73,17 @@ def test_masks_and_taylor_close_units_of_one_kind_alone(finished):
 
 def test_all_images_are_looked_at_unless_it_is_said_how_many(finished):
     assert selectivity_card(finished, "qk", 0.5).images == len(finished.images)
+
+
+def test_every_kind_can_be_ranked_together(finished):
+    together = selectivity_card(finished, EVERY, 0.5).by["masks"]
+    tables = {group.key: finished.dense_masks[group.key] for group in finished.units}
+    assert {group.kind for group in finished.units} > {"head", "hidden"}
+    precision = finished.config.precision
+    _, images = finished.some_images(len(finished.images))
+    assert together.classes == selectivity(
+        finished.dense, finished.units, tables, images, share=0.5, precision=precision
+    )
 
 
 @pytest.mark.parametrize(

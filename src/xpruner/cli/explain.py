@@ -79,7 +79,7 @@ class SelectivityOptions(ExplainOptions):
 
     Attributes:
         share: Of the units, to be closed for each class.
-        kind: Of unit, such as ``hidden``.
+        kind: Of unit, such as ``hidden``; ``all`` ranks every kind together.
         images: At most so many of the run's images are looked at.
     """
 

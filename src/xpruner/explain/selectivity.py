@@ -16,6 +16,10 @@ from xpruner.moments import Batches
 from xpruner.units import Units
 
 
+EVERY = "all"
+"""Kinds of unit."""
+
+
 @dataclass(frozen=True)
 class Selectivity:
     """What closing the units costs that one class marks.
@@ -82,16 +86,16 @@ def selectivity_card(
 
     Args:
         run: A run with masks.
-        kind: Of unit that is closed.
+        kind: Of unit that is closed, or :data:`EVERY`, ranked together.
         share: Of these units, for each class.
         count: How many of the run's images to measure on at most, evenly spread; all when absent.
 
     Raises:
         UsageError: If the run has no masks or no units of this kind, or the share is out of range.
     """
-    groups = [group for group in run.units if group.kind == kind]
+    groups = [group for group in run.units if kind in (group.kind, EVERY)]
     if not groups:
-        raise unknown("kind of unit in this run", kind, {group.kind for group in run.units})
+        raise unknown("kind of unit in this run", kind, {EVERY, *(group.kind for group in run.units)})
     _check(share)
     masks, precision = run.dense_masks, run.config.precision
     calibration = list(batches(run.data.calibration, BATCH, seed=0, shuffle=False))

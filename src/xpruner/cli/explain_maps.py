@@ -3,7 +3,7 @@
 from rich.table import Table
 
 from xpruner.cli.tables import new_table
-from xpruner.explain.selectivity import SelectivityCard
+from xpruner.explain.selectivity import EVERY, SelectivityCard
 from xpruner.explain.trust import MapsCard
 
 
@@ -38,9 +38,10 @@ def selectivity_text(card: SelectivityCard) -> list[Table | str]:
     for row in zip(*(summary.classes for summary in card.by.values()), strict=True):
         figures = [f"{points:.2f}" for found in row for points in (found.own, found.others)]
         by_class.add_row(card.class_names[row[0].label], *figures)
+    units = "units of every kind" if card.kind == EVERY else f"{card.kind} units"
     return [
         means,
         by_class,
         f"Points of top-1 that the dense model loses on {card.images} images without the {100 * card.share:g} % of its "
-        f"{card.kind} units that a class marks most.",
+        f"{units} that a class marks most.",
     ]

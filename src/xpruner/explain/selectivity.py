@@ -15,7 +15,6 @@ from xpruner.explain.without import losses_without
 from xpruner.moments import Batches
 from xpruner.units import Units
 
-
 EVERY = "all"
 """Kinds of unit."""
 

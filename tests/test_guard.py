@@ -14,7 +14,19 @@ from xpruner.config import CompensateConfig, DataConfig, FinetuneConfig, MaskCon
 from xpruner.errors import UsageError
 from xpruner.explain.audit import audit_run
 from xpruner.explain.finished import open_run
-from xpruner.guard import IMAGES, RATE, _Guard, guarded, place_in_class, reweighted, to_measure, unseen, weighed
+from xpruner.guard import (
+    IMAGES,
+    RATE,
+    _Guard,
+    guarded,
+    guarded_calibration,
+    place_in_class,
+    reweighted,
+    to_measure,
+    unseen,
+    weighed,
+    weighed_calibration,
+)  # fmt: skip
 from xpruner.methods import Problem, find_method
 from xpruner.pipeline import run_pipeline
 from xpruner.plan import Budget, solve
@@ -96,7 +108,7 @@ def answering(monkeypatch, *losses: float) -> list[float]:
     """Makes plans lose so many points of class 0, one after the other; returns those that nobody asked for."""
     left = list(losses)
 
-    def lost(guard: _Guard, plan) -> Tensor:
+    def lost(guard: _Guard, plan, weights) -> Tensor:
         points = torch.zeros(1000, dtype=torch.double)
         points[: round(10 * left.pop(0))] = 1.0
         return points
@@ -171,16 +183,39 @@ def test_images_are_numbered_within_their_class():
 
 
 def test_more_images_are_taken_where_the_limit_needs_them():
-    """1000 classes in turn: for 2 points 50 images of each are needed, for 50 points the first 4000 have enough."""
+    """1000 classes in turn: for 2 points 50 images of each are needed, for 50 points the first 10,000 have enough."""
     labels = torch.arange(60_000) % 1000
     assert to_measure(labels, 1000, 2.0) == list(range(1000, 51_000))
     assert to_measure(labels, 1000, 50.0) == list(range(1000, 1000 + IMAGES))
 
 
 def test_of_a_rare_class_later_images_are_taken():
-    labels = torch.zeros(6000, dtype=torch.long)
-    labels[5990:] = 1
-    assert to_measure(labels, 0, 10.0) == [*range(IMAGES), *range(5990, 6000)]
+    labels = torch.zeros(40_000, dtype=torch.long)
+    labels[39_990:] = 1
+    assert to_measure(labels, 0, 10.0) == [*range(IMAGES), *range(39_990, 40_000)]
+
+
+def test_half_of_the_images_are_left_where_there_are_few():
+    assert to_measure(torch.zeros(110, dtype=torch.long), 10, 10.0) == list(range(10, 60))
+
+
+def test_compensation_sees_more_images_of_the_classes_that_count_more():
+    """Of 40 images of two classes in turn the first 8 are for calibration and the next 16 measured."""
+    train = TensorDataset(torch.arange(40.0)[:, None], torch.arange(40) % 2)
+    calibration = [(train.tensors[0][:8], train.tensors[1][:8])]
+    seen = weighed_calibration(torch.tensor([1.5, 0.5]), train, calibration, 50.0, DataConfig(batch_size=5))
+    assert torch.cat([images for images, _ in seen]).flatten().tolist() == [0, 1, 2, 3, 4, 6, 24, 26]
+    assert torch.cat([labels for _, labels in seen]).tolist() == [0, 1, 0, 1, 0, 0, 0, 0]
+    assert weighed_calibration(torch.ones(2), train, calibration, 50.0, DataConfig()) is calibration
+
+
+def test_what_a_guarded_plan_is_compensated_on():
+    train = TensorDataset(torch.arange(40.0)[:, None], torch.arange(40) % 2)
+    calibration = [(train.tensors[0][:8], train.tensors[1][:8])]
+    config = RunConfig(max_class_drop=50.0, data=DataConfig(batch_size=8))
+    assert guarded_calibration({}, train, calibration, config) is calibration
+    ((images, _),) = guarded_calibration({"guard": {"weights": [1.5, 0.5]}}, train, calibration, config)
+    assert images.flatten().tolist() == [0, 1, 2, 3, 4, 6, 24, 26]
 
 
 @pytest.mark.parametrize(
@@ -216,7 +251,7 @@ def test_the_method_stores_what_the_guard_came_to(tiny_vit):
     problem = Problem(tiny_vit, find_units(tiny_vit), Noise(40), calibration, 5, Budget(0.5), config)
     figures = find_method("xpruner")(problem).figures
     assert figures["guard"]["weights"] == [1.0] * 5 and figures["guard"]["limit"] == 100.0
-    assert figures["guard"]["images"] == 32 and -100 <= figures["guard"]["largest"] <= 100
+    assert figures["guard"]["images"] == 16 and -100 <= figures["guard"]["largest"] <= 100
     unguarded = replace(problem, config=replace(config, max_class_drop=None))
     assert "guard" not in find_method("xpruner")(unguarded).figures
 
@@ -236,4 +271,4 @@ def test_a_guarded_run_is_opened_with_what_its_guard_came_to(tmp_path, capsys):
     )
     assert len(run.guard.drops) == 10 and audit_run(run).guard == run.guard
     show_result(metrics, folder)
-    assert "The guard held: before training no class loses more than 100 points on 96 " in capsys.readouterr().out
+    assert "The guard held: before training no class loses more than 100 points on 48 " in capsys.readouterr().out

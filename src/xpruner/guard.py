@@ -1,4 +1,4 @@
-"""The guard: no class may lose more than a limit; classes that would are given more weight in what a unit is worth."""
+"""The guard: no class may lose more than a limit; classes that would count more, in plan and in compensation."""
 
 import json
 import logging
@@ -13,10 +13,13 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
 from xpruner.compensation import compensate
+from xpruner.config import DataConfig, RunConfig
+from xpruner.data import batches
 from xpruner.errors import UsageError
 from xpruner.explain.without import class_means
 from xpruner.files import write_text
 from xpruner.masks import odds
+from xpruner.moments import Batches
 from xpruner.plan import Budget, Plan, solve
 from xpruner.surgery import apply
 from xpruner.training import predict
@@ -26,10 +29,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("xpruner")
 
-IMAGES = 4000
+IMAGES = 10_000
 """To measure on; more where the limit needs more of a class."""
 STEPS = 6
-RATE = 0.3
+RATE = 0.5
 """Of the multipliers, for each percentage point that a class loses beyond the limit; halved after a step too far."""
 LARGER = (1.1, 1.2, 1.3)
 """Budgets, as multiples of the one that is asked, at which the limit is tried without multipliers."""
@@ -94,11 +97,12 @@ class _Measured:
 def guarded(problem: "Problem", masks: Mapping[str, Tensor], plan: Plan, limit: float) -> Guarded:
     """Returns a plan under which no class loses more than ``limit`` points, at the budget that is asked.
 
-    The constraint drop_c <= limit has a multiplier w_c for each class; a unit is worth sum_c w_c m[c,u] / (1 - m[c,u]).
-    From w = 1 on, w_c <- w_c exp(RATE (drop_c - limit)) for the classes beyond the limit, and the plan is solved anew;
-    where that does no good, half the step is taken from the best multipliers so far [our choice]. Drops are measured
-    on training images that compensation has not seen. A plan that is solved anew is of the masks alone: it reads their
-    odds whatever ``thresholds.importance`` says, and thresholds that were learned are no part of it.
+    The constraint drop_c <= limit has a multiplier w_c for each class; a unit is worth sum_c w_c m[c,u] / (1 - m[c,u]),
+    and compensation sees w_c times as many images of the class (:func:`guarded_calibration`). From w = 1 on,
+    w_c <- w_c exp(RATE (drop_c - limit)) for the classes beyond the limit, and the plan is solved anew; where that does
+    no good, half the step is taken from the best multipliers so far [our choice]. Drops are measured on training images
+    that compensation does not see. A plan that is solved anew is of the masks alone: it reads their odds whatever
+    ``thresholds.importance`` says, and thresholds that were learned are no part of it.
 
     Args:
         problem: The run's; its budget stays.
@@ -181,7 +185,7 @@ class _Guard:
         return None
 
     def _measured(self, plan: Plan, weights: Tensor) -> _Measured:
-        lost = self._lost(plan)
+        lost = self._lost(plan, weights)
         drops = 100 * class_means(lost, self.labels, self.classes)
         found = _Measured(plan, weights, drops, 100 * lost.mean().item())
         share = plan.share(self.problem.budget.resource)
@@ -198,13 +202,13 @@ class _Guard:
     def _solved(self, weights: Tensor, budget: Budget) -> Plan:
         return solve(self.problem.units, weighed(self.masks, weights), budget, "xpruner, guarded")
 
-    def _lost(self, plan: Plan) -> Tensor:
+    def _lost(self, plan: Plan, weights: Tensor) -> Tensor:
         """Returns for each image 1 where the dense model alone is right, -1 where the pruned one alone is, else 0."""
-        problem = self.problem
+        problem, config = self.problem, self.problem.config
+        images = weighed_calibration(weights, problem.train, problem.calibration, self.limit, config.data)
         model = compensate(
-            apply(problem.model, plan), problem.model, plan, problem.calibration, problem.config.compensate,
-            precision=problem.config.precision,
-        )  # fmt: skip
+            apply(problem.model, plan), problem.model, plan, images, config.compensate, precision=config.precision
+        )
         said, _ = self._says(model)
         return (self.dense == self.labels).double() - (said == self.labels).double()
 
@@ -235,19 +239,65 @@ def reweighted(weights: Tensor, drops: Tensor, limit: float, rate: float = RATE)
     return raised / raised.mean()
 
 
+def guarded_calibration(figures: Mapping[str, Any], train: Dataset, calibration: Batches, config: RunConfig) -> Batches:
+    """Returns what the plan of a search is to be compensated on: what its guard chose, where there was one.
+
+    Args:
+        figures: Of the search; the guard's are under ``guard``.
+        train: The training images.
+        calibration: Those for calibration, the first of them.
+        config: Of the run.
+    """
+    if "guard" not in figures or config.max_class_drop is None:
+        return calibration
+    weights = torch.tensor(figures["guard"]["weights"])
+    return weighed_calibration(weights, train, calibration, config.max_class_drop, config.data)
+
+
+def weighed_calibration(
+    weights: Tensor, train: Dataset, calibration: Batches, limit: float, config: DataConfig
+) -> Batches:
+    """Returns calibration images of which each class has as many as its multiplier makes of what it had.
+
+    Where a class gets more, they are further training images, but none on which drops are measured.
+
+    Args:
+        weights: (classes,) multipliers; where all are 1 nothing changes.
+        train: The training images.
+        calibration: The first of them.
+        limit: Of the guard, as :func:`to_measure` takes it.
+        config: How images are loaded.
+    """
+    labels, seen = _labels(train), sum(len(batch) for _, batch in calibration)
+    if len(labels) <= seen or bool((weights == 1).all()):
+        return calibration
+    free = torch.ones(len(labels), dtype=torch.bool)
+    free[to_measure(labels, seen, limit)] = False
+    numbers = free.nonzero().flatten()
+    wanted = (weights * torch.bincount(labels[:seen], minlength=len(weights))).round()
+    chosen = numbers[place_in_class(labels[numbers]) < wanted[labels[numbers]]].tolist()
+    return list(batches(Subset(_plain(train), chosen), config.batch_size, seed=0, shuffle=False))
+
+
 def unseen(problem: "Problem", limit: float) -> Dataset:
     """Returns training images without augmentation that are not for calibration, as :func:`to_measure` chooses."""
-    train: Any = problem.train
-    plain = train.plain() if hasattr(train, "plain") else train
-    labels = train.labels if hasattr(train, "labels") else torch.tensor([label for _, label in train])
-    return Subset(plain, to_measure(labels, sum(len(y) for _, y in problem.calibration), limit))
+    seen = sum(len(labels) for _, labels in problem.calibration)
+    return Subset(_plain(problem.train), to_measure(_labels(problem.train), seen, limit))
+
+
+def _plain(train: Any) -> Dataset:
+    return train.plain() if hasattr(train, "plain") else train
+
+
+def _labels(train: Any) -> Tensor:
+    return train.labels if hasattr(train, "labels") else torch.tensor([label for _, label in train])
 
 
 def to_measure(labels: Tensor, seen: int, limit: float) -> list[int]:
     """Returns the numbers of the training images on which drops are measured.
 
-    These are the first :data:`IMAGES` that are not for calibration, or of all where there are no others; and of each
-    class so many that one image is worth no more than the limit.
+    These are the first :data:`IMAGES` that are not for calibration, but no more than half of these, or the first of all
+    where there are no others; and of each class so many that one image is worth no more than the limit.
 
     Args:
         labels: (images,) of the training images.
@@ -269,7 +319,8 @@ def to_measure(labels: Tensor, seen: int, limit: float) -> list[int]:
             f"worth no more, but class {scarce.item()} has {fewest.item()} that are not for calibration; {larger}"
             "give more images (data.train_size, data.calibration_size)."
         )
-    wanted = (torch.arange(len(left)) < IMAGES) | (place_in_class(left) < needed)
+    most = min(IMAGES, len(left) // 2 if first else len(left))
+    wanted = (torch.arange(len(left)) < most) | (place_in_class(left) < needed)
     return (first + wanted.nonzero().flatten()).tolist()
 
 

@@ -15,6 +15,7 @@ from xpruner.config import RunConfig
 from xpruner.cost import count_macs, count_params
 from xpruner.data import InputSpec, Splits, batches, class_names, load_data
 from xpruner.errors import XPrunerError
+from xpruner.guard import guarded_calibration
 from xpruner.methods import Outcome, Problem, find_method
 from xpruner.methods.base import kinds_for, prepared, read_outcome, write_outcome
 from xpruner.models import load_model, load_teacher
@@ -100,7 +101,7 @@ class _Protocol:
         self.stages["dense"] = self._figures(self.bench.dense)
         outcome = self._search()
         model = self._as_found(outcome)
-        start = self._compensated(model, outcome.plan)
+        start = self._compensated(model, outcome)
         self._finetuned(start, outcome.plan)
         return {
             "label": self.asked.label,
@@ -164,14 +165,15 @@ class _Protocol:
         if abs(reached / asked - 1) > TOLERANCE:
             raise XPrunerError(f"{self.asked.name} has a cost of {reached:,.0f} where {asked:,.0f} was asked for.")
 
-    def _compensated(self, model: nn.Module, plan: Plan) -> nn.Module:
+    def _compensated(self, model: nn.Module, outcome: Outcome) -> nn.Module:
         """Returns what fine-tuning starts from: the compensated model, unless it does worse on training images."""
-        if not plan.keep or self.config.compensate.mode == "none":
+        if not outcome.plan.keep or self.config.compensate.mode == "none":
             return model
         figures: dict[str, Any] = {}
         with measured(figures):
+            images = guarded_calibration(outcome.figures, self.bench.data.train, self.bench.calibration, self.config)
             better = compensate(
-                copy.deepcopy(model), self.dense, plan, self.bench.calibration, self.config.compensate,
+                copy.deepcopy(model), self.dense, outcome.plan, images, self.config.compensate,
                 precision=self.config.precision,
             )  # fmt: skip
         self.stages["compensated"] = {**self._figures(better), **figures}

@@ -122,6 +122,7 @@ def main() -> None:
     put(ROOT / "docs" / "results.md", "selectivity", markdown(head, selectivity_rows(explained["selectivity"])))
     head = ["map", "insertion", "deletion", "dense and pruned", "dense and control", "random floor"]
     put(ROOT / "docs" / "results.md", "maps", markdown(head, map_rows(explained["maps"])))
+    put(ROOT / "docs" / "results.md", "specialised", (RESULTS / "specialise" / "table_0.3.md").read_text().strip())
 
 
 if __name__ == "__main__":

@@ -122,13 +122,13 @@ def answering(monkeypatch, *losses: float) -> list[float]:
     return left
 
 
-def test_a_step_too_far_is_taken_back_and_half_of_it_tried(speaks_for_class_0, monkeypatch):
-    """And the first of the larger budgets holds without multipliers: 1.1 times 0.8."""
+def test_multipliers_go_on_rising_from_the_newest_ones_and_the_best_are_taken(speaks_for_class_0, monkeypatch):
+    """Beyond the limit by 2, 4 and 1 points; the first of the larger budgets, 1.1 times 0.8, holds without them."""
     problem = problem_of(speaks_for_class_0)
     plan = solve(problem.units, {g.key: torch.arange(g.size, 0, -1.0) for g in problem.units}, problem.budget)
-    left = answering(monkeypatch, 4.0, 6.0, 1.5, 2.0)
+    left = answering(monkeypatch, 4.0, 6.0, 3.0, 1.5, 2.0)
     figures = guarded(problem, masks_of(problem, torch.ones(5)), plan, 2.0).figures
-    raised = torch.tensor([math.exp(RATE / 2 * 2), 1.0, 1.0, 1.0, 1.0])
+    raised = torch.tensor([math.exp(RATE * (2 + 4 + 1)), 1.0, 1.0, 1.0, 1.0])
     torch.testing.assert_close(torch.tensor(figures.weights), raised / raised.mean())
     assert figures.largest == pytest.approx(1.5) and left == []
     assert (figures.price, figures.largest_without) == pytest.approx((-2.5, 4.0))

@@ -33,7 +33,7 @@ IMAGES = 10_000
 """To measure on; more where the limit needs more of a class."""
 STEPS = 6
 RATE = 0.5
-"""Of the multipliers, for each percentage point that a class loses beyond the limit; halved after a step too far."""
+"""Of the multipliers, for each percentage point that a class loses beyond the limit."""
 LARGER = (1.1, 1.2, 1.3)
 """Budgets, as multiples of the one that is asked, at which the limit is tried without multipliers."""
 
@@ -99,10 +99,10 @@ def guarded(problem: "Problem", masks: Mapping[str, Tensor], plan: Plan, limit: 
 
     The constraint drop_c <= limit has a multiplier w_c for each class; a unit is worth sum_c w_c m[c,u] / (1 - m[c,u]),
     and compensation sees w_c times as many images of the class (:func:`guarded_calibration`). From w = 1 on,
-    w_c <- w_c exp(RATE (drop_c - limit)) for the classes beyond the limit, and the plan is solved anew; where that does
-    no good, half the step is taken from the best multipliers so far [our choice]. Drops are measured on training images
-    that compensation does not see. A plan that is solved anew is of the masks alone: it reads their odds whatever
-    ``thresholds.importance`` says, and thresholds that were learned are no part of it.
+    w_c <- w_c exp(RATE (drop_c - limit)) for the classes beyond the limit, and the plan is solved anew [our choice].
+    Drops are measured on training images that compensation does not see. A plan that is solved anew is of the masks
+    alone: it reads their odds whatever ``thresholds.importance`` says, and thresholds that were learned are no part of
+    it.
 
     Args:
         problem: The run's; its budget stays.
@@ -133,20 +133,14 @@ class _Guard:
 
     def run(self, plan: Plan) -> Guarded:
         """Reweighs the classes until the limit holds."""
-        best = first = self._measured(plan, torch.ones(self.classes))
+        best = newest = first = self._measured(plan, torch.ones(self.classes))
         earlier = self._earlier()
-        if best.worst > self.limit and earlier is not None:
-            best = min(best, self._reached(earlier), key=lambda found: found.worst)
-        rate = RATE
-        for _ in range(STEPS):
+        for step in range(STEPS):
             if best.worst <= self.limit:
                 break
-            weights = reweighted(best.weights, best.drops, self.limit, rate)
-            found = self._reached(weights)
-            if found.worst < best.worst:
-                best = found
-            else:
-                rate /= 2
+            weights = reweighted(newest.weights, newest.drops, self.limit)
+            newest = self._reached(earlier if step == 0 and earlier is not None else weights)
+            best = min(best, newest, key=lambda found: found.worst)
         if best.worst > self.limit:
             if self._kept is not None:
                 write_text(self._kept, json.dumps(best.weights.tolist()))
@@ -232,10 +226,10 @@ class _Guard:
         )
 
 
-def reweighted(weights: Tensor, drops: Tensor, limit: float, rate: float = RATE) -> Tensor:
+def reweighted(weights: Tensor, drops: Tensor, limit: float) -> Tensor:
     """Returns the multipliers after one step of ascent, with a mean of 1; classes within the limit keep theirs."""
     beyond = (drops - limit).nan_to_num(0.0).clamp(min=0).to(weights)
-    raised = weights * torch.exp(rate * beyond)
+    raised = weights * torch.exp(RATE * beyond)
     return raised / raised.mean()
 
 

@@ -146,7 +146,7 @@ def purified(model: nn.Module, units: Units, train: Dataset, *, seed: int, preci
         with autocast(precision, images.device), gating(model, units, learned.gates()):
             return F.cross_entropy(logits_of(model(images)).float(), labels), {}
 
-    steps = len(train) // BATCH  # type: ignore[arg-type]
+    steps = len(train) // BATCH
     with frozen(model):
         learn("purifying", learned, optimizer, loss, train, LoopOptions(steps=steps, batch_size=BATCH, seed=seed))
     return {key: gates.nonzero()[:, 0].tolist() for key, gates in learned.gates().items()}

@@ -57,3 +57,12 @@ def finished_folder(tmp_path_factory) -> Path:
     )  # fmt: skip
     run_pipeline(config)
     return folder
+
+
+@pytest.fixture(scope="session")
+def browser():
+    from headless import start_browser
+
+    driver = start_browser()
+    yield driver
+    driver.quit()

@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("gradio")
 
-from headless import NO_BROWSER, start_browser
+from headless import NO_BROWSER
 from PIL import Image
 from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.by import By
@@ -29,13 +29,6 @@ def served(finished_folder):
     page = serve(open_run(finished_folder), "127.0.0.1", None, browser=False, images=16)
     yield page
     page.close(verbose=False)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    driver = start_browser()
-    yield driver
-    driver.quit()
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from headless import NO_BROWSER, start_browser
+from headless import NO_BROWSER
 from made_up_contents import made_up
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -20,13 +20,6 @@ def address(tmp_path_factory) -> str:
     path: Path = tmp_path_factory.mktemp("page") / "report.html"
     path.write_text(page(made_up(["cat", "<b>dog</b>", "owl"], {"a.attn:head": 3, "a.mlp:hidden": 8})), "utf-8")
     return path.as_uri()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    driver = start_browser()
-    yield driver
-    driver.quit()
 
 
 @pytest.fixture

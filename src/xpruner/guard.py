@@ -6,20 +6,17 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset, Subset
 
 from xpruner.compensation import compensate
-from xpruner.config import DataConfig, RunConfig
-from xpruner.data import batches
 from xpruner.errors import UsageError
 from xpruner.explain.without import class_means
 from xpruner.files import write_text
+from xpruner.guard_images import unseen, weighed_calibration
 from xpruner.masks import odds
-from xpruner.moments import Batches
 from xpruner.plan import Budget, Plan, solve
 from xpruner.surgery import apply
 from xpruner.training import predict
@@ -29,8 +26,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("xpruner")
 
-IMAGES = 10_000
-"""To measure on; more where the limit needs more of a class."""
 STEPS = 6
 RATE = 0.5
 """Of the multipliers, for each percentage point that a class loses beyond the limit."""
@@ -98,11 +93,10 @@ def guarded(problem: "Problem", masks: Mapping[str, Tensor], plan: Plan, limit: 
     """Returns a plan under which no class loses more than ``limit`` points, at the budget that is asked.
 
     The constraint drop_c <= limit has a multiplier w_c for each class; a unit is worth sum_c w_c m[c,u] / (1 - m[c,u]),
-    and compensation sees w_c times as many images of the class (:func:`guarded_calibration`). From w = 1 on,
-    w_c <- w_c exp(RATE (drop_c - limit)) for the classes beyond the limit, and the plan is solved anew [our choice].
-    Drops are measured on training images that compensation does not see. A plan that is solved anew is of the masks
-    alone: it reads their odds whatever ``thresholds.importance`` says, and thresholds that were learned are no part of
-    it.
+    and compensation sees w_c times as many images of the class. From w = 1 on, w_c <- w_c exp(RATE (drop_c - limit))
+    for the classes beyond the limit, and the plan is solved anew [our choice]. Drops are measured on training images
+    that compensation does not see. A plan that is solved anew is of the masks alone: it reads their odds whatever
+    ``thresholds.importance`` says, and thresholds that were learned are no part of it.
 
     Args:
         problem: The run's; its budget stays.
@@ -231,97 +225,3 @@ def reweighted(weights: Tensor, drops: Tensor, limit: float) -> Tensor:
     beyond = (drops - limit).nan_to_num(0.0).clamp(min=0).to(weights)
     raised = weights * torch.exp(RATE * beyond)
     return raised / raised.mean()
-
-
-def guarded_calibration(figures: Mapping[str, Any], train: Dataset, calibration: Batches, config: RunConfig) -> Batches:
-    """Returns what the plan of a search is to be compensated on: what its guard chose, where there was one.
-
-    Args:
-        figures: Of the search; the guard's are under ``guard``.
-        train: The training images.
-        calibration: Those for calibration, the first of them.
-        config: Of the run.
-    """
-    if "guard" not in figures or config.max_class_drop is None:
-        return calibration
-    weights = torch.tensor(figures["guard"]["weights"])
-    return weighed_calibration(weights, train, calibration, config.max_class_drop, config.data)
-
-
-def weighed_calibration(
-    weights: Tensor, train: Dataset, calibration: Batches, limit: float, config: DataConfig
-) -> Batches:
-    """Returns calibration images of which each class has as many as its multiplier makes of what it had.
-
-    Where a class gets more, they are further training images, but none on which drops are measured.
-
-    Args:
-        weights: (classes,) multipliers; where all are 1 nothing changes.
-        train: The training images.
-        calibration: The first of them.
-        limit: Of the guard, as :func:`to_measure` takes it.
-        config: How images are loaded.
-    """
-    labels, seen = _labels(train), sum(len(batch) for _, batch in calibration)
-    if len(labels) <= seen or bool((weights == 1).all()):
-        return calibration
-    free = torch.ones(len(labels), dtype=torch.bool)
-    free[to_measure(labels, seen, limit)] = False
-    numbers = free.nonzero().flatten()
-    wanted = (weights * torch.bincount(labels[:seen], minlength=len(weights))).round()
-    chosen = numbers[place_in_class(labels[numbers]) < wanted[labels[numbers]]].tolist()
-    return list(batches(Subset(_plain(train), chosen), config.batch_size, seed=0, shuffle=False))
-
-
-def unseen(problem: "Problem", limit: float) -> Dataset:
-    """Returns training images without augmentation that are not for calibration, as :func:`to_measure` chooses."""
-    seen = sum(len(labels) for _, labels in problem.calibration)
-    return Subset(_plain(problem.train), to_measure(_labels(problem.train), seen, limit))
-
-
-def _plain(train: Any) -> Dataset:
-    return train.plain() if hasattr(train, "plain") else train
-
-
-def _labels(train: Any) -> Tensor:
-    return train.labels if hasattr(train, "labels") else torch.tensor([label for _, label in train])
-
-
-def to_measure(labels: Tensor, seen: int, limit: float) -> list[int]:
-    """Returns the numbers of the training images on which drops are measured.
-
-    These are the first :data:`IMAGES` that are not for calibration, but no more than half of these, or the first of all
-    where there are no others; and of each class so many that one image is worth no more than the limit.
-
-    Args:
-        labels: (images,) of the training images.
-        seen: How many of them, the first ones, are for calibration.
-        limit: Percentage points of top-1.
-
-    Raises:
-        UsageError: If a class has too few.
-    """
-    first = seen if len(labels) > seen else 0
-    left, classes = labels[first:], int(labels.max()) + 1
-    needed = math.ceil(100 / limit)
-    counts = torch.bincount(left, minlength=classes)
-    fewest, scarce = counts.masked_fill(torch.bincount(labels, minlength=classes) == 0, len(labels)).min(0)
-    if fewest < needed:
-        larger = f"set it to {math.ceil(1000 / fewest.item()) / 10:g} or more, or " if fewest else ""
-        raise UsageError(
-            f"max_class_drop is {limit:g}, for which {needed} training images of each class are needed, so that one is "
-            f"worth no more, but class {scarce.item()} has {fewest.item()} that are not for calibration; {larger}"
-            "give more images (data.train_size, data.calibration_size)."
-        )
-    most = min(IMAGES, len(left) // 2 if first else len(left))
-    wanted = (torch.arange(len(left)) < most) | (place_in_class(left) < needed)
-    return (first + wanted.nonzero().flatten()).tolist()
-
-
-def place_in_class(labels: Tensor) -> Tensor:
-    """Returns of each image how many of its class come before it, (images,)."""
-    order = labels.argsort(stable=True)
-    counts = torch.bincount(labels)
-    places = torch.empty_like(order)
-    places[order] = torch.arange(len(labels)) - (counts.cumsum(0) - counts)[labels[order]]
-    return places

@@ -18,7 +18,7 @@ from xpruner.cost import count_macs, count_params
 from xpruner.data import InputSpec, Splits, batches, class_names, load_data
 from xpruner.errors import UsageError
 from xpruner.explain.finished import remember_data
-from xpruner.guard import guarded_calibration, to_measure
+from xpruner.guard_images import guarded_calibration, to_measure
 from xpruner.latency import compare_latency
 from xpruner.methods import Problem, find_method
 from xpruner.methods.base import DENSE_MASKS, MASKS, kinds_for, prepared, write_masks

@@ -15,7 +15,7 @@ from xpruner.config import RunConfig
 from xpruner.cost import count_macs, count_params
 from xpruner.data import InputSpec, Splits, batches, class_names, load_data
 from xpruner.errors import XPrunerError
-from xpruner.guard import guarded_calibration
+from xpruner.guard_images import guarded_calibration
 from xpruner.methods import Outcome, Problem, find_method
 from xpruner.methods.base import kinds_for, prepared, read_outcome, write_outcome
 from xpruner.models import load_model, load_teacher

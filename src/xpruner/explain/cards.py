@@ -12,7 +12,7 @@ from xpruner.explain.audit import Drop
 from xpruner.explain.finished import BATCH, FinishedRun, different
 from xpruner.explain.reasons import Decision
 from xpruner.explain.without import losses_without, stand_ins, strengths
-from xpruner.guard import place_in_class
+from xpruner.guard_images import place_in_class
 from xpruner.masks import odds
 from xpruner.moments import Batches
 from xpruner.units import DEFAULT_KINDS, Units

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from xpruner.compensation import compensate
 from xpruner.config import RunConfig
-from xpruner.guard import guarded, unseen
+from xpruner.guard import guarded
+from xpruner.guard_images import unseen
 from xpruner.learning import LoopOptions
 from xpruner.mask_learning import leak, learn_masks
 from xpruner.masks import ClassMasks, rescaled

@@ -10,7 +10,9 @@ from xpruner.cli.explain_text import audit_text, class_text, image_text, unit_te
 from xpruner.cli.tables import guard_text
 from xpruner.explain.audit import Audit, Drop, audit
 from xpruner.explain.cards import Carrier, ClassCard, Cost, ImageOf, Layer, UnitCard
-from xpruner.explain.image import Guess, ImageCard
+from xpruner.explain.guess import Guess
+from xpruner.explain.image import ImageCard
+from xpruner.explain.map_pair import Likeness
 from xpruner.guard import GuardFigures
 
 GUARD = GuardFigures(
@@ -120,9 +122,11 @@ def test_a_guard_that_gains_and_no_other_budget_that_holds():
 
 def test_the_text_of_an_image_card():
     dense, pruned = [Guess("cat", 0.75), Guess("dog", 0.125)], [Guess("dog", 0.5), Guess("cat", 0.25)]
-    table, maps, picture = image_text(ImageCard("a.png", dense, pruned, "cat", "rollout", 0.25, "b.png"))
+    alike, floor = Likeness(0.25, 0.5), Likeness(-0.125, 0.1)
+    card = ImageCard("a.png", dense, pruned, "cat", "gradcam", alike, floor, "b.png")
+    table, maps, picture = image_text(card)
     assert [list(column.cells) for column in table.columns] == [
         ["cat", "dog"], ["75.00", "12.50"], ["dog", "cat"], ["50.00", "25.00"],
     ]  # fmt: skip
-    assert maps == "What speaks for cat (rollout): the maps' rank correlation is 0.250."
+    assert maps == "What speaks for cat (gradcam): the maps' rank correlation is 0.250 (by chance -0.125)."
     assert picture.endswith("are side by side in b.png.")

@@ -1,32 +1,19 @@
 """One image before two models: what they take it for, and what they look at."""
 
-import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
 
 from xpruner.data import InputSpec
 from xpruner.errors import UsageError
 from xpruner.explain.finished import open_run
-from xpruner.explain.image import ANY_CLASS, guesses, image_card, map_pair, probabilities, read_image
+from xpruner.explain.image import image_card, read_image
+from xpruner.explain.map_pair import ANY_CLASS, map_pair
 
 SPEC = InputSpec((4, 2), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-NAMES = ["cat", "dog", "owl"]
-
-
-class Says(nn.Module):
-    """Has the same opinion of every image, and of nothing in training mode."""
-
-    def __init__(self, *probabilities: float):
-        super().__init__()
-        self.logits = nn.Parameter(torch.tensor([math.log(p) for p in probabilities]))
-
-    def forward(self, images):
-        return self.logits.expand(len(images), -1) * (not self.training)
 
 
 @pytest.fixture
@@ -73,32 +60,6 @@ def test_an_image_that_cannot_be_read_is_named(tmp_path):
         read_image(path, SPEC)
 
 
-def test_guesses_are_the_most_probable_classes():
-    model, image = Says(0.2, 0.7, 0.1), torch.zeros(3, 4, 2)
-    assert probabilities(model, image).tolist() == pytest.approx([0.2, 0.7, 0.1])
-    first, second = guesses(model, image, NAMES, 2)
-    assert (first.name, second.name) == ("dog", "cat")
-    assert (first.probability, second.probability) == (pytest.approx(0.7), pytest.approx(0.2))
-    assert len(guesses(model, image, NAMES)) == 3
-    assert model.training
-
-
-def test_both_maps_explain_what_the_dense_model_says_unless_told(finished):
-    image = finished.images[0][0]
-    label = int(finished.dense(image[None]).argmax())
-    pair = map_pair(finished.dense, finished.pruned, image, "gradcam")
-    asked = map_pair(finished.dense, finished.pruned, image, "gradcam", label)
-    other = map_pair(finished.dense, finished.pruned, image, "gradcam", (label + 1) % 10)
-    assert pair.label == asked.label == label
-    assert torch.equal(pair.pruned, asked.pruned) and not torch.equal(pair.pruned, other.pruned)
-    assert pair.dense.shape == (16, 16)
-
-
-def test_the_maps_of_one_model_agree(finished):
-    pair = map_pair(finished.dense, finished.dense, finished.images[0][0], "relevance")
-    assert pair.agreement == pytest.approx(1)
-
-
 def test_the_card_of_an_image(finished, digit, tmp_path):
     card = image_card(finished, digit, "relevance", label=3, output=tmp_path / "card.png")
     image = finished.images[0][0]
@@ -107,7 +68,8 @@ def test_the_card_of_an_image(finished, digit, tmp_path):
         best = model(image[None]).softmax(-1)[0].topk(5)
         assert [guess.name for guess in found] == [str(label) for label in best.indices.tolist()]
         assert [guess.probability for guess in found] == pytest.approx(best.values.tolist())
-    assert card.agreement == map_pair(finished.dense, finished.pruned, image, "relevance", 3).agreement
+    pair = map_pair(finished.dense, finished.pruned, image, "relevance", 3)
+    assert (card.likeness, card.floor) == (pair.likeness, pair.floor)
     picture = np.asarray(Image.open(card.picture))
     assert picture.shape == (224, 3 * 224 + 2 * 8, 3)
     grey = image.mean(0) * 0.5 + 0.5  # of the image, whose pixels are enlarged 14 times

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import torch
 
 from xpruner.data import InputSpec
-from xpruner.explain.image import Guess, MapPair
+from xpruner.explain.guess import Guess
+from xpruner.explain.map_pair import Likeness, MapPair
 from xpruner.explore import markup
 from xpruner.plan import Plan
 
@@ -65,12 +66,14 @@ def test_opinions_are_said_with_their_probabilities():
 
 def test_pictures_have_a_name_each():
     spec = InputSpec((4, 4), (0.5,) * 3, (0.5,) * 3)
-    pair = MapPair(0, torch.rand(4, 4), torch.rand(4, 4), -0.25)
+    pair = MapPair(0, torch.rand(4, 4), torch.rand(4, 4), Likeness(-0.25, 0), Likeness(0.125, 0))
     found = Read(markup.look(torch.zeros(3, 4, 4), spec, pair, "cat"))
     images = [attributes for tag, attributes in found.tags if tag == "img"]
     assert [image["alt"] for image in images] == ["image", "dense model", "pruned model"]
     assert all(image["src"].startswith("data:image/png;base64,") for image in images)
-    assert "".join(found.words).endswith("What speaks for cat; the two maps' rank correlation is -0.250.")
+    assert "".join(found.words).endswith(
+        "What speaks for cat; the two maps' rank correlation is -0.250 (by chance 0.125)."
+    )
 
 
 def test_the_command_stands_where_there_is_one():
@@ -82,7 +85,8 @@ def test_names_are_shown_and_never_run():
     config = SimpleNamespace(
         model=SimpleNamespace(name=EVIL), data=SimpleNamespace(name=EVIL), budget=EVIL, method=EVIL
     )
-    guess, pair = Guess(EVIL, 0.5), MapPair(0, torch.rand(4, 4), torch.rand(4, 4), 1.0)
+    guess = Guess(EVIL, 0.5)
+    pair = MapPair(0, torch.rand(4, 4), torch.rand(4, 4), Likeness(1, 1), Likeness(0, 0))
     plan = Plan({f"{EVIL}:head": [0]}, {f"{EVIL}:head": 1})
     for text in (
         markup.heading(SimpleNamespace(folder=SimpleNamespace(name=EVIL), config=config)),

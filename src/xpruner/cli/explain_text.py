@@ -83,7 +83,8 @@ def image_text(card: ImageCard) -> list[Table | str]:
         table.add_row(dense.name, shares[0], pruned.name, shares[1])
     return [
         table,
-        f"What speaks for {card.explained} ({card.method}): the maps' rank correlation is {card.agreement:.3f}.",
+        f"What speaks for {card.explained} ({card.method}): the maps' rank correlation is "
+        f"{card.likeness.spearman:.3f} (by chance {card.floor.spearman:.3f}).",
         f"The image, the dense model's map and the pruned model's map are side by side in {card.picture}.",
     ]
 

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from xpruner.data import InputSpec
 from xpruner.explain.finished import FinishedRun
-from xpruner.explain.image import Guess, MapPair
+from xpruner.explain.guess import Guess
+from xpruner.explain.map_pair import MapPair
 from xpruner.explain.pictures import data_uri, heated, pixels_of
 from xpruner.explore.answers import kept_units
 from xpruner.plan import Plan
@@ -79,7 +80,7 @@ def look(image: Tensor, spec: InputSpec, pair: MapPair, name: str) -> str:
         image: (3, height, width), as the models take it.
         spec: Their input.
         pair: The maps.
-        name: Of the class that they explain.
+        name: Of the class that they explain, or that it is any.
     """
     pixels = pixels_of(image, spec)
     shown = {
@@ -93,7 +94,7 @@ def look(image: Tensor, spec: InputSpec, pair: MapPair, name: str) -> str:
     )
     return (
         f"<div class='trio'>{figures}</div><p>What speaks for <b>{escape(name)}</b>; the two maps' rank correlation is "
-        f"{pair.agreement:.3f}.</p>"
+        f"{pair.likeness.spearman:.3f} (by chance {pair.floor.spearman:.3f}).</p>"
     )
 
 

@@ -13,7 +13,8 @@ from typing import Any
 from xpruner.data import InputSpec
 from xpruner.errors import UsageError, XPrunerError, require
 from xpruner.explain.finished import FinishedRun
-from xpruner.explain.image import guesses, map_pair
+from xpruner.explain.guess import guesses
+from xpruner.explain.map_pair import map_pair
 from xpruner.explain.maps import map_methods
 from xpruner.explore import markup
 from xpruner.explore.answers import (
@@ -175,7 +176,7 @@ class _Answers:
             image, _ = image_of(self.run, upload, number)
             models = self.models(Question.of(self.run, share, labels))
             pair = map_pair(models.dense, models.pruned, image, method)
-            return markup.look(image, InputSpec.of(self.run.dense), pair, models.class_names[pair.label])
+            return markup.look(image, InputSpec.of(self.run.dense), pair, pair.explained(models.class_names))
 
     @contextmanager
     def _told(self) -> Iterator[None]:

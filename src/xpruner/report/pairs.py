@@ -10,35 +10,14 @@ from torch import Tensor
 
 from xpruner.data import InputSpec
 from xpruner.errors import UsageError
-from xpruner.explain.agreement import shuffled, spearman, top_overlap
 from xpruner.explain.finished import FinishedRun
-from xpruner.explain.image import map_pair
-from xpruner.explain.maps import find_method, grid_of
+from xpruner.explain.map_pair import Likeness, map_pair
+from xpruner.explain.maps import find_method
 from xpruner.explain.pictures import data_uri, heated, pixels_of
 
 log = logging.getLogger("xpruner")
 
 RIGHT, LOST = 3, 3
-SHUFFLES = 20
-"""Of a map; the floor is their mean."""
-
-
-@dataclass(frozen=True)
-class Likeness:
-    """How alike two maps are.
-
-    Attributes:
-        spearman: Rank correlation of their pixels, -1 to 1.
-        top_overlap: Intersection over union of their most salient 20 % of the pixels, 0 to 1.
-    """
-
-    spearman: float
-    top_overlap: float
-
-    @classmethod
-    def of(cls, a: Tensor, b: Tensor) -> "Likeness":
-        """Returns the means over pairs of maps (batch, height, width)."""
-        return cls(spearman(a, b).mean().item(), top_overlap(a, b).mean().item())
 
 
 @dataclass(frozen=True)
@@ -54,8 +33,7 @@ class Pair:
         dense_map: The dense model's map, laid over the image.
         pruned_map: That of the pruned model.
         likeness: Of the two maps.
-        floor: Of the dense model's map and :data:`SHUFFLES` shuffled ones, as smooth and as sparse as it is: what
-            likeness is worth by chance.
+        floor: What likeness is worth by chance.
     """
 
     number: int
@@ -145,11 +123,9 @@ def _pair(
     found = map_pair(run.dense, run.pruned, image, method, label)
     pixels = pixels_of(image, InputSpec.of(run.dense))
     dense_map, pruned_map = (data_uri(heated(pixels, m.numpy())) for m in (found.dense, found.pruned))
-    copies = found.dense.repeat(SHUFFLES, 1, 1)
     return Pair(
         number, names[label], names[dense_says], names[pruned_says], data_uri(pixels), dense_map, pruned_map,
-        Likeness.of(found.dense[None], found.pruned[None]),
-        Likeness.of(copies, shuffled(copies, grid_of(run.dense, method, pixels.shape[:2]))),
+        found.likeness, found.floor,
     )  # fmt: skip
 
 

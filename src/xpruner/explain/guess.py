@@ -1,0 +1,43 @@
+"""What a model takes an image for."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from xpruner.outputs import logits_of
+from xpruner.training.evaluate import evaluating
+
+SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Guess:
+    """A class that a model may take an image for, and how probable that is to it, 0 to 1."""
+
+    name: str
+    probability: float
+
+
+def probabilities(model: nn.Module, image: Tensor) -> Tensor:
+    """Returns how probable each class is to a model, (classes,), for an image (3, height, width) as it takes them."""
+    device = next(model.parameters()).device
+    with evaluating(model), torch.inference_mode():
+        return logits_of(model(image[None].to(device)))[0].float().softmax(0).cpu()
+
+
+def guesses(model: nn.Module, image: Tensor, class_names: Sequence[str], count: int = SHOWN) -> list[Guess]:
+    """Returns what a model takes an image for, the most probable classes first.
+
+    Args:
+        model: The classifier.
+        image: (3, height, width), normalised as the model takes it.
+        class_names: Of its outputs.
+        count: How many classes at most.
+    """
+    best = probabilities(model, image).topk(min(count, len(class_names)))
+    return [
+        Guess(class_names[label], share)
+        for share, label in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+    ]

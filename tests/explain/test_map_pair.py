@@ -26,7 +26,7 @@ def test_the_maps_of_one_model_agree(finished):
 
 
 def test_likeness_is_the_mean_over_pairs_of_maps():
-    """A map and itself, 1 and 1; and its negative, which orders the pixels the other way and shares no top one, -1 and 0."""
+    """A map and itself, 1 and 1; and its negative, -1, with no top pixel in common."""
     one = torch.arange(100.0).reshape(1, 10, 10)
     assert Likeness.of(torch.cat([one, one]), torch.cat([one, -one])) == Likeness(pytest.approx(0, abs=1e-12), 0.5)
 

@@ -22,7 +22,7 @@ from torch import nn
 from xpruner.explain.finished import BATCH, FinishedRun, open_run
 from xpruner.explain.maps import map_methods
 from xpruner.explain.selectivity import selectivity_card
-from xpruner.explain.trust import map_trust, right_everywhere
+from xpruner.explain.trust import map_trust, right_everywhere, taken
 from xpruner.pipeline import environment
 from xpruner.training import predict
 
@@ -81,7 +81,7 @@ def masks_and_taylor(run: FinishedRun, kind: str, share: float) -> dict[str, Any
 def maps(run: FinishedRun, control: FinishedRun | None, methods: list[str], count: int, seed: int) -> dict[str, Any]:
     """Returns how faithful each method's maps are, and how far those of the models agree."""
     compared = models(run, control)
-    images, labels = right_everywhere(run, list(compared.values()), count)
+    images, labels = taken(run, right_everywhere(run, list(compared.values()), count))
     found: dict[str, Any] = {"images": len(images)}
     for method in methods:
         trust = map_trust(compared, images, labels, method, seed)

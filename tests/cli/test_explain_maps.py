@@ -1,12 +1,13 @@
 """``xpruner explain maps`` and ``selectivity``; the figures themselves are tested with the library."""
 
 import json
+from dataclasses import replace
 
 from xpruner.cli import main
 from xpruner.cli.explain_maps import maps_text, selectivity_text
 from xpruner.explain.agreement import Agreement
 from xpruner.explain.selectivity import Selectivity, SelectivityCard, Summary
-from xpruner.explain.trust import MapsCard, MapTrust
+from xpruner.explain.trust import Inside, MapsCard, MapTrust
 
 
 def test_maps_of_a_run(finished_folder, tmp_path, capsys):
@@ -21,6 +22,18 @@ def test_maps_of_a_run(finished_folder, tmp_path, capsys):
     assert main([*asked, "--seed", "5"]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "Means over 2 images that both models get right" in said and "(seed 5)" in said
+
+
+def test_maps_and_boxes_of_a_run(finished_folder, tmp_path, capsys):
+    """The dense model's own maps are all inside a box around everything."""
+    for name, source in {"dense": "dense", "pruned": "dense", "config.yaml": "config.yaml"}.items():
+        (tmp_path / name).symlink_to(finished_folder / source)
+    boxes = tmp_path / "boxes.csv"
+    boxes.write_text("image,left,top,right,bottom\n" + "".join(f"{number},0,0,8,8\n" for number in range(60)))
+    asked = ["explain", "maps", str(tmp_path), "--methods", "relevance", "--images", "1", "--boxes", str(boxes)]
+    assert main(asked) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "100.0 / 100.0" in said and "The boxes cover 100.0 % of these images." in said
 
 
 def test_selectivity_of_a_run(finished_folder, capsys):
@@ -39,6 +52,10 @@ def test_the_text_about_maps():
         "gradcam", "0.750 / 0.500", "0.250 / 0.125", "0.500 (0.062)", "0.250 (0.200)", "0.125 (0.100)", "2.00",
     ]  # fmt: skip
     assert read.endswith("(seed 4).")
+    boxed = replace(trust, inside={"dense": Inside(0.75, 0.5), "pruned": Inside(0.5, 0.25)})
+    table, *_, read = maps_text(MapsCard(6, 4, {"gradcam": boxed}, 0.375))
+    assert [next(iter(column.cells)) for column in table.columns][-3:] == ["75.0 / 50.0", "50.0 / 25.0", "2.00"]
+    assert read.endswith("The boxes cover 37.5 % of these images.")
 
 
 def test_the_text_about_selectivity():

@@ -1,5 +1,7 @@
 """Several models' maps on the same images: what each is worth, and how far they agree."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tiny_models import tiny
@@ -9,7 +11,7 @@ from xpruner.errors import UsageError
 from xpruner.explain.agreement import Agreement, agreement, random_floor
 from xpruner.explain.faithfulness import deletion_auc, insertion_auc
 from xpruner.explain.maps import grid_of, saliency
-from xpruner.explain.trust import map_trust, maps_card, right_everywhere
+from xpruner.explain.trust import Inside, map_trust, maps_card, right_everywhere, taken
 
 LABELS = torch.tensor([0, 3])
 
@@ -61,11 +63,20 @@ def test_a_model_without_patches_has_pixels():
 
 def test_images_that_all_models_get_right_are_evenly_spread(finished):
     of_class = (finished.images.labels == 3).nonzero().flatten()
-    images, labels = right_everywhere(finished, [Says(3), Says(3)], 3)
-    expected = of_class[[0, (len(of_class) - 1) // 2, len(of_class) - 1]]
+    numbers = right_everywhere(finished, [Says(3), Says(3)], 3)
+    assert numbers == of_class[[0, (len(of_class) - 1) // 2, len(of_class) - 1]].tolist()
+    assert right_everywhere(finished, [Says(3)], 10**6) == of_class.tolist()
+    images, labels = taken(finished, numbers)
     assert labels.tolist() == [3, 3, 3]
-    assert torch.equal(images, torch.stack([finished.images[number][0] for number in expected.tolist()]))
-    assert len(right_everywhere(finished, [Says(3)], 10**6)[0]) == len(of_class)
+    assert torch.equal(images, torch.stack([finished.images[number][0] for number in numbers]))
+
+
+def test_images_can_be_chosen_among_some(finished):
+    first, second, *_ = (finished.images.labels == 3).nonzero().flatten().tolist()
+    other = int((finished.images.labels == 4).nonzero()[0])
+    assert right_everywhere(finished, [Says(3)], 9, {second: [], other: [], first: []}) == [first, second]
+    with pytest.raises(UsageError, match=r"No image of .* with a box is right in all 1 models"):
+        right_everywhere(finished, [Says(3)], 9, [other])
 
 
 def test_models_that_are_never_right_together_are_refused(finished):
@@ -81,3 +92,25 @@ def test_the_card_of_a_run(finished):
     assert list(card.methods["gradcam"].insertion) == ["dense", "pruned"]
     with pytest.raises(UsageError, match="Unknown explanation method 'gradkam'"):
         maps_card(finished, ["rollout", "gradkam"], 2)
+
+
+def test_maps_lie_inside_a_box_around_everything(finished):
+    vars(finished)["pruned"] = finished.dense
+    [number] = right_everywhere(finished, [finished.dense], 1)
+    card = maps_card(finished, ["relevance"], 1, boxes={number: [[0, 0, 8, 8]]})
+    everything = Inside(1.0, pytest.approx(1))
+    assert card.methods["relevance"].inside == {"dense": everything, "pruned": everything}
+    assert (card.images, card.covered) == (1, 1.0)
+
+
+def test_images_of_which_no_box_is_seen_are_left_out(finished, caplog):
+    """Of a digit's 8 x 8 pixels those from 2 to 6 each way are seen."""
+    vars(finished)["pruned"] = finished.dense
+    first, second = right_everywhere(finished, [finished.dense], 2)
+    finished.images.spec = replace(finished.images.spec, crop_pct=0.5)
+    boxes = {first: [[2, 2, 4, 6]], second: [[0, 0, 1, 8]]}
+    card = maps_card(finished, ["gradcam"], 2, boxes=boxes)
+    assert (card.images, card.covered) == (1, 0.5)
+    assert f"The boxes of 1 images, such as {second}, lie outside" in caplog.text
+    with pytest.raises(UsageError, match=r"^No box lies in what the models see"):
+        maps_card(finished, ["gradcam"], 2, boxes={second: boxes[second]})

@@ -66,11 +66,14 @@ class MapsOptions(ExplainOptions):
         methods: Of the explanation maps, such as ``gradcam,relevance``; said more than once, they add up.
         images: At most so many of the run's images that both models get right.
         seed: Of the shuffled maps.
+        boxes: A CSV file of boxes around objects, ``image,left,top,right,bottom``: whether the maps lie inside is told,
+            and only these images are looked at.
     """
 
     methods: list[str] = field(default_factory=lambda: ["attnlrp", "gradcam", "relevance", "rollout"])
     images: int = 20
     seed: int = 0
+    boxes: str | None = None
 
 
 @dataclass
@@ -208,9 +211,11 @@ def _image(run: "FinishedRun", name: str, options: ImageOptions) -> "ImageCard":
 
 
 def _maps(run: "FinishedRun", _name: str, options: MapsOptions) -> "MapsCard":
+    from xpruner.explain.boxes import read_boxes
     from xpruner.explain.trust import maps_card
 
-    return maps_card(run, options.methods, options.images, options.seed)
+    boxes = None if options.boxes is None else read_boxes(options.boxes, run)
+    return maps_card(run, options.methods, options.images, options.seed, boxes)
 
 
 def _selectivity(run: "FinishedRun", _name: str, options: SelectivityOptions) -> "SelectivityCard":

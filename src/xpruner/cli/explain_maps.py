@@ -4,12 +4,18 @@ from rich.table import Table
 
 from xpruner.cli.tables import new_table
 from xpruner.explain.selectivity import EVERY, SelectivityCard
-from xpruner.explain.trust import MapsCard
+from xpruner.explain.trust import MapsCard, MapTrust
+
+BOXED = (
+    "Then how many maps point into a box, and how much of their positive part lies inside: dense / pruned. The boxes "
+    "cover {:.1f} % of these images."
+)
 
 
 def maps_text(card: MapsCard) -> list[Table | str]:
     """Returns a row for each method, and how it is read."""
-    table = new_table("maps", "insertion", "deletion", "rank correlation", "SSIM", "top 20 %", "s a map")
+    where = [] if card.covered is None else ["points at it, %", "energy inside, %"]
+    table = new_table("maps", "insertion", "deletion", "rank correlation", "SSIM", "top 20 %", *where, "s a map")
     for method, found in card.methods.items():
         pairs = [" / ".join(f"{area:.3f}" for area in areas.values()) for areas in (found.insertion, found.deletion)]
         alike, floor = found.agreement["pruned"], found.floor
@@ -18,14 +24,21 @@ def maps_text(card: MapsCard) -> list[Table | str]:
             f"{alike.ssim:.3f} ({floor.ssim:.3f})",
             f"{alike.top_overlap:.3f} ({floor.top_overlap:.3f})",
         ]
-        table.add_row(method, *pairs, *likeness, f"{found.seconds:.2f}")
+        table.add_row(method, *pairs, *likeness, *_inside(found), f"{found.seconds:.2f}")
     return [
         table,
         f"Means over {card.images} images that both models get right, explained for their classes.",
         "Insertion (higher is better) and deletion (lower is better): dense / pruned, each model's own maps.",
         "Then how far the maps of the two models agree, and in brackets what that would be by chance: with shuffled "
         f"maps, as smooth and as sparse (seed {card.seed}).",
+        *([] if card.covered is None else [BOXED.format(100 * card.covered)]),
     ]
+
+
+def _inside(found: MapTrust) -> list[str]:
+    models = (found.inside or {}).values()
+    shares = [[model.pointing for model in models], [model.energy for model in models]]
+    return [" / ".join(f"{100 * share:.1f}" for share in both) for both in shares if both]
 
 
 def selectivity_text(card: SelectivityCard) -> list[Table | str]:

@@ -261,20 +261,27 @@ def box_masks(boxes: Sequence[Tensor] | Tensor, size: tuple[int, int]) -> Tensor
     Raises:
         UsageError: If there are no boxes, they have another shape, or a box is empty or reaches out of its image.
     """
-    height, width = size
-    masks = torch.zeros(len(boxes), height, width, dtype=torch.bool)
     if len(boxes) == 0:
         raise UsageError("There are no boxes; give those of one image at least.")
-    for image, (mask, found) in enumerate(zip(masks, boxes, strict=True)):
-        if found.numel() == 0 or found.shape[-1] != 4:
+    return torch.stack([box_mask(found, size, image) for image, found in enumerate(boxes)])
+
+
+def box_mask(boxes: Tensor, size: tuple[int, int], image: int) -> Tensor:
+    """Returns the mask (height, width) of one image's boxes; errors call it by its number ``image``.
+
+    Boxes, size and errors are those of :func:`box_masks`.
+    """
+    height, width = size
+    if boxes.numel() == 0 or boxes.shape[-1] != 4:
+        raise UsageError(
+            f"The boxes of image {image} have the shape {tuple(boxes.shape)}; give (boxes, 4), at least one."
+        )
+    mask = torch.zeros(height, width, dtype=torch.bool)
+    for x0, y0, x1, y1 in boxes.reshape(-1, 4).tolist():
+        if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
             raise UsageError(
-                f"The boxes of image {image} have the shape {tuple(found.shape)}; give (boxes, 4), at least one."
+                f"The box ({x0:g}, {y0:g}, {x1:g}, {y1:g}) of image {image} does not lie in {width} x {height} "
+                "pixels; give x0 < x1 and y0 < y1 inside the image, clipped and scaled as the image was."
             )
-        for x0, y0, x1, y1 in found.reshape(-1, 4).tolist():
-            if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
-                raise UsageError(
-                    f"The box ({x0:g}, {y0:g}, {x1:g}, {y1:g}) of image {image} does not lie in {width} x {height} "
-                    "pixels; give x0 < x1 and y0 < y1 inside the image, clipped and scaled as the image was."
-                )
-            mask[math.floor(y0) : math.ceil(y1), math.floor(x0) : math.ceil(x1)] = True
-    return masks
+        mask[math.floor(y0) : math.ceil(y1), math.floor(x0) : math.ceil(x1)] = True
+    return mask

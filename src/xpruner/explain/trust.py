@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from xpruner.errors import UsageError
 from xpruner.explain.agreement import Agreement, agreement, random_floor
-from xpruner.explain.faithfulness import deletion_auc, insertion_auc
+from xpruner.explain.boxes import Box, object_mask
+from xpruner.explain.faithfulness import deletion_auc, energy_inside, insertion_auc, pointing_hits
 from xpruner.explain.finished import FinishedRun
 from xpruner.explain.maps import find_method, grid_of, saliency
 
@@ -18,6 +19,21 @@ log = logging.getLogger("xpruner")
 
 AT_ONCE = 20
 """Images whose maps are made in one go."""
+TOLERANCE = 15 / 224
+"""Of the pointing game, as a share of the image's longer side: its 15 pixels at 224 px, fewer in smaller images."""
+
+
+@dataclass(frozen=True)
+class Inside:
+    """How far maps lie on the objects, means over the images.
+
+    Attributes:
+        pointing: Share of the maps that point at the object, within :data:`TOLERANCE`.
+        energy: Share of the positive saliency inside.
+    """
+
+    pointing: float
+    energy: float
 
 
 @dataclass(frozen=True)
@@ -30,6 +46,7 @@ class MapTrust:
         agreement: Of the first model's maps with those of each other model, by the name of that.
         floor: Of the first model's maps with shuffled ones: what agreement is worth by chance.
         seconds: That a map took.
+        inside: How far each model's maps lie on the objects, by model, where it is known where those are.
     """
 
     insertion: dict[str, float]
@@ -37,6 +54,7 @@ class MapTrust:
     agreement: dict[str, Agreement]
     floor: Agreement
     seconds: float
+    inside: dict[str, Inside] | None = None
 
 
 @dataclass(frozen=True)
@@ -47,14 +65,20 @@ class MapsCard:
         images: How many; all models get them right.
         seed: Of the shuffles of the floor.
         methods: By name.
+        covered: Share of the images that their boxes cover, 0 to 1, if there are any: the energy inside of a map that
+            is the same everywhere.
     """
 
     images: int
     seed: int
     methods: dict[str, MapTrust]
+    covered: float | None = None
 
 
-def maps_card(run: FinishedRun, methods: Sequence[str], count: int, seed: int = 0) -> MapsCard:
+def maps_card(
+    run: FinishedRun, methods: Sequence[str], count: int, seed: int = 0,
+    boxes: Mapping[int, Sequence[Box]] | None = None,
+) -> MapsCard:  # fmt: skip
     """Returns how far the maps of a run's dense and pruned model can be trusted, for their images' true classes.
 
     Args:
@@ -62,22 +86,29 @@ def maps_card(run: FinishedRun, methods: Sequence[str], count: int, seed: int = 
         methods: Some of :func:`xpruner.explain.maps.map_methods`.
         count: How many images at most, of those that both models get right.
         seed: Of the shuffles.
+        boxes: Around the objects, by the image's number, as :func:`~xpruner.explain.boxes.read_boxes` finds them; only
+            these images are looked at.
 
     Raises:
-        UsageError: If a method is unknown or cannot read a model, or the models get no image right.
+        UsageError: If a method is unknown or cannot read a model, the models get no image right, or a box is wrong.
     """
     for method in methods:
         find_method(method)  # an unknown name is told before anything is computed
     models = {"dense": run.dense, "pruned": run.pruned}
-    images, labels = right_everywhere(run, list(models.values()), count)
+    numbers = right_everywhere(run, list(models.values()), count, boxes)
+    numbers, masks = (numbers, None) if boxes is None else _boxed(run, numbers, boxes)
+    images, labels = taken(run, numbers)
     found = {}
     for method in methods:
-        found[method] = map_trust(models, images, labels, method, seed)
+        found[method] = map_trust(models, images, labels, method, seed, masks)
         log.info("%s: a map takes %.2f s.", method, found[method].seconds)
-    return MapsCard(len(images), seed, found)
+    return MapsCard(len(images), seed, found, None if masks is None else masks.double().mean().item())
 
 
-def map_trust(models: Mapping[str, nn.Module], images: Tensor, labels: Tensor, method: str, seed: int = 0) -> MapTrust:
+def map_trust(
+    models: Mapping[str, nn.Module], images: Tensor, labels: Tensor, method: str, seed: int = 0,
+    masks: Tensor | None = None,
+) -> MapTrust:  # fmt: skip
     """Returns how faithful a method's maps are to several models, and how far they agree with those of the first.
 
     Args:
@@ -86,9 +117,10 @@ def map_trust(models: Mapping[str, nn.Module], images: Tensor, labels: Tensor, m
         labels: (images,) the classes that are explained.
         method: Of the maps.
         seed: Of the shuffles.
+        masks: (images, height, width), True where the objects are, if that is known.
 
     Raises:
-        UsageError: If the method is unknown or cannot read a model.
+        UsageError: If the method is unknown or cannot read a model, or a mask has no pixel.
     """
     start = time.perf_counter()
     maps = {name: _maps(model, images, method, labels) for name, model in models.items()}
@@ -101,25 +133,56 @@ def map_trust(models: Mapping[str, nn.Module], images: Tensor, labels: Tensor, m
         {name: agreement(maps[first], maps[name]) for name in others},
         random_floor(maps[first], grid_of(models[first], method, (height, width)), seed=seed),
         seconds,
+        None if masks is None else {name: _inside(found, masks) for name, found in maps.items()},
     )
 
 
-def right_everywhere(run: FinishedRun, models: Sequence[nn.Module], count: int) -> tuple[Tensor, Tensor]:
-    """Returns at most ``count`` images that all models get right, evenly spread over the run's, and their labels.
+def right_everywhere(
+    run: FinishedRun, models: Sequence[nn.Module], count: int, among: Collection[int] | None = None
+) -> list[int]:
+    """Returns the numbers of at most ``count`` images that all models get right, evenly spread over the run's.
+
+    Args:
+        run: A finished run.
+        models: Which.
+        count: How many images at most.
+        among: The numbers to choose from; absent, all.
 
     Raises:
         UsageError: If there is none.
     """
     answers = [run.said_by(model) for model in models]
     labels = answers[0][1]
-    right = torch.stack([said == labels for said, _ in answers]).all(0).nonzero().flatten()
-    if not len(right):
+    right = torch.stack([said == labels for said, _ in answers]).all(0).nonzero().flatten().tolist()
+    right = [number for number in right if among is None or number in among]
+    if not right:
         raise UsageError(
-            f"No image of {run.folder} is right in all {len(models)} models, and maps of wrong answers would be "
-            "compared; take a run that is more accurate."
+            f"No image of {run.folder}{'' if among is None else ' with a box'} is right in all {len(models)} models, "
+            "and maps of wrong answers would be compared; take a run that is more accurate."
         )
-    chosen = right[torch.linspace(0, len(right) - 1, min(count, len(right))).long()]
-    return torch.stack([run.images[number][0] for number in chosen.tolist()]), labels[chosen]
+    return [right[place] for place in torch.linspace(0, len(right) - 1, min(count, len(right))).long().tolist()]
+
+
+def taken(run: FinishedRun, numbers: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Returns images of a run (images, 3, height, width) and their labels (images,)."""
+    images, labels = zip(*(run.images[number] for number in numbers), strict=True)
+    return torch.stack(images), torch.tensor(labels)
+
+
+def _boxed(run: FinishedRun, numbers: Sequence[int], boxes: Mapping[int, Sequence[Box]]) -> tuple[list[int], Tensor]:
+    """Returns the images of which the models see a box, and the masks of these."""
+    masks = {number: object_mask(run, number, boxes[number]) for number in numbers}
+    if unseen := [number for number in numbers if not masks[number].any()]:
+        log.warning("The boxes of %d images, such as %d, lie outside of what the models see.", len(unseen), unseen[0])
+    seen = [number for number in numbers if masks[number].any()]
+    if not seen:
+        raise UsageError("No box lies in what the models see of the images; give boxes nearer to their centres.")
+    return seen, torch.stack([masks[number] for number in seen])
+
+
+def _inside(maps: Tensor, masks: Tensor) -> Inside:
+    hits = pointing_hits(maps, masks, radius=TOLERANCE * max(maps.shape[1:]))
+    return Inside(hits.double().mean().item(), energy_inside(maps, masks).mean().item())
 
 
 def _maps(model: nn.Module, images: Tensor, method: str, labels: Tensor) -> Tensor:

@@ -24,8 +24,9 @@ def test_the_chosen_logits_are_those_of_the_whole_model(name):
     assert model.num_classes == 5
 
 
-def test_the_chosen_logits_of_a_model_of_transformers_are_those_of_the_whole():
-    model = tiny_transformers.MODELS["deit"]().eval()
+@pytest.mark.parametrize("name", ["deit", "deit distilled"])
+def test_the_chosen_logits_of_a_model_of_transformers_are_those_of_the_whole(name):
+    model = tiny_transformers.MODELS[name]().eval()
     whole_labels = model.config.num_labels
     images = torch.randn(2, 3, tiny_transformers.SIDE, tiny_transformers.SIDE)
     chosen = keep_classes(model, [1, 0])

@@ -7,6 +7,9 @@ from torch import Tensor, nn
 
 from xpruner.errors import UsageError
 
+CLASSIFIERS = ("classifier", "cls_classifier", "distillation_classifier")
+"""What transformers calls the layers that make the logits; the last two in a distilled DeiT."""
+
 
 def logits_of(output: Any) -> Tensor:
     """Returns the logits (batch, classes) of a model's output.
@@ -33,7 +36,9 @@ def classifiers(model: Any) -> list[str]:
     Args:
         model: A classifier of timm or transformers.
     """
-    heads = model.get_classifier() if hasattr(model, "get_classifier") else getattr(model, "classifier", None)
+    if not hasattr(model, "get_classifier"):
+        return [name for name in CLASSIFIERS if isinstance(getattr(model, name, None), nn.Linear)]
+    heads = model.get_classifier()
     wanted = [id(head) for head in (heads if isinstance(heads, tuple) else (heads,))]
     return [path for path, module in model.named_modules() if id(module) in wanted and isinstance(module, nn.Linear)]
 

@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("gradio")
 
-from headless import NO_BROWSER
+from headless import NO_BROWSER, fits
 from PIL import Image
 from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.by import By
@@ -19,9 +19,6 @@ from xpruner.explain.finished import open_run
 from xpruner.explore.page import serve
 
 pytestmark = NO_BROWSER
-
-FITS = """const page = document.documentElement;
-    return innerWidth === arguments[0] && page.scrollWidth <= page.clientWidth"""
 
 
 @pytest.fixture(scope="module")
@@ -150,9 +147,4 @@ def test_an_address_that_cannot_be_had_is_one_sentence(served, finished_folder, 
 
 @pytest.mark.parametrize("width", [360, 1280])
 def test_nothing_is_wider_than_the_screen(opened, width):
-    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 600}
-    opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    try:
-        WebDriverWait(opened, 30).until(lambda b: b.execute_script(FITS, width))
-    finally:
-        opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert fits(opened, width)

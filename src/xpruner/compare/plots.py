@@ -91,7 +91,7 @@ def plot_keep_rates(rows: Sequence[Row], path: Path) -> None:
         table = [[rates.get(key, float("nan")) for key in keys] for rates in kept.values()]
         image = axis.imshow(table, vmin=0, vmax=1, aspect="auto", cmap="viridis")
         axis.set(title=f"{kind} kept", xlabel="layer", yticks=range(len(kept)), yticklabels=list(kept))
-        axis.locator_params(axis="x", integer=True)
+        axis.locator_params(axis="x", integer=True, min_n_ticks=1)
         axis.tick_params(labelsize="small")
     figure.colorbar(image, ax=axes[0].tolist(), fraction=0.02)
     _save(figure, path, tight=False)

@@ -64,6 +64,7 @@ def test_a_box_is_resized_with_its_image(run):
         (["image,left,top,right,bottom", "0,1,1,2,wide"], r"^Line 2 of .* holds no box"),
         (["image,left,top,right,bottom", "0,1,1"], r"^Line 2 of .* holds no box"),
         (["image,left,top,right,bottom", "cat/1.png,0,0,1,1"], r"^No line of .* by number, 0 to 1, or by class"),
+        (["left,top,right,bottom,image", "0,0,1,1"], r"^No line of"),
         ([], r"has no column 'image'"),
     ],
 )

@@ -73,7 +73,7 @@ def _lines(path: Path) -> list[tuple[str, Box]]:
             rows = csv.DictReader(file)
             if missing := [name for name in ("image", *SIDES) if name not in (rows.fieldnames or ())]:
                 raise UsageError(f"{path} has no column {missing[0]!r}; its first line must be {HEADER}.")
-            return [(row["image"].strip(), _sides(row, path, rows.line_num)) for row in rows]
+            return [((row["image"] or "").strip(), _sides(row, path, rows.line_num)) for row in rows]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
         raise UsageError(f"{path} cannot be read ({reason}); give a CSV file that begins {HEADER}.") from error

@@ -122,7 +122,9 @@ def main() -> None:
     put(ROOT / "docs" / "results.md", "selectivity", markdown(head, selectivity_rows(explained["selectivity"])))
     head = ["map", "insertion", "deletion", "dense and pruned", "dense and control", "random floor"]
     put(ROOT / "docs" / "results.md", "maps", markdown(head, map_rows(explained["maps"])))
-    put(ROOT / "docs" / "results.md", "specialised", (RESULTS / "specialise" / "table_0.3.md").read_text().strip())
+    for path in (RESULTS / "specialise").glob("table_*.md"):
+        budget = path.stem.removeprefix("table_")
+        put(ROOT / "docs" / "results.md", f"specialised to {budget}", path.read_text().strip())
 
 
 if __name__ == "__main__":

@@ -10,12 +10,12 @@ import argparse
 import copy
 import json
 import logging
-import subprocess
 import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from xpruner.compare.results import provenance
 from xpruner.config import DataConfig, ModelConfig, RunConfig, preset
 from xpruner.data import InputSpec, load_data
 from xpruner.models import load_model
@@ -69,8 +69,7 @@ def parse() -> argparse.Namespace:
     if args.weights is None:
         shared = "../shared/models/deit_tiny_cifar10_96.safetensors"
         args.weights = shared if args.model == "deit_tiny" else "benchmarks/weights/swin_cifar10.safetensors"
-    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
-    args.commit = git.stdout.strip()  # of the code that is loaded now
+    args.commit = provenance()["commit"]  # of the code that is loaded now
     return args
 
 

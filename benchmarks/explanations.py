@@ -11,7 +11,6 @@ about the same accuracy. All on the images that the runs were measured on.
 
 import argparse
 import json
-import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 
 from torch import nn
 
+from xpruner.compare.results import provenance
 from xpruner.explain.finished import BATCH, FinishedRun, open_run
 from xpruner.explain.maps import map_methods
 from xpruner.explain.selectivity import selectivity_card
@@ -33,10 +33,9 @@ def main() -> None:
     args = parse()
     run = open_run(args.run)
     control = open_run(args.control) if args.control else None
-    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
     found: dict[str, Any] = {
         "command": f"python {' '.join(sys.argv)}",
-        "commit": git.stdout.strip(),
+        **provenance(),
         "seed": args.seed,
         "config": {name: asdict(opened.config) for name, opened in {"run": run, "control": control}.items() if opened},
         "images": f"{len(run.images)} {'test' if run.data.val is None else 'held-out training'} images",

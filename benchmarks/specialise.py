@@ -19,7 +19,6 @@ NuWa, compensated        its plan, compensated as specialise is
 
 import argparse
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -36,6 +35,7 @@ from table import markdown, percent
 from torch import nn
 from torch.utils.data import Subset
 
+from xpruner.compare.results import provenance
 from xpruner.cost import count_macs, count_params
 from xpruner.explain.finished import BATCH, FinishedRun, open_run
 from xpruner.masks import reduce_classes
@@ -73,8 +73,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "specialise")
     args = parser.parse_args()
-    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
-    args.commit = git.stdout.strip()  # of the code that is loaded now
+    args.commit = provenance()["commit"]  # of the code that is loaded now
     return args
 
 

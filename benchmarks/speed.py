@@ -20,6 +20,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from xpruner._compat import declare_torchvision_ops
+from xpruner.compare.results import provenance
 
 declare_torchvision_ops()
 import timm
@@ -145,13 +146,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "speed.json")
     args = parser.parse_args()
     torch.manual_seed(0)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
+    source = provenance()
     step_ms = milliseconds({name: (make(), repeats) for name, (make, repeats) in STEPS.items()})
     megabytes = {name: peak_megabytes(name) for name in STEPS}
     python = sys.executable
     record = {
         "command": "python benchmarks/speed.py",
-        "commit": commit.stdout.strip(),
+        **source,
         "step_ms": step_ms,
         "step_ratio": {name: ms / step_ms["training"] for name, ms in step_ms.items()},
         "peak_mb": megabytes,

@@ -20,6 +20,7 @@ import torch
 from safetensors.torch import save_file
 
 from xpruner.cli.compare import chosen_entries, read_comparison
+from xpruner.compare.results import provenance
 from xpruner.config import FinetuneConfig, ModelConfig
 from xpruner.data import InputSpec, class_names, load_data
 from xpruner.models import load_model
@@ -29,6 +30,7 @@ from xpruner.training import evaluate, finetune
 
 def main() -> None:
     args = parse()
+    source = provenance()  # of the code that is loaded now
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     asked = read_comparison(args.comparison)
     config = chosen_entries(asked, asked.length, [], args.comparison)[0].config
@@ -49,6 +51,8 @@ def main() -> None:
     images, which = (data.test, "test") if data.val is None else (data.val, "held out")
     record = {
         "command": f"python {' '.join(sys.argv)}",
+        **source,
+        "seed": args.seed,
         "recipe": asdict(recipe),
         "images": which,
         "top1": evaluate(model, images, batch_size=250, precision="bf16"),

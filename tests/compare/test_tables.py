@@ -2,7 +2,7 @@
 
 import pytest
 
-from xpruner.compare.plots import keep_rates, pareto_front
+from xpruner.compare.plots import front_of, keep_rates, pareto_front
 from xpruner.compare.report import markdown
 from xpruner.compare.tables import rows_of
 
@@ -50,6 +50,13 @@ def test_a_compensation_that_was_not_taken_is_marked():
 
 def test_pareto_front():
     assert pareto_front([(3, 0.7), (1, 0.5), (2, 0.9), (2, 0.4)]) == [(1, 0.5), (2, 0.9)]
+
+
+def test_a_shortfall_of_a_few_macs_puts_nobody_on_the_front():
+    """At 49.8 and at 50 of 100 MACs it is one budget: its best counts alone, beside the cheaper row."""
+    finetuned = [{"top1": 0.5, "macs": 30.0}, {"top1": 0.6, "macs": 49.8}, {"top1": 0.8, "macs": 50.0}]
+    rows = rows_of([result(name, 0, 0.0, finetuned=figures) for name, figures in zip("abc", finetuned, strict=True)])
+    assert front_of(rows, "finetuned") == [(pytest.approx(30e-6), 0.5), (pytest.approx(50e-6), 0.8)]
 
 
 def test_keep_rates_are_means_over_the_seeds():

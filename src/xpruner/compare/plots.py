@@ -31,7 +31,8 @@ def plot_accuracy(rows: Sequence[Row], path: Path) -> None:
             _line(axis, label, [row for row in found if row.values(stage)], stage, colours.get(label))
         front = front_of([row for row in rows if row.values(stage)], stage)
         axis.plot([x for x, _ in front], [100 * y for _, y in front], "k:", linewidth=1, label="Pareto front")
-        axis.set(title=STAGES[stage], xlabel="MACs (M)")
+        axis.axhline(100 * _top1(rows[0], "dense"), color="0.5", linewidth=1, linestyle="--", label="dense, as it is")
+        axis.set(title=STAGES[stage], xlabel="MACs (M)", xlim=(0, 1.05 * _macs(rows[0], "dense")))
     axes[0][0].set_ylabel("top-1 (%)")
     axes[0][-1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize="small", frameon=False)
     _save(figure, path)
@@ -50,7 +51,7 @@ def front_of(rows: Sequence[Row], stage: str) -> list[tuple[float, float]]:
 
     By how little of it a method falls short of its budget is chance, and does not make it any cheaper than others.
     """
-    hundredth = (rows[0].mean("dense", "macs") or 0.0) / 1e8
+    hundredth = _macs(rows[0], "dense") / 100
     points = [(round(_macs(row, stage) / hundredth), _top1(row, stage)) for row in rows]
     return [(share * hundredth, top1) for share, top1 in pareto_front(points)]
 

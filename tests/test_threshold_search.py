@@ -16,7 +16,8 @@ from xpruner.methods import Problem, find_method
 from xpruner.methods.xpruner import LEVEL
 from xpruner.moments import consumer_moments
 from xpruner.plan import Budget, Plan
-from xpruner.threshold_search import check_threshold_config, search_thresholds
+from xpruner.threshold_search import check_threshold_config, open_start, search_thresholds
+from xpruner.thresholds import pruning_operation
 from xpruner.units import find_units
 
 
@@ -48,6 +49,26 @@ def test_the_budget_is_met_from_below(tiny_vit, name, budget):
     )  # fmt: skip
     reached = plan.cost[f"{budget.resource}_pruned"] / plan.cost[f"{budget.resource}_dense"]
     assert 0.98 * budget.amount <= reached <= budget.amount  # the tiny model's heads are 2 % of it
+
+
+@pytest.mark.parametrize("form", ["power", "sigmoid"])
+def test_every_threshold_starts_just_below_its_own_layer(form):
+    """At the 1 % quantile of its layer, 0.501 and 0.00101 here, nine tenths of a unit are kept."""
+    importance = {"a:head": torch.tensor([0.5, 0.6]), "b:hidden": torch.tensor([0.001, 0.002])}
+    theta = open_start(importance, ThresholdConfig(form=form, slope_start=8.0))
+    low = torch.tensor([0.501, 0.00101])
+    torch.testing.assert_close(pruning_operation(low, theta, 8.0, form), torch.tensor([0.9, 0.9]))
+
+
+@pytest.mark.parametrize(("constraint", "warns"), [("lagrangian", True), ("projected", False)])
+def test_a_search_that_ends_far_from_the_budget_says_so(tiny_vit, caplog, constraint, warns):
+    """One step from an open start leaves nearly all of the cost; a projected one is at the budget in any case."""
+    units = find_units(tiny_vit)
+    masks = ClassMasks(units, 5)
+    masks.start_from({g.key: torch.rand(5, g.size) for g in units})
+    config = ThresholdConfig(steps=1, constraint=constraint, compensated=False)
+    search_thresholds(tiny_vit, masks, Budget(0.5), Noise(40), config, LoopOptions(0, 8))
+    assert ("of the cost where 0.50 was asked for" in caplog.text) == warns
 
 
 @pytest.mark.parametrize(

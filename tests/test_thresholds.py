@@ -78,7 +78,7 @@ def test_the_target_falls_linearly_and_then_stays():
 
 @pytest.mark.parametrize("form", FORMS)
 def test_every_group_has_a_threshold_of_its_own(form):
-    thresholds = Thresholds(HAND, 0.25, form)
+    thresholds = Thresholds(HAND, torch.tensor([0.25, 0.25]), form)
     torch.testing.assert_close(thresholds.theta(), torch.tensor([0.25, 0.25]))
     with torch.no_grad():
         thresholds.raw[1] += 1
@@ -92,7 +92,7 @@ def test_every_group_has_a_threshold_of_its_own(form):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_margins_order_units_as_one_common_offset_would_keep_them(form):
-    thresholds = Thresholds(HAND, 0.4, form)
+    thresholds = Thresholds(HAND, torch.tensor([0.4, 0.4]), form)
     with torch.no_grad():
         thresholds.raw += torch.tensor([0.3, -0.2])
     importance = {group.key: torch.rand(group.size) for group in HAND}
@@ -107,7 +107,8 @@ def test_margins_order_units_as_one_common_offset_would_keep_them(form):
 
 
 def test_margins_by_hand():
-    margins = Thresholds(HAND, 0.5).margins({"a:head": torch.tensor([0.5, 1.0]), "b:hidden": torch.zeros(4)})
+    thresholds = Thresholds(HAND, torch.tensor([0.5, 0.5]))
+    margins = thresholds.margins({"a:head": torch.tensor([0.5, 1.0]), "b:hidden": torch.zeros(4)})
     assert margins["a:head"].tolist() == pytest.approx([0, 0.6931472])
     assert torch.isfinite(margins["b:hidden"]).all()
 

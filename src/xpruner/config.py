@@ -272,8 +272,8 @@ def preset(name: str) -> RunConfig:
             rounds=1,
             masks=MaskConfig(evidence="none", steps=300, lr=0.05, wrong=0.0, mean=0.0, sparsity=0.5),
             thresholds=ThresholdConfig(
-                importance="mean", slope_start=8.0, slope_end=40.0, steps=300, lr=0.05, mask_lr=0.0,
-                constraint="lagrangian", warmup=0.3, compensated=False, distill=False,
+                importance="mean", slope_start=4.0, slope_end=20.0, steps=300, lr=0.02, mask_lr=0.0,
+                constraint="lagrangian", warmup=1.0, compensated=False, distill=False,
             ),
             compensate=CompensateConfig(mode="none"),
             finetune=FinetuneConfig(distill=0.0),

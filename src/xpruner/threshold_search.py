@@ -1,5 +1,7 @@
 """Stage 2: learn layer-wise thresholds under the budget, and read the plan off them."""
 
+import logging
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 
@@ -30,6 +32,11 @@ from xpruner.thresholds import (
 from xpruner.training.devices import autocast
 from xpruner.training.distill import distillation_loss
 from xpruner.units import Units
+
+log = logging.getLogger("xpruner")
+
+FAR = 0.1
+"""From the budget, as a share of the dense cost: what a search is warned of."""
 
 
 def search_thresholds(
@@ -80,6 +87,7 @@ def search_thresholds(
             {"thresholds": asdict(config), "budget": asdict(budget), "precision": precision},
         )
     with torch.no_grad():
+        search.check_end()
         return solve(units, search.thresholds.margins(masks.importance(config.importance)), budget, "xpruner")
 
 
@@ -119,7 +127,7 @@ class _Search:
         compensated = moments if config.compensated and config.steps else None
         self.effective = EffectiveWeights(model, self.units, compensated) if compensated else None
         self.model = self.effective.model if self.effective else model
-        self.thresholds = Thresholds(self.units, _open_start(masks, config), config.form)
+        self.thresholds = Thresholds(self.units, open_start(masks.importance(config.importance), config), config.form)
         constraints = {"lagrangian": AugmentedLagrangian, "hinge": SquaredHinge, "projected": nn.Identity}
         self.constraint = constraints[config.constraint]()
         self.fitted = _FittedGates(self.units)
@@ -155,6 +163,18 @@ class _Search:
         penalty = self.constraint(cost, target)
         self.constraint.ascend(cost.item(), target)
         return task + penalty, figures
+
+    def check_end(self) -> None:
+        """Warns where learning ended far from the budget, so that the common offset decides more than thresholds do."""
+        if not self.config.steps or self.config.constraint == "projected":
+            return
+        keep = self.thresholds.keep(self.masks.importance(self.config.importance), self.config.slope_end)
+        cost = expected_cost(keep, self.units, self.resource).item()
+        if abs(cost - self.target) > FAR:
+            log.warning(
+                "The thresholds ended at %.2f of the cost where %.2f was asked for; one offset common to all makes up "
+                "the rest. Give thresholds.steps more, or thresholds.lr another value.", cost, self.target,
+            )  # fmt: skip
 
     def _refit(self, hard: Mapping[str, Tensor]) -> None:
         """Solves the compensation anew every ``refit_every`` steps, and after a resume as it was solved last."""
@@ -206,8 +226,17 @@ class _FittedGates(nn.Module):
         return dict(zip(self.keys, self.kept.split(self.sizes), strict=True))
 
 
-def _open_start(masks: ClassMasks, config: ThresholdConfig) -> float:
-    """Returns a threshold below nearly every importance, where the pruning operation keeps 0.9 or more of a unit."""
-    s = torch.cat(list(masks.importance(config.importance).values())).detach()
-    low = s.quantile(0.01).clamp(min=1e-6).item()
-    return low * 9 ** (-1 / config.slope_start) if config.form == "power" else low - 2.2 / config.slope_start
+def open_start(importance: Mapping[str, Tensor], config: ThresholdConfig) -> Tensor:
+    """Returns thresholds (groups,) just below nearly all importances of their layer, which keep 0.9 or more of a unit.
+
+    Of their own layer: far below all of its importances the pruning operation is flat, and a layer's threshold would
+    hear neither of the loss nor of the budget [our choice].
+
+    Args:
+        importance: (units,) of every group.
+        config: The form of the pruning operation, and its slope at the start.
+    """
+    low = torch.stack([s.detach().quantile(0.01) for s in importance.values()])
+    if config.form == "power":
+        return low.clamp(min=1e-6) * 9 ** (-1 / config.slope_start)
+    return low - math.log(9) / config.slope_start

@@ -1,6 +1,5 @@
 """The differentiable pruning operation, the layer-wise thresholds that it learns, and the budget that drives them."""
 
-import math
 from collections.abc import Mapping
 from typing import Literal
 
@@ -51,15 +50,14 @@ class Thresholds(nn.Module):
 
     Args:
         units: The model's groups.
-        start: theta at the start; low, so that the search begins with an open network.
+        start: (groups,) theta at the start; low, so that the search begins with an open network.
         form: Of the pruning operation.
     """
 
-    def __init__(self, units: Units, start: float, form: Form = "power"):
+    def __init__(self, units: Units, start: Tensor, form: Form = "power"):
         super().__init__()
         self.units, self.form = units, form
-        raw = math.log(start) if form == "power" else start
-        self.raw = nn.Parameter(torch.full((len(units),), raw))
+        self.raw = nn.Parameter(start.log() if form == "power" else start.clone())
 
     def theta(self) -> Tensor:
         """Returns the (groups,) thresholds, in the order of the units."""

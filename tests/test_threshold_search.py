@@ -15,7 +15,7 @@ from xpruner.masks import ClassMasks
 from xpruner.methods import Problem, find_method
 from xpruner.methods.xpruner import LEVEL
 from xpruner.moments import consumer_moments
-from xpruner.plan import Budget, Plan
+from xpruner.plan import Budget, Plan, solve
 from xpruner.threshold_search import check_threshold_config, open_start, search_thresholds
 from xpruner.thresholds import pruning_operation
 from xpruner.units import find_units
@@ -49,6 +49,15 @@ def test_the_budget_is_met_from_below(tiny_vit, name, budget):
     )  # fmt: skip
     reached = plan.cost[f"{budget.resource}_pruned"] / plan.cost[f"{budget.resource}_dense"]
     assert 0.98 * budget.amount <= reached <= budget.amount  # the tiny model's heads are 2 % of it
+
+
+def test_without_a_step_one_threshold_serves_all_layers(tiny_vit):
+    """Layers may be worth a thousand times less than others: then they go first, as by the importance alone."""
+    units = find_units(tiny_vit)
+    masks = ClassMasks(units, 5)
+    masks.start_from({g.key: torch.rand(5, g.size) * 1000.0 ** -(i % 2) for i, g in enumerate(units)})
+    plan = search_thresholds(tiny_vit, masks, Budget(0.5), Noise(40), ThresholdConfig(steps=0), LoopOptions(0, 8))
+    assert plan.keep == solve(units, masks.importance("odds"), Budget(0.5), "xpruner").keep
 
 
 @pytest.mark.parametrize("form", ["power", "sigmoid"])

@@ -127,7 +127,7 @@ class _Search:
         compensated = moments if config.compensated and config.steps else None
         self.effective = EffectiveWeights(model, self.units, compensated) if compensated else None
         self.model = self.effective.model if self.effective else model
-        self.thresholds = Thresholds(self.units, open_start(masks.importance(config.importance), config), config.form)
+        self.thresholds = Thresholds(self.units, self._start(), config.form)
         constraints = {"lagrangian": AugmentedLagrangian, "hinge": SquaredHinge, "projected": nn.Identity}
         self.constraint = constraints[config.constraint]()
         self.fitted = _FittedGates(self.units)
@@ -135,6 +135,16 @@ class _Search:
             "thresholds": self.thresholds, "masks": masks, "constraint": self.constraint, "fitted": self.fitted
         }  # fmt: skip
         self.learned = nn.ModuleDict(parts).to(next(model.parameters()).device)
+
+    @property
+    def opens(self) -> bool:
+        """Whether it begins with an open network, instead of at the budget by one threshold for all."""
+        return self.config.steps > 0 and self.config.constraint != "projected"
+
+    def _start(self) -> Tensor:
+        if self.opens:
+            return open_start(self.masks.importance(self.config.importance), self.config)
+        return torch.ones(len(self.units))
 
     def optimizer(self) -> torch.optim.Optimizer:
         """Adam without weight decay, the thresholds and the masks each with their own rate."""
@@ -166,7 +176,7 @@ class _Search:
 
     def check_end(self) -> None:
         """Warns where learning ended far from the budget, so that the common offset decides more than thresholds do."""
-        if not self.config.steps or self.config.constraint == "projected":
+        if not self.opens:
             return
         keep = self.thresholds.keep(self.masks.importance(self.config.importance), self.config.slope_end)
         cost = expected_cost(keep, self.units, self.resource).item()

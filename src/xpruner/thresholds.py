@@ -50,7 +50,7 @@ class Thresholds(nn.Module):
 
     Args:
         units: The model's groups.
-        start: (groups,) theta at the start; low, so that the search begins with an open network.
+        start: (groups,) theta at the start; positive for ``power``.
         form: Of the pruning operation.
     """
 

@@ -129,7 +129,8 @@ class Compression(nn.Module):
         most 1, where the paper bounds the norm of one.
         """
         at = list(zip(scores, self.counts(), strict=True))
-        slopes = self.price * self.cost_and_slopes()[1] / self.steepness
+        cost, slopes, _ = self.cost_and_slopes()
+        slopes = self._price_at(cost) * slopes / self.steepness
         forward = self.dual * torch.stack([score[count] for score, count in at]) + slopes
         backward = self.dual * torch.stack([score[max(count - 1, 0)] for score, count in at]) + slopes
         gradient = forward.clamp(max=0) + backward.clamp(min=0)
@@ -147,12 +148,16 @@ class Compression(nn.Module):
         self.price += PRICE / self.steps * excess
         self.price.clamp_(min=0)
 
+    def _price_at(self, cost: float) -> Tensor | float:
+        """Once the budget is met the price presses no more [our choice]: what it has emptied would not come back."""
+        return self.price if cost > self.target else 0.0
+
     @torch.no_grad()
     def choose_blocks(self, slope_of_task: Tensor, worth: float, share: float) -> None:
         """A step of the blocks' logits, of at most 1, against the slope of the task's loss + price x slope of the cost.
 
-        Once the budget is met the price presses no more, and no block goes that the budget would not miss [our choice]:
-        units that have been emptied for it would not come back for a block that goes later.
+        No block goes that the budget would not miss [our choice]: units that have been emptied for it would not come
+        back for a block that goes later.
 
         Args:
             slope_of_task: (blocks,) by the logits.
@@ -160,8 +165,7 @@ class Compression(nn.Module):
             share: Of the search, since the last such step.
         """
         cost, _, slopes = self.cost_and_slopes()
-        price = self.price if cost > self.target else 0.0
-        gradient = slope_of_task + price * worth * slopes
+        gradient = slope_of_task + self._price_at(cost) * worth * slopes
         before = self.run.clone()
         self.run.sub_((SKIP * share * gradient).clamp(-1, 1))
         gone = ((before > 0) & (self.run <= 0)).nonzero()[:, 0]

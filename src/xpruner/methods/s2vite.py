@@ -92,10 +92,12 @@ class Explorer(nn.Module):
     Attributes:
         mask: (all units,) 1 for active units, 0 for the others.
         grown: (all units,) whether a unit has ever been grown.
+        owed: (groups,) units that are still to be exchanged: shares of few heads are less than one head.
     """
 
     mask: Tensor
     grown: Tensor
+    owed: Tensor
 
     def __init__(self, model: nn.Module, units: Units, plan: Plan):
         super().__init__()
@@ -103,6 +105,7 @@ class Explorer(nn.Module):
         gates = plan.gates()
         self.register_buffer("mask", torch.cat([gates[group.key] for group in units]))
         self.register_buffer("grown", torch.zeros_like(self.mask, dtype=torch.bool))
+        self.register_buffer("owed", torch.zeros(len(units)))
         self._gates: dict[str, Tensor] = {}
 
     @property
@@ -118,13 +121,19 @@ class Explorer(nn.Module):
 
     @torch.no_grad()
     def explore(self, share: float) -> None:
-        """Drops a share of each group's active units, the least worthy, and grows as many of the inactive ones."""
+        """Drops a share of each group's active units, the least worthy, and grows as many of the inactive ones.
+
+        What is left after rounding to whole units is carried over to the next time.
+        """
         weights, before = unit_weights(self.model, self.units), self.mask.clone()
-        for key, mask in self.masks.items():
+        for i, (key, mask) in enumerate(self.masks.items()):
+            self.owed[i] += share * mask.sum()
+            count = int(self.owed[i].round())
+            self.owed[i] -= count
             slope = gate_gradient(self._gates[key])
             by_weight = self.units[key].kind == "hidden"
             worth = torch.cat(weights[key], 1).norm(1, dim=1) if by_weight else slope
-            mask.copy_(dropped_and_grown(mask, worth, slope, share))
+            mask.copy_(dropped_and_grown(mask, worth, slope, count))
         self.grown |= self.mask > before
 
     def keep(self) -> dict[str, list[int]]:
@@ -145,17 +154,17 @@ def gate_gradient(gates: Tensor) -> Tensor:
     return gates.grad.abs().mean(0)
 
 
-def dropped_and_grown(mask: Tensor, worth: Tensor, slope: Tensor, share: float) -> Tensor:
-    """Returns the mask (units,) after as many of the inactive units took the places of a share of the active ones.
+def dropped_and_grown(mask: Tensor, worth: Tensor, slope: Tensor, count: int) -> Tensor:
+    """Returns the mask (units,) after some of the inactive units took the places of as many active ones.
 
     Args:
         mask: 1 for active units, 0 for the others.
         worth: (units,) the least of the active units go.
         slope: (units,) the greatest of the inactive units come, never one that has just gone.
-        share: Of the active units, rounded to whole ones; no more than are inactive.
+        count: How many; no more than are active, and than are inactive.
     """
     active = mask.bool()
-    count = min(round(share * int(active.sum())), int((~active).sum()))
+    count = min(count, int(active.sum()), int((~active).sum()))
     gone = worth.masked_fill(~active, math.inf).argsort(stable=True)[:count]
     come = slope.masked_fill(active, -math.inf).argsort(descending=True, stable=True)[:count]
     changed = mask.clone()

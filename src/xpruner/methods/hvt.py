@@ -64,8 +64,9 @@ def search(problem: Problem) -> Outcome:
     with _staying(problem.model):
         finetune(
             model, problem.model if config.distill > 0 else None, problem.train, config,
-            batch_size=problem.config.data.batch_size, workers=problem.config.data.workers, seed=problem.config.seed,
-            precision=problem.config.precision, state_dir=problem.state_dir / "hvt" if problem.state_dir else None,
+            batch_size=problem.config.data.batch_size, workers=problem.config.data.workers,
+            seed=problem.config.seed + 1, precision=problem.config.precision,
+            state_dir=problem.state_dir / "hvt" if problem.state_dir else None,
             on_step=problem.on_step,
         )  # fmt: skip
     figures = {f"tokens from block {place} on": float(length) for place, length in pools.items()}

@@ -57,17 +57,29 @@ def trainable_copy(model: nn.Module) -> nn.Module:
 def loop_options(problem: Problem, name: str) -> LoopOptions:
     """Returns the loop of one stage of a search: its steps, batches and seed, and where its state is kept.
 
+    The seed is not that of fine-tuning, which would go over the same batches again.
+
     Raises:
         UsageError: If the precision is fp16, whose gradients would have to be scaled.
     """
     config = problem.config
-    if config.precision == "fp16":
-        raise UsageError(f"precision is fp16, in which the gradients of {name} would vanish; choose bf16 or fp32.")
+    check_precision(config.precision, name)
     folder: Path | None = problem.state_dir / name if problem.state_dir else None
     return LoopOptions(
-        steps=config.search.steps, batch_size=config.data.batch_size, seed=config.seed, workers=config.data.workers,
+        steps=config.search.steps, batch_size=config.data.batch_size, seed=config.seed + 1, workers=config.data.workers,
         state_dir=folder, checkpoint_every=config.finetune.checkpoint_every, on_step=problem.on_step,
     )  # fmt: skip
+
+
+def check_precision(precision: str, name: str) -> None:
+    """Raises UsageError in fp16, whose gradients would have to be scaled.
+
+    Args:
+        precision: Of the forward passes.
+        name: What is to be learned.
+    """
+    if precision == "fp16":
+        raise UsageError(f"precision is fp16, in which the gradients of {name} would vanish; choose bf16 or fp32.")
 
 
 def identity(problem: Problem, **more: Any) -> dict[str, Any]:

@@ -14,7 +14,9 @@ from xpruner.errors import UsageError, XPrunerError
 
 logger = logging.getLogger("xpruner")
 
-TEST_SEED = 0  # not the run's: what a dense model was never shown must stay unseen when it is pruned with other seeds
+# Not the run's: what a dense model was never shown must stay unseen when it is pruned with other seeds.
+TEST_SEED = 0
+VAL_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,9 @@ class Splits:
 def load_data(config: DataConfig, spec: InputSpec, seed: int) -> Splits:
     """Finds the images of a dataset and divides them.
 
-    The seed decides which images are held out for tuning, which are left when fewer are asked for, and the
-    augmentation. The test images do not depend on it.
+    The seed decides which images are left when fewer are asked for, their order, and the augmentation. Neither the
+    images that are held out for tuning nor the test images depend on it: a model that was trained without them has not
+    seen them in a run with another seed either.
 
     Args:
         config: Which images, and how many of them for what.
@@ -70,8 +73,9 @@ def load_data(config: DataConfig, spec: InputSpec, seed: int) -> Splits:
         test_reader = Reader(test_source, config.max_unreadable)
         test = np.random.default_rng(TEST_SEED).permutation(len(test_source.labels))
     val_size = _checked("val_size", config.val_size, 0, len(records) - 1)
+    val = np.random.default_rng(VAL_SEED).permutation(records)[:val_size]
     shuffled = np.random.default_rng(seed).permutation(records)
-    val, rest = shuffled[:val_size], shuffled[val_size:]
+    rest = shuffled[~np.isin(shuffled, val)]
     train_size = _checked("train_size", config.train_size, 1, len(rest))
     test_size = _checked("test_size", config.test_size, 1, len(test))
     train = ImageDataset(train_reader, rest[:train_size], spec, config.augment, seed)

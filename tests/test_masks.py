@@ -104,6 +104,28 @@ def test_start_from_compares_units_of_all_groups_by_what_they_cost():
     torch.testing.assert_close(values["a.mlp:hidden"], torch.full((1, 3), 3 / 4))
 
 
+def test_start_from_compares_units_by_the_parameters_that_a_budget_counts():
+    evidence = {"a.attn:head": torch.full((1, 2), 30.0), "a.mlp:hidden": torch.full((1, 3), 30.0)}
+    parameters = {g.key: g.params for g in HAND}
+    masks = ClassMasks(HAND, 1)
+    level = masks.start_from(evidence, 0.0, "params")
+    assert level == 30 / max(parameters.values())
+    for key, m in masks.values().items():
+        each = 30 / parameters[key]
+        torch.testing.assert_close(m, torch.full_like(m, each / (each + level)))
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_low_rank_table_starts_from_its_seed_whatever_was_drawn_before(seed):
+    torch.manual_seed(seed)
+    one = ClassMasks(HAND, 4, rank=2, seed=3).state_dict()
+    torch.manual_seed(seed + 1)
+    again, other = ClassMasks(HAND, 4, rank=2, seed=3).state_dict(), ClassMasks(HAND, 4, rank=2, seed=4).state_dict()
+    factors = [name for name in one if name.endswith(".A")]
+    assert factors
+    assert all(torch.equal(one[name], again[name]) and not torch.equal(one[name], other[name]) for name in factors)
+
+
 def test_rescaling_multiplies_the_odds():
     torch.testing.assert_close(rescaled(torch.tensor([0.5, 0.8, 0.1]), 3.0), torch.tensor([3 / 4, 12 / 13, 1 / 4]))
 

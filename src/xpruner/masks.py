@@ -28,12 +28,13 @@ class ClassMasks(nn.Module):
         rank: None for a full table of logits a (classes, units); r for a = A B^T + b with A (classes, r) shared by a
             group's units, B (units, r) and b (units,), which costs (classes + units) r numbers.
         init: Value of every mask at the start, in (0, 1).
+        seed: Of the factor A, which starts at random.
 
     Raises:
         UsageError: If ``init`` or ``rank`` is out of range.
     """
 
-    def __init__(self, units: Units, num_classes: int, rank: int | None = None, init: float = 0.95):
+    def __init__(self, units: Units, num_classes: int, rank: int | None = None, init: float = 0.95, seed: int = 0):
         super().__init__()
         if not 0 < init < 1:
             raise UsageError(f"masks.init is {init}; it must lie between 0 and 1, such as 0.95.")
@@ -41,8 +42,9 @@ class ClassMasks(nn.Module):
             raise UsageError(f"masks.rank is {rank}; it must be 1 or more, or absent for a full table.")
         self.units, self.num_classes, self.rank = units, num_classes, rank
         start = math.log(init / (1 - init))
+        generator = torch.Generator().manual_seed(seed)
         tables = {
-            _name(group.key): _LowRank(num_classes, group.size, rank, start)
+            _name(group.key): _LowRank(num_classes, group.size, rank, start, generator)
             if rank
             else _Full(num_classes, group.size, start)
             for group in units
@@ -81,19 +83,20 @@ class ClassMasks(nn.Module):
         return {key: reduce_classes(m, kind) for key, m in (values or self.values()).items()}
 
     @torch.no_grad()
-    def start_from(self, evidence: Mapping[str, Tensor], quantile: float = 0.5) -> float:
-        """Sets m[c, u] = e / (e + e0), with e the evidence per MAC and e0 its quantile over all units [our choice].
+    def start_from(self, evidence: Mapping[str, Tensor], quantile: float = 0.5, resource: str = "macs") -> float:
+        """Sets m[c, u] = e / (e + e0), with e the evidence per cost and e0 its quantile over all units [our choice].
 
         Args:
             evidence: For each group a (classes, units) table, not negative.
             quantile: Share of the units that begin with a class-mean evidence below e0, so with masks below one half.
+            resource: What a unit costs: ``macs`` or ``params``.
 
         Returns:
             e0.
         """
-        per_mac = {group.key: evidence[group.key].double() / group.macs for group in self.units}
-        level = torch.cat([e.mean(0) for e in per_mac.values()]).quantile(quantile).clamp(min=1e-300)
-        for key, e in per_mac.items():
+        per_cost = {group.key: evidence[group.key].double() / getattr(group, resource) for group in self.units}
+        level = torch.cat([e.mean(0) for e in per_cost.values()]).quantile(quantile).clamp(min=1e-300)
+        for key, e in per_cost.items():
             table: Any = self.tables[_name(key)]
             table.set((e / level).clamp(min=1e-6).log().float())
         return level.item()
@@ -142,9 +145,9 @@ class _Full(nn.Module):
 
 
 class _LowRank(nn.Module):
-    def __init__(self, classes: int, units: int, rank: int, start: float):
+    def __init__(self, classes: int, units: int, rank: int, start: float, generator: torch.Generator):
         super().__init__()
-        self.A = nn.Parameter(torch.randn(classes, rank) / math.sqrt(rank))
+        self.A = nn.Parameter(torch.randn(classes, rank, generator=generator) / math.sqrt(rank))
         self.B = nn.Parameter(torch.zeros(units, rank))
         self.b = nn.Parameter(torch.full((units,), start))
 

@@ -16,6 +16,7 @@ from xpruner.learning import LoopOptions
 from xpruner.mask_learning import leak, learn_masks
 from xpruner.masks import ClassMasks, rescaled
 from xpruner.methods.base import Outcome, Problem, read_outcome, register_method, write_outcome
+from xpruner.methods.training import check_precision
 from xpruner.moments import Moments, consumer_moments
 from xpruner.plan import Budget, Plan
 from xpruner.signals import NONE, Question, find_signal, takes_moments
@@ -26,7 +27,7 @@ from xpruner.units import Units, find_units
 
 log = logging.getLogger("xpruner")
 
-LEVEL = "evidence per MAC at a mask of one half"
+LEVEL = "evidence per cost at a mask of one half"
 
 
 @register_method("xpruner", ("head", "hidden", "qk", "v"), rotates=True)
@@ -39,8 +40,11 @@ def search(problem: Problem) -> Outcome:
     the scale of the last round's, so that all can be compared.
 
     Raises:
-        UsageError: If the classes are to be guarded and there are too few images for it, or no plan holds.
+        UsageError: If the classes are to be guarded and there are too few images for it, or no plan holds; or masks or
+            thresholds are to be learned in fp16.
     """
+    if problem.config.masks.steps or problem.config.thresholds.steps:
+        check_precision(problem.config.precision, "masks and thresholds")
     limit = problem.config.max_class_drop
     if limit is not None:
         unseen(problem, limit)  # too few images are known before anything is computed
@@ -97,7 +101,7 @@ def _round(problem: Problem, model: nn.Module, budget: Budget, folder: Path | No
     config = problem.config
     kinds = list(dict.fromkeys(group.kind for group in problem.units))
     units = find_units(model, kinds, problem.units.input_size)
-    masks = ClassMasks(units, problem.num_classes, config.masks.rank, config.masks.init)
+    masks = ClassMasks(units, problem.num_classes, config.masks.rank, config.masks.init, config.seed + number)
     masks.to(next(model.parameters()).device)
     options = LoopOptions(
         steps=0, batch_size=config.data.batch_size, seed=config.seed + number, workers=config.data.workers,
@@ -110,7 +114,7 @@ def _round(problem: Problem, model: nn.Module, budget: Budget, folder: Path | No
             model, units, problem.calibration, problem.num_classes, moments, config.masks, config.precision
         )
         evidence = find_signal(_signal(config))(question)
-        level = masks.start_from(evidence, quantile=_removed_share(units, budget))
+        level = masks.start_from(evidence, _removed_share(units, budget), budget.resource)
     learn_masks(model, masks, problem.train, config.masks, _at(options, folder, "masks"), precision=config.precision)
     plan = search_thresholds(
         model, masks, budget, problem.train, config.thresholds, _at(options, folder, "thresholds"),

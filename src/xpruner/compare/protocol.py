@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils.data import Subset
 
 from xpruner.compare.measure import measured
 from xpruner.compare.plan_of_runs import DENSE, RunOfMany
@@ -91,7 +92,7 @@ class _Protocol:
 
     def __init__(self, bench: Bench, run: RunOfMany, folder: Path):
         self.bench, self.asked, self.config, self.folder = bench, run, run.config, folder
-        self.resumed = (folder / "search").exists() or (folder / "finetune").exists()
+        self.resumed = any((folder / stage).exists() for stage in ("search", "outcome", "finetune"))
         self.teacher = load_teacher(self.config.finetune, bench.dense)
         self.budget = Budget.parse(self.config.budget, self.config.round_to)
         self.stages: dict[str, dict[str, Any]] = {}
@@ -177,12 +178,16 @@ class _Protocol:
                 precision=self.config.precision,
             )  # fmt: skip
         self.stages["compensated"] = {**self._figures(better), **figures}
-        helps = self._right_on_calibration(better) >= self._right_on_calibration(model)
+        helps = self._right(better) >= self._right(model)
         self.stages["compensated"]["taken"] = helps
         return better if helps else model
 
-    def _right_on_calibration(self, model: nn.Module) -> int:
-        predicted, labels = predict(model, self.bench.data.calibration, **_forward(self.config))
+    def _right(self, model: nn.Module) -> int:
+        """Counts what a model gets right of the training images behind those of calibration, or of the latter alone."""
+        data = self.bench.data
+        seen, plain = len(data.calibration), data.train.plain(2 * len(data.calibration))
+        images = Subset(plain, range(seen, len(plain))) if len(plain) > seen else plain
+        predicted, labels = predict(model, images, **_forward(self.config))
         return int((predicted == labels).sum())
 
     def _finetuned(self, model: nn.Module, plan: Plan) -> None:

@@ -10,6 +10,7 @@ import argparse
 import copy
 import json
 import logging
+import shlex
 import sys
 import time
 from dataclasses import asdict, replace
@@ -41,11 +42,9 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     for name in args.presets:
         for budget in args.budgets:
-            units = "" if args.units == HEADS_AND_HIDDEN else f" --units {' '.join(args.units)}"
-            flags = f"--presets {name} --budgets {budget}{units}"
-            record(args, f"{name}_{budget}{suffix(args)}", flags, prune_once(args, name, budget))
+            record(args, f"{name}_{budget}{suffix(args)}", prune_once(args, name, budget))
     if args.dense:
-        record(args, "dense_finetuned", "--presets --dense", finetune_dense(args))
+        record(args, "dense_finetuned", finetune_dense(args))
 
 
 def suffix(args: argparse.Namespace) -> str:
@@ -108,14 +107,14 @@ def finetune_dense(args: argparse.Namespace) -> dict:
     return {"config": {"finetune": asdict(config.finetune)}, "metrics": metrics}
 
 
-def record(args: argparse.Namespace, what: str, flags: str, result: dict) -> None:
-    command = f"python benchmarks/cifar10.py --model {args.model} {flags} --epochs {args.epochs} --seed {args.seed}"
+def record(args: argparse.Namespace, what: str, result: dict) -> None:
+    images = f"{args.val_size:,} held-out training images" if args.val_size else "10,000 test images"
     head = {
-        "command": command,
+        "command": f"python {shlex.join(sys.argv)}",
         "what": what,
         "model": args.model,
         "seed": args.seed,
-        "data": "CIFAR-10, 50,000 training and 10,000 test images",
+        "data": f"CIFAR-10, {50_000 - args.val_size:,} training and {images}",
         "commit": args.commit,
     }
     RESULTS.mkdir(exist_ok=True)

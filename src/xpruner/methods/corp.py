@@ -30,7 +30,7 @@ from xpruner.config import CompensateConfig
 from xpruner.methods.activation import mean_square, sum_over_channels, variance
 from xpruner.methods.base import Outcome, Problem, register_method
 from xpruner.methods.flap import fluctuation
-from xpruner.methods.scoring import Scores, allocate
+from xpruner.methods.scoring import Scores, allocate, allocation_of
 from xpruner.moments import Moments
 from xpruner.plan import Plan, solve
 from xpruner.surgery import apply
@@ -46,10 +46,8 @@ HeadMoments = dict[str, list[Moments]]
 def search(problem: Problem) -> Outcome:
     """Keeps the same share of every layer, or as another allocation asks, and folds what is lost into the rest."""
     moments = query_key_moments(problem)
-    asked = problem.config.search.allocation
-    scores = allocate(
-        energies(problem, moments), problem.units, "uniform" if asked == "own" else asked, problem.budget.resource
-    )
+    allocation = allocation_of(problem, "uniform")
+    scores = allocate(energies(problem, moments), problem.units, allocation, problem.budget.resource)
     plan = solve(problem.units, scores, problem.budget, "corp")
     config = CompensateConfig(mode="affine", ridge=problem.config.compensate.ridge)
     model = compensate(

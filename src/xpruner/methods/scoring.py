@@ -29,14 +29,19 @@ def register_score(
     def register(score: Score) -> Score:
         @register_method(name, kinds)
         def search(problem: Problem) -> Outcome:
-            asked = problem.config.search.allocation
-            chosen = allocation if asked == "own" else asked
+            chosen = allocation_of(problem, allocation)
             scores = allocate(score(problem), problem.units, chosen, problem.budget.resource)
             return Outcome(solve(problem.units, scores, problem.budget, f"{name}, {chosen}"))
 
         return score
 
     return register
+
+
+def allocation_of(problem: Problem, own: str) -> str:
+    """Returns the allocation that a run asks for, or else the method's own."""
+    asked = problem.config.search.allocation
+    return own if asked == "own" else asked
 
 
 def allocate(scores: Mapping[str, Tensor], units: Units, allocation: str, resource: str = "macs") -> Scores:

@@ -11,15 +11,14 @@ kind ``hidden`` alone, it is the paper's.
 from xpruner.methods.activation import sum_over_channels, variance
 from xpruner.methods.base import Outcome, Problem, register_method
 from xpruner.methods.flap import with_means_in_biases
-from xpruner.methods.scoring import allocate
+from xpruner.methods.scoring import allocate, allocation_of
 
 
 @register_method("vbp")
 def vbp(problem: Problem) -> Outcome:
     """Removes the units that vary least and adds their means to the biases that read them."""
     variances = sum_over_channels(problem, lambda moments, _columns: variance(moments))
-    asked = problem.config.search.allocation
-    chosen = "global" if asked == "own" else asked
+    chosen = allocation_of(problem, "global")
     return with_means_in_biases(
         problem, allocate(variances, problem.units, chosen, problem.budget.resource), f"vbp, {chosen}"
     )

@@ -51,6 +51,19 @@ def test_role_loss_by_hand():
     assert loss.item() == pytest.approx((-math.log(0.75) - math.log(0.25) + 0.0) / 3, rel=1e-4)
 
 
+def test_sparsity_and_smoothness_are_part_of_the_loss(tiny_vit):
+    """Masks of 3/4 for one of five classes and 1/4 for the others: their mean is 0.35, their variance 0.04."""
+    masks = ClassMasks(find_units(tiny_vit), 5, init=0.25)
+    with torch.no_grad():
+        for table in masks.parameters():
+            table[0] = math.log(3)
+    steps = []
+    options = LoopOptions(0, 10, on_step=lambda _, figures: steps.append(figures))
+    config = MaskConfig(steps=1, sparsity=2.0, smooth="class", smooth_weight=3.0)
+    learn_masks(tiny_vit, masks, Noise(20), config, options)
+    assert steps[0]["loss"] == pytest.approx(steps[0]["task"] + 2 * 0.35 + 3 * 0.04)
+
+
 @pytest.mark.parametrize("smooth", ["none", "class", "unit", "time"])
 @pytest.mark.parametrize("rank", [None, 2])
 def test_sparsity_closes_masks_and_the_weights_stay(tiny_vit, smooth, rank):

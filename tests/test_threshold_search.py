@@ -80,6 +80,18 @@ def test_a_search_that_ends_far_from_the_budget_says_so(tiny_vit, caplog, constr
     assert ("of the cost where 0.50 was asked for" in caplog.text) == warns
 
 
+def test_the_price_of_the_budget_is_part_of_the_loss(tiny_vit):
+    """By the squared hinge of weight 100, from an open start that costs more than is asked for."""
+    masks = ClassMasks(find_units(tiny_vit), 5)
+    config = ThresholdConfig(steps=1, constraint="hinge", compensated=False, warmup=0.0)
+    steps = []
+    options = LoopOptions(0, 8, on_step=lambda _, figures: steps.append(figures))
+    search_thresholds(tiny_vit, masks, Budget(0.5), Noise(40), config, options)
+    (step,) = steps
+    assert step["cost"] > 0.8
+    assert step["loss"] == pytest.approx(step["task"] + 100 * (step["cost"] - 0.5) ** 2)
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [

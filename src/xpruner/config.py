@@ -38,7 +38,7 @@ class DataConfig:
             ``timm.data.create_dataset`` reads, such as ``hfds/user/name``.
         root: Where a named dataset lies on disk; absent, it is asked from the hub.
         train_size: At most this many training images (after the held-out ones are set aside); all when absent.
-        val_size: Images held out of the training set for tuning; 0 for none.
+        val_size: Images held out of the training set for tuning, the same whatever the seed; 0 for none.
         test_size: At most this many test images; all when absent.
         test_share: Of the training images, held out for testing where a dataset has no test images of its own.
         calibration_size: Training images for compensation statistics and first-order evidence.

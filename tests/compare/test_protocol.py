@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from tiny_comparison import write_comparison
+from torch import nn
 
 from xpruner.cli.compare import chosen_entries, read_comparison
 from xpruner.compare import protocol
@@ -22,6 +23,25 @@ def run(tmp_path) -> RunOfMany:
     return next(runs_of(entries, [0], ["0.5"], "untrained"))
 
 
+def always_says(model: nn.Module, number: int) -> nn.Module:
+    """Returns the model, which from now on gives every image the same class."""
+    with torch.no_grad():
+        model.head.weight.zero_()
+        model.head.bias.copy_(torch.arange(10.0) == number)
+    return model
+
+
+def hand_over(monkeypatch, number: int) -> None:
+    """Makes the search hand over a model that always says the same class."""
+
+    def search(problem):
+        plan = l2(problem).plan
+        return Outcome(plan, model=always_says(protocol.apply(problem.model, plan), number))
+
+    l2 = protocol.find_method("l2")
+    monkeypatch.setattr(protocol, "find_method", lambda name: Method("l2", search))
+
+
 def test_a_method_that_misses_the_budget_is_refused(run, tmp_path, monkeypatch):
     keep_all = Method("l2", lambda problem: Outcome(Plan.of(problem.units, {"blocks.0.mlp:hidden": range(90)})))
     monkeypatch.setattr(protocol, "find_method", lambda name: keep_all)
@@ -29,39 +49,32 @@ def test_a_method_that_misses_the_budget_is_refused(run, tmp_path, monkeypatch):
         protocol.run_one(protocol.set_up(run.config), run, tmp_path / "state")
 
 
-def test_fine_tuning_starts_from_the_better_one(run, tmp_path, monkeypatch):
-    """A compensation that ruins the model is measured, and not taken."""
-
-    def ruin(pruned, *_args, **_options):
-        with torch.no_grad():
-            pruned.head.weight.zero_()
-            pruned.head.bias.copy_(torch.arange(10.0) == 9)  # always the last class
-        return pruned
-
-    monkeypatch.setattr(protocol, "compensate", ruin)
+@pytest.mark.parametrize("helps", [True, False])
+def test_fine_tuning_starts_from_the_better_one(run, tmp_path, monkeypatch, helps):
+    """A compensation is measured; it is not taken where it does worse on the images behind those of calibration."""
     bench = protocol.set_up(run.config)
-    stages = protocol.run_one(bench, run, tmp_path / "state")["stages"]
-    assert stages["compensated"]["top1"] == pytest.approx((bench.labels == 9).float().mean().item())
-    assert stages["compensated"]["taken"] is False
+    counts = bench.data.train.labels[64:128].bincount(minlength=10)
+    rare, common = counts.argmin().item(), counts.argmax().item()
+    found, compensated = (rare, common) if helps else (common, rare)
+    hand_over(monkeypatch, found)
+    monkeypatch.setattr(protocol, "compensate", lambda model, *_args, **_options: always_says(model, compensated))
+    monkeypatch.setattr(protocol, "finetune", lambda model, *_args, **_options: started.append(model) or model)
+    started: list[nn.Module] = []
+    tuned = replace(run, config=replace(run.config, finetune=replace(run.config.finetune, steps=1)))
+    stages = protocol.run_one(bench, tuned, tmp_path / "state")["stages"]
+    assert stages["compensated"]["top1"] == pytest.approx((bench.labels == compensated).float().mean().item())
+    assert stages["compensated"]["taken"] is helps
+    assert [model.head.bias.argmax().item() for model in started] == [common]
 
 
 def test_a_search_that_trains_weights_hands_its_model_over(run, tmp_path, monkeypatch):
-    """Its own weights are measured as found; the dense weights under the same plan are the cut."""
-
-    def search(problem):
-        plan = l2(problem).plan
-        model = protocol.apply(problem.model, plan)
-        with torch.no_grad():
-            model.head.weight.zero_()
-            model.head.bias.copy_(torch.arange(10.0) == 3)
-        return Outcome(plan, model=model)
-
-    l2 = protocol.find_method("l2")
-    monkeypatch.setattr(protocol, "find_method", lambda name: Method("l2", search))
+    """Its own weights are measured as found, and compensated; the dense weights under the same plan are the cut."""
+    hand_over(monkeypatch, 3)
+    monkeypatch.setattr(protocol, "compensate", lambda model, *_args, **_options: model)
     bench = protocol.set_up(run.config)
     stages = protocol.run_one(bench, run, tmp_path / "state")["stages"]
     assert stages["found"]["top1"] == pytest.approx((bench.labels == 3).float().mean().item())
-    assert stages["cut"]["top1"] != stages["found"]["top1"]
+    assert stages["cut"]["top1"] != stages["found"]["top1"] == stages["compensated"]["top1"]
 
 
 def test_features_are_compared_where_the_stream_was_cut(tmp_path):

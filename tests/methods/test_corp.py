@@ -79,6 +79,19 @@ def test_heads_that_are_gone_and_units_that_stay_are_matched_too(almost_no_ridge
         torch.testing.assert_close(cut(images), wanted(images), rtol=0, atol=2e-4)
 
 
+def test_a_search_matches_the_logits_of_what_it_cuts(almost_no_ridge):
+    """Where the dimensions lie in a space of six, any six of them tell the other two."""
+    dense = build("vit_tiny_patch16_224", **VIT)
+    problem = replace(tiny_problem("corp", dense, 0.965), units=find_units(dense, ("qk",)))
+    for block in dense.blocks:
+        make_last_dimensions_affine(block.attn, 6)
+    outcome = find_method("corp")(problem)
+    assert {len(kept) for kept in outcome.plan.keep.values()} == {6}
+    images = torch.randn(4, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(outcome.model(images), dense(images), rtol=0, atol=2e-4)
+
+
 def test_the_energy_of_a_dimension_is_that_of_its_products_without_the_mean_key():
     head = Moments(4)  # queries of two dimensions, then keys of two
     head.update(torch.tensor([[1.0, 0.0, 5.0, 1.0], [3.0, 0.0, 7.0, 1.0]]))

@@ -7,6 +7,7 @@ import torch
 from methods_setup import DEEP, tiny_problem
 from tiny_models import SWIN, build, group
 from torch import nn
+from torch.nn import functional as F
 
 from xpruner.cost import count_macs
 from xpruner.errors import UsageError
@@ -221,3 +222,26 @@ def test_units_without_columns_are_refused(kinds, sentence):
     problem = tiny_problem("uvc")
     with pytest.raises(UsageError, match=sentence):
         find_method("uvc")(replace(problem, units=find_units(problem.model, kinds)))
+
+
+def test_the_dense_models_outputs_teach_beside_the_labels():
+    problem = tiny_problem("uvc")
+    training = uvc._Training(problem)
+    images, labels = torch.randn(4, 3, 32, 32), torch.arange(4)
+    with torch.no_grad():
+        training.model.head.bias += torch.arange(5.0)
+        dense, student = problem.model(images), training.model(images)
+        loss, _ = training.loss(0.0, images, labels)
+    apart = F.kl_div(student.log_softmax(1), dense.softmax(1), reduction="batchmean")
+    told = F.cross_entropy(student, labels, label_smoothing=0.1)
+    torch.testing.assert_close(loss, 0.1 * apart + 0.9 * told)
+
+
+def test_blocks_follow_the_loss_once_the_warm_up_is_over():
+    """Two of twelve updates warm up; then a slope this steep takes 1, the most, from a logit of 3."""
+    training = uvc._Training(tiny_problem("uvc", steps=12))
+    run = training.compression.run
+    for step, logit in ((2, 3.0), (3, 2.0), (4, 1.0)):
+        run.grad = torch.ones(2)
+        training.after(step)
+        assert run.tolist() == [logit, logit]

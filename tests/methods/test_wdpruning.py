@@ -113,6 +113,13 @@ def test_shallow_classifiers_by_hand():
     assert_close(classifiers.loss(inputs, labels), expected)
 
 
+def test_shallow_classifiers_are_part_of_the_loss():
+    """The one of a network of two blocks, still zero, gives each of five classes a fifth; no price is asked for yet."""
+    run = _Run(tiny_problem("wdpruning"))
+    loss, figures = run.loss(0.0, torch.randn(4, 3, 32, 32), torch.arange(4))
+    assert loss.item() == pytest.approx(figures["task"] + math.log(5))
+
+
 def test_where_shallow_classifiers_read():
     assert shallow_places(vit(depth=12)) == ["blocks.8", "blocks.10"]
     assert shallow_places(vit(depth=2)) == ["blocks.1"]

@@ -28,6 +28,7 @@ from torch.utils.data import Dataset
 from xpruner.errors import UsageError
 from xpruner.gates import gating
 from xpruner.learning import LoopOptions, frozen, learn
+from xpruner.methods.wdpruning import TopShare
 from xpruner.moments import Batches, consumer_moments, reading
 from xpruner.outputs import logits_of
 from xpruner.plan import MINIMA, Budget, Plan
@@ -103,25 +104,6 @@ def energy(pruned: float) -> float:
     return 1.0 - 0.03 * pruned + 0.14 * pruned**2 - 0.41 * pruned**3
 
 
-class Top(torch.autograd.Function):
-    """Gates that keep the floor(units sigmoid(beta)) best scores, one at least; gradients pass straight through."""
-
-    @staticmethod
-    def forward(ctx: Any, scores: Tensor, beta: Tensor) -> Tensor:
-        """Returns (units,) gates, 0 or 1."""
-        count = max(1, int(len(scores) * torch.sigmoid(beta).item()))
-        gates = torch.zeros_like(scores)
-        gates[scores.argsort(descending=True, stable=True)[:count]] = 1.0
-        ctx.save_for_backward(gates)
-        return gates
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        """The scores get the gradient of their gates, beta the sum of it over the open ones."""
-        (gates,) = ctx.saved_tensors
-        return gradient, (gradient * gates).sum()
-
-
 class Purification(nn.Module):
     """The scores and the beta of every group of hidden units."""
 
@@ -132,8 +114,9 @@ class Purification(nn.Module):
         self.betas = nn.ParameterList([nn.Parameter(torch.tensor(5.0)) for _ in groups])
 
     def gates(self) -> dict[str, Tensor]:
-        """Returns the (units,) gates of every group."""
-        return {key: Top.apply(s, b) for key, s, b in zip(self.keys, self.scores, self.betas, strict=True)}
+        """Returns the (units,) gates of every group: 1 for the floor(units sigmoid(beta)) best scores, one at least."""
+        rows = zip(self.keys, self.scores, self.betas, strict=True)
+        return {key: TopShare.apply(s, b, max(1, int(len(s) * torch.sigmoid(b).item()))) for key, s, b in rows}
 
 
 def purified(model: nn.Module, units: Units, train: Dataset, *, seed: int, precision: str) -> Kept:

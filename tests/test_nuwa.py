@@ -30,13 +30,12 @@ class Attention(nn.Module):
         self.proj.weight = nn.Parameter(torch.eye(2))
 
 
-def test_the_best_half_is_open_and_gradients_pass_straight_through():
-    scores, beta = torch.tensor([0.3, 0.9, 0.5, 0.1], requires_grad=True), torch.tensor(0.0, requires_grad=True)
-    gates = nuwa.Top.apply(scores, beta)
-    assert gates.tolist() == [0, 1, 1, 0]  # floor(4 x 1/2)
-    (gates * torch.tensor([1.0, 2.0, 3.0, 4.0])).sum().backward()
-    assert scores.grad.tolist() == [1, 2, 3, 4]
-    assert beta.grad.item() == 2 + 3
+@pytest.mark.parametrize(("beta", "expected"), [(0.0, [0, 1, 1, 0]), (1.0, [0, 1, 1, 0]), (-9.0, [0, 1, 0, 0])])
+def test_the_best_are_open(beta, expected):
+    """floor(4 sigmoid(beta)) of four units, 4 x 0.5, 4 x 0.73 and 4 x 0.0001, one at least."""
+    learned = nuwa.Purification(list(find_units(tiny("vit"), ["hidden"]))[:1])
+    learned.scores[0], learned.betas[0] = nn.Parameter(torch.tensor([0.3, 0.9, 0.5, 0.1])), torch.tensor(beta)
+    assert learned.gates()["blocks.0.mlp:hidden"].tolist() == expected
 
 
 def test_purification_closes_the_unit_that_turns_images_away_from_their_class():

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from methods_setup import batches
 from tiny_models import Noise
 
 from xpruner.config import CompensateConfig, DataConfig, MaskConfig, RunConfig, ThresholdConfig, preset
@@ -19,12 +20,6 @@ from xpruner.plan import Budget, Plan, solve
 from xpruner.threshold_search import check_threshold_config, open_start, search_thresholds
 from xpruner.thresholds import pruning_operation
 from xpruner.units import find_units
-
-
-def batches() -> list:
-    data = Noise(40)
-    return [torch.utils.data.default_collate([data[i] for i in range(40)])]
-
 
 CONFIGS = {
     "lagrangian": ThresholdConfig(steps=6, constraint="lagrangian", compensated=False, warmup=0.3),
@@ -139,12 +134,6 @@ def test_a_dead_unit_goes_and_a_planted_important_one_stays(tiny_vit):
     for key in ("blocks.0.mlp:hidden", "blocks.1.mlp:hidden"):
         assert 0 in plan.keep[key]
         assert max(plan.keep[key]) < 48
-
-
-def test_an_unknown_method_names_the_nearest():
-    with pytest.raises(UsageError, match="did you mean 'xpruner'"):
-        find_method("xpruned")
-    assert MaskConfig().evidence == "at_removal"
 
 
 def test_where_nothing_is_compensated_a_unit_counts_as_a_whole(tiny_vit):

@@ -132,7 +132,9 @@ class SquaredHinge(nn.Module):
         """Nothing to learn."""
 
 
-def project(margins: Mapping[str, Tensor], n: float, units: Units, target: float, resource: str = "macs"):
+def project(
+    margins: Mapping[str, Tensor], n: float, units: Units, target: float, resource: str = "macs"
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The budget met exactly at every step, by one offset common to all thresholds [our choice].
 
     Args:

@@ -67,6 +67,14 @@ def test_fine_tuning_starts_from_the_better_one(run, tmp_path, monkeypatch, help
     assert [model.head.bias.argmax().item() for model in started] == [common]
 
 
+def test_a_run_that_was_stopped_behind_its_search_keeps_what_it_found(run, tmp_path, monkeypatch):
+    bench = protocol.set_up(run.config)
+    whole = protocol.run_one(bench, run, tmp_path / "state")
+    monkeypatch.delattr(protocol, "find_method")  # nothing is searched for again
+    again = protocol.run_one(bench, run, tmp_path / "state")
+    assert again["keep"] == whole["keep"] and not whole["resumed"] and again["resumed"]
+
+
 def test_a_search_that_trains_weights_hands_its_model_over(run, tmp_path, monkeypatch):
     """Its own weights are measured as found, and compensated; the dense weights under the same plan are the cut."""
     hand_over(monkeypatch, 3)

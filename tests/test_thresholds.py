@@ -11,6 +11,7 @@ from xpruner.thresholds import (
     project,
     pruning_operation,
     slope,
+    standardised,
     warm_target,
 )
 from xpruner.units import Units
@@ -65,6 +66,22 @@ def test_no_importance_at_all_is_pruned_without_a_nan():
     k.sum().backward()
     assert k.item() == 0
     assert s.grad.item() == 0
+
+
+def test_importance_in_units_of_its_own_spread():
+    """0, 1, 2, 4 and 8 have the median 2 and the standard deviation 8^0.5; powers of e have their exponents'."""
+    exponents = torch.tensor([0.0, 1.0, 2.0, 4.0, 8.0])
+    relative = (exponents - 2) / 8**0.5
+    torch.testing.assert_close(standardised(exponents, "sigmoid"), relative)
+    torch.testing.assert_close(standardised(exponents.exp()).log(), relative)
+    torch.testing.assert_close(standardised(1e-6 * exponents.exp()).log(), relative)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_importance_that_hardly_differs_is_not_blown_up(form):
+    assert standardised(torch.full((4,), 0.3), form).unique().tolist() == [1.0 if form == "power" else 0.0]
+    apart = standardised(torch.tensor([1.0, 1.001]), form)
+    assert 0.01 < apart[1] - apart[0] < 0.03  # 0.001 of LEAST_SPREAD
 
 
 def test_the_slope_rises_geometrically():

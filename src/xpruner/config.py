@@ -272,7 +272,7 @@ def preset(name: str) -> RunConfig:
             rounds=1,
             masks=MaskConfig(evidence="none", steps=300, lr=0.05, wrong=0.0, mean=0.0, sparsity=0.5),
             thresholds=ThresholdConfig(
-                importance="mean", slope_start=4.0, slope_end=20.0, steps=300, lr=0.02, mask_lr=0.0,
+                importance="mean", slope_start=2.0, slope_end=8.0, steps=300, lr=0.02, mask_lr=0.0,
                 constraint="lagrangian", warmup=1.0, compensated=False, distill=False,
             ),
             compensate=CompensateConfig(mode="none"),

@@ -27,6 +27,7 @@ from xpruner.thresholds import (
     expected_cost,
     project,
     slope,
+    standardised,
     warm_target,
 )
 from xpruner.training.devices import autocast
@@ -88,7 +89,7 @@ def search_thresholds(
         )
     with torch.no_grad():
         search.check_end()
-        return solve(units, search.thresholds.margins(masks.importance(config.importance)), budget, "xpruner")
+        return solve(units, search.thresholds.margins(search.importance()), budget, "xpruner")
 
 
 def check_threshold_config(config: ThresholdConfig) -> None:
@@ -141,9 +142,14 @@ class _Search:
         """Whether it begins with an open network, instead of at the budget by one threshold for all."""
         return self.config.steps > 0 and self.config.constraint != "projected"
 
+    def importance(self) -> dict[str, Tensor]:
+        """Returns s (units,) of every group; where it begins open, in units of the layer's own spread."""
+        importance = self.masks.importance(self.config.importance)
+        return {key: standardised(s, self.config.form) for key, s in importance.items()} if self.opens else importance
+
     def _start(self) -> Tensor:
         if self.opens:
-            return open_start(self.masks.importance(self.config.importance), self.config)
+            return open_start(self.importance(), self.config)
         return torch.ones(len(self.units))
 
     def optimizer(self) -> torch.optim.Optimizer:
@@ -157,7 +163,7 @@ class _Search:
         """Returns the task loss of the gated network plus the price of the budget, and the figures to log."""
         n = slope(progress, self.config.slope_start, self.config.slope_end)
         target = warm_target(progress, self.target, self.config.warmup)
-        importance = self.masks.importance(self.config.importance)
+        importance = self.importance()
         if self.config.constraint == "projected":
             keep, hard = project(self.thresholds.margins(importance), n, self.units, target, self.resource)
         else:
@@ -178,7 +184,7 @@ class _Search:
         """Warns where learning ended far from the budget, so that the common offset decides more than thresholds do."""
         if not self.opens:
             return
-        keep = self.thresholds.keep(self.masks.importance(self.config.importance), self.config.slope_end)
+        keep = self.thresholds.keep(self.importance(), self.config.slope_end)
         cost = expected_cost(keep, self.units, self.resource).item()
         if abs(cost - self.target) > FAR:
             log.warning(

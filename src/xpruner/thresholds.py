@@ -10,6 +10,7 @@ from xpruner.plan import minimum
 from xpruner.units import Units
 
 Form = Literal["power", "sigmoid"]
+LEAST_SPREAD = 0.05
 
 
 def pruning_operation(s: Tensor, theta: Tensor, n: float, form: Form = "power") -> Tensor:
@@ -30,6 +31,27 @@ def pruning_operation(s: Tensor, theta: Tensor, n: float, form: Form = "power") 
         tiny = torch.finfo(s.dtype).tiny
         return torch.sigmoid(n * (s.clamp(min=tiny).log() - theta.clamp(min=tiny).log()))
     return torch.sigmoid(n * (s - theta))
+
+
+def standardised(s: Tensor, form: Form = "power") -> Tensor:
+    """A layer's importance in units of its own spread, so that a slope and an update mean the same in every layer.
+
+    Masks that saturate lie so close together that a threshold would pass a whole layer within a few updates; a layer
+    that is closed hears neither of the loss nor of the budget [our choice].
+
+    Args:
+        s: (units,) importance of one layer, not negative.
+        form: Of the pruning operation: ``power`` measures ratios, ``sigmoid`` differences.
+
+    Returns:
+        (units,) importance with median 0 and standard deviation 1, or its exponential for ``power``, where log s is
+        what is measured. A spread below ``LEAST_SPREAD`` counts as that much.
+    """
+    values = s.clamp(min=1e-30).log() if form == "power" else s
+    known = values.detach()
+    spread = known.std(correction=0).clamp(min=LEAST_SPREAD)
+    relative = (values - known.median()) / spread
+    return relative.exp() if form == "power" else relative
 
 
 def slope(progress: float, start: float, end: float) -> float:

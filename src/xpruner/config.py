@@ -104,7 +104,7 @@ class ThresholdConfig:
         mode: ``learned`` layer-wise thresholds, or ``global_rank`` by the masks alone (the first version of the paper).
         form: Pruning operation: ``power`` s^n / (s^n + theta^n), or ``sigmoid`` of n (s - theta).
         importance: How a unit's masks over the classes become one number s.
-        slope_start: Slope n at the start.
+        slope_start: Slope n at the start; where a search begins open, per spread of a layer's importance.
         slope_end: Slope n at the end.
         steps: Updates by gradient.
         lr: Learning rate of Adam on the thresholds.

@@ -11,6 +11,7 @@ from xpruner.units import Units
 
 Form = Literal["power", "sigmoid"]
 LEAST_SPREAD = 0.05
+"""Of a layer's importance: less of it is taken for chance and not blown up."""
 
 
 def pruning_operation(s: Tensor, theta: Tensor, n: float, form: Form = "power") -> Tensor:

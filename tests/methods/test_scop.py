@@ -136,16 +136,16 @@ def test_shares_are_clamped_after_every_update():
 
 @pytest.mark.parametrize("honest", [True, False])
 def test_shares_are_learned_from_the_labels(tiny_vit, honest):
-    """The first channel tells the label, or its opposite; the second is not read."""
-    reading, units = reader([[4.0, 0.0], [-4.0, 0.0]], 2)
-    images = torch.randn(40, 2, 1, 1).sign()
+    """The first channel tells the label or its opposite; the second is read and tells nothing, the third is unread."""
+    reading, units = reader([[4.0, 3.0, 0.0], [-4.0, 3.0, 0.0]], 3)
+    images = torch.randn(40, 3, 1, 1).sign()
     labels = ((images[:, 0, 0, 0] < 0) == honest).long().tolist()
     train = list(zip(images, labels, strict=True))
     model = nn.Sequential(OrderedDict(flat=nn.Flatten(), mlp=reading["mlp"]))
     found = scop.scop(replace(tiny_problem("scop", tiny_vit, steps=20), model=model, units=units, train=train))
-    read, unread = found["mlp:hidden"].tolist()
-    assert read > 2 if honest else read < -2
-    assert unread == 0
+    first, second, third = found["mlp:hidden"].tolist()
+    assert first > 2 > second if honest else first < -2
+    assert third == 0
 
 
 def test_each_layer_loses_the_same_share():

@@ -267,3 +267,17 @@ def test_loader_processes_count_together_and_fail_in_one_sentence(tmp_path, spec
     assert message.startswith("2 images cannot be read") and "\n" not in message
     del failure
     gc.collect()  # or else torch waits 5 s for each process, once the iterator is found in a cycle
+
+
+def test_what_is_cached_is_read_once_and_still_varies(tmp_path, spec):
+    source = folder_of(tmp_path, stripe(5))
+    plain, cached = (ImageDataset(Reader(source, 0, cache), np.arange(1), spec, "light") for cache in (False, True))
+    wanted = []
+    for epoch in range(8):
+        plain.set_epoch(epoch)
+        wanted.append(plain[0][0])
+    cached[0]
+    source._paths = ["gone"]
+    for epoch in range(8):
+        cached.set_epoch(epoch)
+        assert torch.equal(cached[0][0], wanted[epoch])

@@ -33,11 +33,13 @@ class Reader:
     Args:
         source: The images.
         max_unreadable: How many of them may be unreadable.
+        cache: Whether datasets keep what they have decoded and resized.
     """
 
-    def __init__(self, source: Source, max_unreadable: int) -> None:
+    def __init__(self, source: Source, max_unreadable: int, cache: bool = False) -> None:
         self.source = source
         self.max_unreadable = max_unreadable
+        self.cache = cache
         self._unreadable = torch.zeros(len(source.labels), dtype=torch.bool).share_memory_()  # by all loader processes
 
     def read(self, record: int) -> Image.Image | None:
@@ -88,6 +90,7 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         self.seed = seed
         self.epoch = 0
         self._transform = make_transform(augment, spec, reader.source.mirror)
+        self._kept: dict[int, Any] = {}  # by record, what chance has no part in
 
     @property
     def labels(self) -> Tensor:
@@ -109,11 +112,20 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         first = range(len(self))[index]
         for offset in range(len(self)):
             record = int(self.records[(first + offset) % len(self)])
-            image = self.reader.read(record)
-            if image is not None:
-                pixels = self._transform(image, (self.seed, self.epoch, record))
+            settled = self._settled(record)
+            if settled is not None:
+                pixels = self._transform.vary(settled, (self.seed, self.epoch, record))
                 return pixels, int(self.reader.source.labels[record])
         raise UnreadableImagesError(f"None of these {len(self)} images can be read; repair the files named in the log.")
+
+    def _settled(self, record: int) -> Any:
+        if record in self._kept:
+            return self._kept[record]
+        image = self.reader.read(record)
+        settled = None if image is None else self._transform.settle(image)
+        if self.reader.cache and settled is not None:
+            self._kept[record] = settled
+        return settled
 
 
 class _AtEpoch(Dataset[tuple[Tensor, int]]):

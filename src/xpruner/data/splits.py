@@ -63,14 +63,14 @@ def load_data(config: DataConfig, spec: InputSpec, seed: int) -> Splits:
         raise UsageError(f"The model takes {spec.channels} channels, but images are read as RGB; give a model with 3.")
     train_source, test_source = find_sources(config.name, config.root)
     names = _class_names(train_source, config.name)
-    train_reader = Reader(train_source, config.max_unreadable)
+    train_reader = Reader(train_source, config.max_unreadable, config.cache)
     records = np.arange(len(train_source.labels))
     if test_source is None:
         test_reader = train_reader
         records, test = _hold_out_test(records, config)
     else:
         _check_test(test_source, train_source, names, config.name)
-        test_reader = Reader(test_source, config.max_unreadable)
+        test_reader = Reader(test_source, config.max_unreadable, config.cache)
         test = np.random.default_rng(TEST_SEED).permutation(len(test_source.labels))
     val_size = _checked("val_size", config.val_size, 0, len(records) - 1)
     val = np.random.default_rng(VAL_SEED).permutation(records)[:val_size]

@@ -63,7 +63,7 @@ def object_mask(run: FinishedRun, number: int, boxes: Sequence[Box]) -> Tensor:
         raise XPrunerError(f"Image {number} of the run cannot be read; take its boxes out.")
     mask = box_mask(torch.tensor(boxes), (picture.height, picture.width), number)
     spec = run.images.spec
-    seen = Plain(spec)(Image.fromarray(mask.byte().mul(255).numpy()).convert("RGB"), ())
+    seen = Plain(spec)(Image.fromarray(mask.byte().mul(255).numpy()).convert("RGB"))
     return torch.from_numpy(pixels_of(seen, spec)[..., 0] >= 0.5)
 
 

@@ -62,7 +62,7 @@ def read_image(path: str | Path, spec: InputSpec, name: str | None = None) -> Te
         unknown = isinstance(error, UnidentifiedImageError)
         reason = "its format is unknown" if unknown else getattr(error, "strerror", None) or error
         raise UsageError(f"The image {name or path} cannot be read ({reason}); give a PNG or JPEG file.") from error
-    return Plain(spec)(image, ())
+    return Plain(spec)(image)
 
 
 def image_card(

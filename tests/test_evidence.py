@@ -60,6 +60,16 @@ def test_taylor_evidence_is_the_squared_gradient_of_a_gate(name, kinds, request)
         assert torch.allclose(evidence[group.key][:4], slope.square(), rtol=1e-3, atol=1e-9)
 
 
+def test_evidence_at_a_temperature_is_that_of_logits_that_are_divided_by_it(tiny_vit):
+    units, data = find_units(tiny_vit), batch()
+    softened = class_evidence(tiny_vit, units, data, 5, temperature=4.0)
+    with torch.no_grad():
+        tiny_vit.head.weight /= 4
+        tiny_vit.head.bias /= 4
+    for key, divided in class_evidence(tiny_vit, units, data, 5).items():
+        assert torch.allclose(softened[key], divided, rtol=1e-3, atol=1e-12)
+
+
 def test_a_class_without_images_gets_the_mean_of_the_others(tiny_vit):
     table = class_evidence(tiny_vit, find_units(tiny_vit), batch(), 5)["blocks.0.mlp:hidden"]
     assert torch.allclose(table[4], table[:4].mean(0))

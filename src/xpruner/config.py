@@ -75,6 +75,8 @@ class MaskConfig:
             units (``relevance``); or what ``signals.register_signal`` has under that name.
         whole: Share that evidence of the whole unit has in evidence at the moment of removal: 0 trusts compensation
             to make up for all that it can, 1 expects nothing of it, as where ``compensate.mode`` is ``none``.
+        temperature: Divides the logits in whose cross-entropy evidence is measured: a model that is certain of most
+            training images says little about them at 1.
         steps: Updates by gradient.
         lr: Learning rate of Adam on the mask logits.
         init: Value of every mask at the start, when there is no evidence.
@@ -88,6 +90,7 @@ class MaskConfig:
 
     evidence: str = "at_removal"
     whole: float = 0.3
+    temperature: float = 1.0
     steps: int = 0
     lr: float = 0.02
     init: float = 0.95
@@ -157,10 +160,12 @@ class CompensateConfig:
         mode: ``affine`` and ``mean`` fit on the dense model's activations; ``sequential`` fits block by block on the
             pruned model's, aiming at the dense residual stream; ``none`` leaves the weights alone.
         ridge: Smallest ridge, as a share of the mean variance of what is read.
+        images: Training images that a found plan is compensated on; those for calibration when absent.
     """
 
     mode: Literal["affine", "mean", "none", "sequential"] = "sequential"
     ridge: float = 1e-3
+    images: int | None = None
 
 
 @dataclass
@@ -178,8 +183,9 @@ class FinetuneConfig:
         distill: Weight of the distillation loss; the rest goes to the labels.
         teacher: A timm model with its published weights, or a saved folder, to distil from; absent, the dense model.
         temperature: Softmax temperature of the distillation.
-        features: Weight of the distance to what the dense model's last block hands on, as a share of its variance,
-            added to the losses above; 0 for none.
+        features: Weight of the distance to what the dense model's blocks hand on, as a share of its variance, added to
+            the losses above; 0 for none.
+        features_of: Whether the ``last`` block is compared, or ``all``, whose distances are averaged.
         label_smoothing: Of the cross-entropy on labels.
         mixup: timm's mixup alpha; 0 for none.
         cutmix: timm's cutmix alpha; 0 for none.
@@ -198,6 +204,7 @@ class FinetuneConfig:
     teacher: str | None = None
     temperature: float = 1.0
     features: float = 0.0
+    features_of: Literal["last", "all"] = "last"
     label_smoothing: float = 0.1
     mixup: float = 0.0
     cutmix: float = 0.0

@@ -22,6 +22,7 @@ def class_evidence(
     num_classes: int,
     moments: Mapping[str, Moments] | None = None,
     *,
+    temperature: float = 1.0,
     least_ridge: float = 1e-3,
     precision: str = "fp32",
 ) -> dict[str, Tensor]:
@@ -39,6 +40,7 @@ def class_evidence(
         batches: Calibration images with labels.
         num_classes: Rows of the tables; a class without images gets the mean of the others.
         moments: Of the consumers' inputs, for irreplaceable evidence; absent for Taylor's.
+        temperature: Divides the logits.
         least_ridge: Smallest ridge, as a share of the mean variance.
         precision: Of the forward and backward pass.
     """
@@ -48,7 +50,7 @@ def class_evidence(
         if group.key in known:
             precision_matrix = torch.linalg.inv(ridged_covariance(known[group.key], least_ridge))
             view[group.key] = irreplaceable(known[group.key].mean, precision_matrix, group.channels)
-    return evidence_tables(model, units, batches, num_classes, (view,), precision)[0]
+    return evidence_tables(model, units, batches, num_classes, (view,), precision, softened(temperature))[0]
 
 
 View = Callable[[Tensor], Tensor]
@@ -58,9 +60,12 @@ Objective = Callable[[Tensor, Tensor], Tensor]
 """Maps logits (batch, classes) and labels (batch,) to the sum over the batch of what is to be explained."""
 
 
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Returns the sum over the batch of the cross-entropy."""
-    return F.cross_entropy(logits, labels, reduction="sum")
+def softened(temperature: float) -> Objective:
+    """Returns the sum over the batch of the cross-entropy of logits that are divided by a temperature."""
+    return lambda logits, labels: F.cross_entropy(logits / temperature, labels, reduction="sum")
+
+
+cross_entropy = softened(1.0)
 
 
 def evidence_tables(

@@ -88,6 +88,7 @@ def check_mask_config(config: MaskConfig) -> None:
     """Raises UsageError for the first value that is out of range."""
     rules = [
         ("whole", 0 <= config.whole <= 1, "between 0 and 1"),
+        ("temperature", config.temperature > 0, "positive"),
         ("steps", config.steps >= 0, "0 or more"),
         ("lr", config.lr > 0, "positive"),
         ("wrong", 0 <= config.wrong <= 1, "between 0 and 1"),

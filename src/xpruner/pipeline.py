@@ -18,7 +18,7 @@ from xpruner.cost import count_macs, count_params
 from xpruner.data import InputSpec, Splits, batches, class_names, load_data
 from xpruner.errors import UsageError
 from xpruner.explain.finished import remember_data
-from xpruner.guard_images import guarded_calibration, to_measure
+from xpruner.guard_images import compensation_images, to_measure
 from xpruner.latency import compare_latency
 from xpruner.methods import Problem, find_method
 from xpruner.methods.base import DENSE_MASKS, MASKS, kinds_for, prepared, write_masks
@@ -30,7 +30,7 @@ from xpruner.signals import NONE, find_signal
 from xpruner.surgery import apply
 from xpruner.tracking import Tracker
 from xpruner.training import evaluate, finetune
-from xpruner.training.features import kept_stream
+from xpruner.training.features import kept_streams
 from xpruner.units import find_units
 
 log = logging.getLogger("xpruner")
@@ -163,7 +163,7 @@ class _Pipeline:
             self._as_found(plan),
             self.dense,
             plan,
-            guarded_calibration(self.run_folder.metrics["search"], self.data.train, images, self.config),
+            compensation_images(self.run_folder.metrics["search"], self.data.train, images, self.config),
             self.config.compensate,
             precision=self.config.precision,
         )
@@ -182,7 +182,7 @@ class _Pipeline:
             workers=self.config.data.workers,
             seed=self.config.seed,
             precision=self.config.precision,
-            stream=kept_stream(self.dense, plan),
+            streams=kept_streams(self.dense, plan),
             state_dir=self.run_folder.state("finetune"),
             on_step=self.tracker.scalars("finetune"),
         )
@@ -250,4 +250,5 @@ def environment() -> dict[str, Any]:
         "torch": torch.__version__,
         "timm": timm.__version__,
         "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
     }

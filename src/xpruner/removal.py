@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from xpruner.evidence import View, centred, evidence_tables, irreplaceable, unit_blocks
+from xpruner.evidence import View, centred, evidence_tables, irreplaceable, softened, unit_blocks
 from xpruner.moments import Batches, Moments, ridged_covariance
 from xpruner.units import Units
 
@@ -27,6 +27,7 @@ def evidence_at_removal(
     moments: Mapping[str, Moments],
     *,
     whole: float = 0.0,
+    temperature: float = 1.0,
     least_ridge: float = 1e-3,
     precision: str = "fp32",
 ) -> dict[str, Tensor]:
@@ -43,6 +44,7 @@ def evidence_at_removal(
         num_classes: Rows of the tables; a class without images gets the mean of the others.
         moments: Of the consumers' inputs.
         whole: Share of Taylor's evidence, between 0 and 1.
+        temperature: Divides the logits.
         least_ridge: Smallest ridge, as a share of the mean variance.
         precision: Of the forward and backward pass.
     """
@@ -55,7 +57,9 @@ def evidence_at_removal(
         {g.key: centred(means[g.key]) for g in known},
         {},
     ]
-    among_all, alone, taylor = evidence_tables(model, units, batches, num_classes, views, precision)
+    among_all, alone, taylor = evidence_tables(
+        model, units, batches, num_classes, views, precision, softened(temperature)
+    )
     found = dict(taylor)
     for g in known:
         at_turn = at_removal(among_all[g.key], alone[g.key], covariances[g.key], precisions[g.key], g.channels)

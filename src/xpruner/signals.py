@@ -86,14 +86,19 @@ def takes_moments(name: str) -> bool:
 def taylor(question: Question) -> dict[str, Tensor]:
     """Returns first-order evidence of whole units: the squared gradient with respect to a gate."""
     q = question
-    return class_evidence(q.model, q.units, q.batches, q.num_classes, precision=q.precision)
+    return class_evidence(
+        q.model, q.units, q.batches, q.num_classes, temperature=q.options.temperature, precision=q.precision
+    )
 
 
 @register_signal("irreplaceable", moments=True)
 def irreplaceable(question: Question) -> dict[str, Tensor]:
     """Returns first-order evidence of what the other units cannot make up for."""
     q = question
-    return class_evidence(q.model, q.units, q.batches, q.num_classes, q.moments, precision=q.precision)
+    return class_evidence(
+        q.model, q.units, q.batches, q.num_classes, q.moments,
+        temperature=q.options.temperature, precision=q.precision,
+    )  # fmt: skip
 
 
 @register_signal("at_removal", moments=True)
@@ -101,8 +106,9 @@ def at_removal(question: Question) -> dict[str, Tensor]:
     """Returns first-order evidence of what the units that stay longer cannot make up for."""
     q = question
     return evidence_at_removal(
-        q.model, q.units, q.batches, q.num_classes, q.moments, whole=q.options.whole, precision=q.precision
-    )
+        q.model, q.units, q.batches, q.num_classes, q.moments,
+        whole=q.options.whole, temperature=q.options.temperature, precision=q.precision,
+    )  # fmt: skip
 
 
 @register_signal("relevance")

@@ -16,7 +16,7 @@ from xpruner.config import RunConfig
 from xpruner.cost import count_macs, count_params
 from xpruner.data import InputSpec, Splits, batches, class_names, load_data
 from xpruner.errors import XPrunerError
-from xpruner.guard_images import guarded_calibration
+from xpruner.guard_images import compensation_images
 from xpruner.methods import Outcome, Problem, find_method
 from xpruner.methods.base import kinds_for, prepared, read_outcome, write_outcome
 from xpruner.models import load_model, load_teacher
@@ -25,7 +25,7 @@ from xpruner.plan import Budget, Plan
 from xpruner.run import comparable
 from xpruner.surgery import apply
 from xpruner.training import finetune, predict
-from xpruner.training.features import kept_stream
+from xpruner.training.features import kept_streams
 from xpruner.units import find_units
 
 log = logging.getLogger("xpruner")
@@ -172,7 +172,7 @@ class _Protocol:
             return model
         figures: dict[str, Any] = {}
         with measured(figures):
-            images = guarded_calibration(outcome.figures, self.bench.data.train, self.bench.calibration, self.config)
+            images = compensation_images(outcome.figures, self.bench.data.train, self.bench.calibration, self.config)
             better = compensate(
                 copy.deepcopy(model), self.dense, outcome.plan, images, self.config.compensate,
                 precision=self.config.precision,
@@ -183,9 +183,10 @@ class _Protocol:
         return better if helps else model
 
     def _right(self, model: nn.Module) -> int:
-        """Counts what a model gets right of the training images behind those of calibration, or of the latter alone."""
+        """Counts what a model gets right of the training images behind those of compensation, or of these alone."""
         data = self.bench.data
-        seen, plain = len(data.calibration), data.train.plain(2 * len(data.calibration))
+        seen = self.config.compensate.images or len(data.calibration)
+        plain = data.train.plain(seen + len(data.calibration))
         images = Subset(plain, range(seen, len(plain))) if len(plain) > seen else plain
         predicted, labels = predict(model, images, **_forward(self.config))
         return int((predicted == labels).sum())
@@ -205,7 +206,7 @@ class _Protocol:
                 workers=self.config.data.workers,
                 seed=self.config.seed,
                 precision=self.config.precision,
-                stream=kept_stream(self.dense, plan),
+                streams=kept_streams(self.dense, plan),
                 state_dir=self.folder / "finetune",
             )
         self.stages["finetuned"] = {**self._figures(tuned), **figures}

@@ -100,7 +100,8 @@ def provenance(results: Sequence[dict[str, Any]]) -> list[str]:
         text = (
             f"`{result['command']}`, commit {commit}, {data['name']}, {result['images']} images"
             f"{' held out of the training set' if data['val_size'] else ''}, batch {data['batch_size']}, "
-            f"{config['precision']}, torch {versions['torch']}, timm {versions['timm']}, {versions['threads']} threads"
+            f"{config['precision']}, torch {versions['torch']}, timm {versions['timm']}, "
+            f"{versions.get('device', 'CPU')}, {versions['threads']} threads"
         )
         lines.setdefault(text, set()).add(config["seed"])
     return [f"- {text}, seeds {', '.join(map(str, sorted(seeds)))}" for text, seeds in sorted(lines.items())]

@@ -70,18 +70,21 @@ class Light(Plain):
     def __init__(self, spec: InputSpec, mirror: bool) -> None:
         super().__init__(spec)
         self._mirror = mirror
-        self._reach = tuple(round(side * LARGEST_SHIFT) for side in spec.size)
+        self._rows, self._columns = (_shifts(side) for side in spec.size)
 
     def vary(self, settled: Tensor, key: Key) -> Tensor:
         rng = np.random.default_rng(key)
-        pixels = settled.numpy()
-        if self._mirror and rng.random() < 0.5:
-            pixels = pixels[..., ::-1]
-        rows, columns = (
-            (np.arange(side) + rng.integers(2 * reach + 1) - reach).clip(0, side - 1)
-            for side, reach in zip(pixels.shape[1:], self._reach, strict=True)
-        )
-        return super().vary(torch.from_numpy(pixels[:, rows][:, :, columns]), key)
+        flip = self._mirror and rng.random() < 0.5
+        rows, columns = (shifts[rng.integers(len(shifts))] for shifts in (self._rows, self._columns))
+        if flip:
+            columns = len(columns) - 1 - columns
+        return super().vary(torch.from_numpy(settled.numpy()[:, rows][:, :, columns]), key)
+
+
+def _shifts(side: int) -> list[np.ndarray]:
+    """Returns for each shift along a side the pixels that are seen, the last one again beyond the edge."""
+    reach = round(side * LARGEST_SHIFT)
+    return [(np.arange(side) + shift).clip(0, side - 1) for shift in range(-reach, reach + 1)]
 
 
 class Timm:

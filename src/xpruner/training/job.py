@@ -1,8 +1,8 @@
 """What one fine-tuning run is asked to do: the data in their order, and the loss on a batch."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -17,7 +17,7 @@ from xpruner.errors import UsageError
 from xpruner.outputs import logits_of
 from xpruner.training.devices import autocast
 from xpruner.training.distill import finetune_loss
-from xpruner.training.features import feature_loss, handed_on, last_block
+from xpruner.training.features import blocks_of, feature_loss, handed_on
 from xpruner.training.recipe import check_config
 
 
@@ -33,7 +33,8 @@ class Job:
         workers: Loader processes.
         seed: Of the data order and of each step.
         precision: Of the forward passes.
-        stream: Channels of the teacher's residual stream that the student kept; None for all.
+        streams: By the path of a block, which channels of the teacher's residual stream the student kept behind it,
+            where not all.
     """
 
     place: Accelerator
@@ -43,7 +44,7 @@ class Job:
     workers: int
     seed: int
     precision: str
-    stream: Sequence[int] | None = None
+    streams: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     @property
     def images(self) -> int:
@@ -115,10 +116,16 @@ class Job:
         """Returns the loss of a batch; targets are class indices (batch,) or soft targets (batch, classes)."""
         weight = self.config.features
         compared = [self.place.unwrap_model(student), teacher] if weight and teacher is not None else []
-        block = last_block(compared[-1]) if compared else ""
-        with autocast(self.precision, self.place.device), handed_on(compared, block) as features:
+        blocks = blocks_of(compared[-1]) if compared else []
+        if self.config.features_of == "last":
+            blocks = blocks[-1:]
+        with autocast(self.precision, self.place.device), handed_on(compared, blocks) as features:
             logits = logits_of(student(images))
             with torch.no_grad():
                 wanted = logits_of(teacher(images)).float() if teacher is not None else None
         loss = finetune_loss(logits.float(), targets, wanted, self.config)
-        return loss + weight * feature_loss(features[0], features[1], self.stream) if features else loss
+        if not features:
+            return loss
+        triples = zip(blocks, features[: len(blocks)], features[len(blocks) :], strict=True)
+        missed = [feature_loss(ours, theirs, self.streams.get(block)) for block, ours, theirs in triples]
+        return loss + weight * torch.stack(missed).mean()

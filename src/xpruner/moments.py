@@ -18,6 +18,8 @@ Batches = Iterable[tuple[Tensor, Tensor]]
 class Moments:
     """Mean and (cross-)covariance of token vectors, summed in float64 from float32 products of one batch each.
 
+    They are summed where the vectors are, and read on the CPU.
+
     Args:
         x_dim: Channels of x.
         y_dim: Channels of a second variable y; absent, the covariance is that of x with itself alone.
@@ -34,32 +36,43 @@ class Moments:
         """Adds the rows of x (..., x_dim), and of y (..., y_dim) in the same order."""
         x = x.detach().float().flatten(0, -2)
         self.count += len(x)
-        self.sum_x += x.sum(0).double().cpu()
-        self.sum_xx += (x.T @ x).double().cpu()
+        self.sum_x = summed(self.sum_x, x.sum(0))
+        self.sum_xx = summed(self.sum_xx, x.T @ x)
         if y is not None:
             y = y.detach().float().flatten(0, -2)
-            self.sum_y += y.sum(0).double().cpu()
-            self.sum_xy += (x.T @ y).double().cpu()
+            self.sum_y = summed(self.sum_y, y.sum(0))
+            self.sum_xy = summed(self.sum_xy, x.T @ y)
 
     @property
     def mean(self) -> Tensor:
         """The (x_dim,) mean of x."""
-        return self.sum_x / self.count
+        return self.sum_x.cpu() / self.count
 
     @property
     def mean_y(self) -> Tensor:
         """The (y_dim,) mean of y."""
-        return self.sum_y / self.count
+        return self.sum_y.cpu() / self.count
+
+    @property
+    def second(self) -> Tensor:
+        """The (x_dim, x_dim) mean of x x^T."""
+        return self.sum_xx.cpu() / self.count
 
     @property
     def covariance(self) -> Tensor:
         """The (x_dim, x_dim) covariance of x."""
-        return self.sum_xx / self.count - torch.outer(self.mean, self.mean)
+        return self.second - torch.outer(self.mean, self.mean)
 
     @property
     def cross_covariance(self) -> Tensor:
         """The (x_dim, y_dim) covariance of x with y."""
-        return self.sum_xy / self.count - torch.outer(self.mean, self.mean_y)
+        return self.sum_xy.cpu() / self.count - torch.outer(self.mean, self.mean_y)
+
+
+def summed(total: Tensor, more: Tensor) -> Tensor:
+    """Returns a float64 sum with more added, on the device of the latter where that knows float64."""
+    place = "cpu" if more.device.type == "mps" else more.device
+    return total.to(place) + more.to(place).double()
 
 
 def oas_shrinkage(covariance: Tensor, samples: int) -> float:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xpruner.moments import Batches, oas_shrinkage
+from xpruner.moments import Batches, oas_shrinkage, summed
 from xpruner.training.devices import autocast
 from xpruner.training.evaluate import evaluating
 from xpruner.units import prunable_parts
@@ -55,26 +55,25 @@ class _HeadMoments:
 
     def __init__(self) -> None:
         self.count = 0
-        self.sum: Any = 0
-        self.sum_of_products: Any = 0
+        self.sum = self.sum_of_products = torch.zeros((), dtype=torch.float64)
 
     def update(self, x: Tensor) -> None:
         """Adds x (rows, heads, width)."""
-        x = x.double().cpu()
+        x = x.float()
         self.count += len(x)
-        self.sum = self.sum + x.sum(0)
-        self.sum_of_products = self.sum_of_products + torch.einsum("nhd,nhe->hde", x, x)
+        self.sum = summed(self.sum, x.sum(0))
+        self.sum_of_products = summed(self.sum_of_products, torch.einsum("nhd,nhe->hde", x, x))
 
     @property
     def second(self) -> Tensor:
         """The mean of x x^T."""
-        return self._shrunk(self.sum_of_products / self.count)
+        return self._shrunk(self.sum_of_products.cpu() / self.count)
 
     @property
     def covariance(self) -> Tensor:
         """The covariance."""
-        mean = self.sum / self.count
-        return self._shrunk(self.sum_of_products / self.count - mean[:, :, None] * mean[:, None, :])
+        mean = self.sum.cpu() / self.count
+        return self._shrunk(self.sum_of_products.cpu() / self.count - mean[:, :, None] * mean[:, None, :])
 
     def _shrunk(self, matrices: Tensor) -> Tensor:
         """Moves each matrix towards a multiple of the identity, so that it can be inverted."""

@@ -64,7 +64,7 @@ def columns(layer: Any) -> Tensor:
 
 def mean_square(moments: Moments) -> Tensor:
     """Returns the (channels,) mean of x squared."""
-    return moments.sum_xx.diagonal() / moments.count
+    return moments.second.diagonal()
 
 
 def variance(moments: Moments) -> Tensor:

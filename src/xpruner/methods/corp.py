@@ -145,7 +145,7 @@ def _closest(head: Moments, kept: Tensor, removed: Tensor, biased: bool, least: 
     """Returns B_k' B_q (kept, kept) and B_k' c_q (kept,); queries without a bias are regressed without c_q."""
     width = len(kept) + len(removed)
     covariance = head.covariance
-    queries = covariance if biased else head.sum_xx / head.count
+    queries = covariance if biased else head.second
     by_query = solve_ridge(queries[kept][:, kept], queries[kept][:, removed], head.count, least)
     own, lost = kept + width, removed + width
     by_key = solve_ridge(covariance[own][:, own], covariance[own][:, lost], head.count, least)

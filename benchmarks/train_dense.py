@@ -35,8 +35,9 @@ def main() -> None:
     asked = read_comparison(args.comparison)
     config = chosen_entries(asked, asked.length, [], args.comparison)[0].config
     recipe = FinetuneConfig(
-        epochs=args.epochs, lr=args.lr, min_lr=1e-5, distill=0.0, label_smoothing=0.1, checkpoint_every=1000
-    )
+        epochs=args.epochs, lr=args.lr, min_lr=1e-5, distill=0.0, label_smoothing=0.1, checkpoint_every=1000,
+        cuda_graph=True,
+    )  # fmt: skip
     out = Path(config.model.checkpoint)
     torch.manual_seed(args.seed)
     model, _ = load_model(untrained(config.model, args.start), len(class_names(config.data)))

@@ -3,7 +3,7 @@ import torch
 from tiny_models import footprint, tiny, units_of
 
 from xpruner.plan import Plan
-from xpruner.rotation import rotate_heads
+from xpruner.rotation import _HeadMoments, rotate_heads
 from xpruner.surgery import apply
 from xpruner.units import find_units
 
@@ -54,3 +54,11 @@ def test_dimensions_that_do_nothing_come_last_and_can_be_cut(kind):
         rotate_heads(dense, data)
         after = (apply(dense, plan)(data[0][0]) - wanted).abs().max()
     assert before > 1e-2 and after < before / 20  # not zero, for the covariances are shrunk a little
+
+
+def test_moments_are_not_rounded_where_the_model_runs_in_half_precision():
+    moments = _HeadMoments()
+    with torch.autocast("cpu", torch.bfloat16):
+        moments.update(torch.tensor([[[1.001, 3.0]], [[1.001, 3.0]]]))
+    wanted = torch.tensor([[1.001**2, 3.003], [3.003, 9.0]], dtype=torch.float64)
+    torch.testing.assert_close(moments.sum_of_products[0] / 2, wanted, rtol=1e-6, atol=0)

@@ -21,7 +21,7 @@ def question(model: nn.Module, kinds: tuple[str, ...] = ("head", "hidden"), imag
 def test_taylor_is_class_evidence():
     asked = question(tiny("vit"))
     found = find_signal("taylor")(asked)
-    wanted = class_evidence(asked.model, asked.units, asked.batches, 5)
+    wanted = class_evidence(asked.model, asked.units, asked.batches, 5, temperature=asked.options.temperature)
     assert found.keys() == wanted.keys()
     assert all(torch.equal(found[key], wanted[key]) for key in wanted)
 

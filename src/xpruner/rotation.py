@@ -59,7 +59,7 @@ class _HeadMoments:
 
     def update(self, x: Tensor) -> None:
         """Adds x (rows, heads, width)."""
-        x = x.float()
+        x = x.cpu().double() if x.device.type == "mps" else x.double()  # which autocast leaves alone
         self.count += len(x)
         self.sum = summed(self.sum, x.sum(0))
         self.sum_of_products = summed(self.sum_of_products, torch.einsum("nhd,nhe->hde", x, x))

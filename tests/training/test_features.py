@@ -48,7 +48,7 @@ def test_other_widths_are_refused():
 
 def test_only_the_channels_that_the_student_kept_are_compared():
     teacher = torch.cat([torch.full((1, 2, 1), 7.0), TOKENS], dim=-1)
-    assert feature_loss(TOKENS + 1, teacher, stream=[1, 2]).item() == pytest.approx(4 / 2)
+    assert feature_loss(TOKENS + 1, teacher, stream=torch.tensor([1, 2])).item() == pytest.approx(4 / 2)
 
 
 def test_the_channels_that_are_left_are_those_of_the_stream_that_a_block_writes():

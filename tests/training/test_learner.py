@@ -27,29 +27,34 @@ def learn(precision: str = "fp32", **options) -> Learner:
     return Learner(Weight(), config, 4, precision, accelerator())
 
 
+def backward(learner: Learner, loss: torch.Tensor) -> float:
+    assert learner.backward(loss) == loss.item()
+    return learner.clip()
+
+
 def test_gradients_are_clipped_to_their_norm():
     learner = learn(clip_grad=1.0)
-    assert learner.backward(learner.student.loss(3.0, 4.0)) == pytest.approx(5.0)
+    assert backward(learner, learner.student.loss(3.0, 4.0)) == pytest.approx(5.0)
     torch.testing.assert_close(learner.student.weight.grad, torch.tensor([0.6, 0.8]))
 
 
 def test_small_gradients_stay_and_do_not_add_up():
     learner = learn(clip_grad=1.0)
     for _ in range(2):
-        learner.backward(learner.student.loss(0.3, 0.4))
+        backward(learner, learner.student.loss(0.3, 0.4))
     torch.testing.assert_close(learner.student.weight.grad, torch.tensor([0.3, 0.4]))
 
 
 def test_under_fp16_the_loss_is_scaled_and_the_gradients_are_not():
     learner = learn("fp16", clip_grad=10.0)
-    assert learner.backward(learner.student.loss(3.0, 4.0)) == pytest.approx(5.0)
+    assert backward(learner, learner.student.loss(3.0, 4.0)) == pytest.approx(5.0)
     assert learner.scaler.get_scale() == SCALE
     torch.testing.assert_close(learner.student.weight.grad, torch.tensor([3.0, 4.0]))
 
 
 def test_an_fp16_overflow_skips_the_update_and_halves_the_scale():
     learner = learn("fp16")
-    assert learner.backward(learner.student.loss(math.inf, 1.0)) == 0
+    assert backward(learner, learner.student.loss(math.inf, 1.0)) == 0
     learner.update(1)
     assert learner.student.weight.tolist() == [1.0, 1.0]
     assert learner.scaler.get_scale() == SCALE / 2
@@ -57,14 +62,14 @@ def test_an_fp16_overflow_skips_the_update_and_halves_the_scale():
 
 def test_in_fp32_an_overflow_shows_in_the_norm():
     learner = learn()
-    assert not math.isfinite(learner.backward(learner.student.loss(math.inf, 1.0)))
+    assert not math.isfinite(backward(learner, learner.student.loss(math.inf, 1.0)))
 
 
 def test_the_average_follows_the_updates_and_is_what_is_left():
     """Both weights fall by 0.1 an update; timm's average copies the first and takes 2^(-2/3) of the second."""
     learner = learn(ema_decay=0.9)
     for step in (1, 2):
-        learner.backward(learner.student.loss(1.0, 1.0))
+        backward(learner, learner.student.loss(1.0, 1.0))
         learner.update(step)
     share = 2 ** (-2 / 3)
     expected = torch.full((2,), 0.9 * (1 - share) + 0.8 * share)
@@ -73,7 +78,7 @@ def test_the_average_follows_the_updates_and_is_what_is_left():
 
 def test_a_snapshot_brings_back_weights_average_moments_and_scale():
     learner = learn("fp16", ema_decay=0.9)
-    learner.backward(learner.student.loss(3.0, 4.0))
+    backward(learner, learner.student.loss(3.0, 4.0))
     learner.update(1)
     kept = learner.snapshot(1)
     assert kept.tensors.keys() == {
@@ -84,7 +89,7 @@ def test_a_snapshot_brings_back_weights_average_moments_and_scale():
         "optimizer.0.exp_avg_sq",
     }
     for step, gradient in enumerate((1.0, math.inf), 2):
-        learner.backward(learner.student.loss(gradient, gradient))
+        backward(learner, learner.student.loss(gradient, gradient))
         learner.update(step)
     other = learn("fp16", ema_decay=0.9)
     for one in (learner, other):
@@ -99,7 +104,7 @@ def test_what_is_kept_does_not_move_with_the_learner():
     learner = learn(clip_grad=10.0)
     keeper = Keeper(learner, None, accelerator())
     for step in (1, 2, 2):
-        learner.backward(learner.student.loss(1.0, 1.0))
+        backward(learner, learner.student.loss(1.0, 1.0))
         learner.update(step)
         if step == 1:
             keeper.keep(1)

@@ -224,7 +224,7 @@ class _Protocol:
 
 def _forward(config: RunConfig) -> dict[str, Any]:
     return {
-        "batch_size": max(config.data.batch_size, 64),
+        "batch_size": max(config.data.batch_size, 256),
         "workers": config.data.workers,
         "precision": config.precision,
     }

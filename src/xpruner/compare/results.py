@@ -11,7 +11,9 @@ from xpruner.errors import UsageError, XPrunerError
 from xpruner.files import write_text
 from xpruner.run import comparable, differences
 
-HARMLESS = ("latency", "data.workers", "data.cache", "data.max_unreadable", "finetune.checkpoint_every")
+HARMLESS = (
+    "latency", "data.workers", "data.cache", "data.max_unreadable", "finetune.cuda_graph", "finetune.checkpoint_every",
+)  # fmt: skip
 """Options that change no figure."""
 OF_XPRUNER = ("preset", "rounds", "masks.", "thresholds.")
 """Options that no other method reads, or beginnings of some."""

@@ -64,7 +64,7 @@ def _module(model: nn.Module, block: str) -> nn.Module:
         raise UsageError(f"finetune.features compares blocks at {block}, which {name} lacks; set it to 0.") from error
 
 
-def feature_loss(student: Tensor, teacher: Tensor, stream: Sequence[int] | None = None) -> Tensor:
+def feature_loss(student: Tensor, teacher: Tensor, stream: Tensor | None = None) -> Tensor:
     """Returns the share of the variance of the teacher's tokens that the student misses: |s - t|^2 / |t - mean t|^2.
 
     0 where both are equal, 1 for a student that knows the mean and nothing else. Where the student has other tokens
@@ -73,13 +73,13 @@ def feature_loss(student: Tensor, teacher: Tensor, stream: Sequence[int] | None 
     Args:
         student: (batch, ..., dim).
         teacher: (batch, ..., dim); no gradient flows into it.
-        stream: Which of the teacher's channels the student has, ascending; absent for all.
+        stream: Numbers of the teacher's channels that the student has, ascending; absent for all.
 
     Raises:
         UsageError: If the widths differ.
     """
     if stream is not None:
-        teacher = teacher[..., list(stream)]
+        teacher = teacher[..., stream]
     if student.shape[-1] != teacher.shape[-1]:
         raise UsageError(
             f"finetune.features compares blocks that hand on {student.shape[-1]} and {teacher.shape[-1]} channels; say "

@@ -1,7 +1,7 @@
 """What one fine-tuning run is asked to do: the data in their order, and the loss on a batch."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any
@@ -20,6 +20,9 @@ from xpruner.training.distill import finetune_loss
 from xpruner.training.features import blocks_of, feature_loss, handed_on
 from xpruner.training.recipe import check_config
 
+UNTOLD = ("checkpoint_every", "cuda_graph")
+"""Options of the recipe that change nothing but time."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -34,7 +37,7 @@ class Job:
         seed: Of the data order and of each step.
         precision: Of the forward passes.
         streams: By the path of a block, which channels of the teacher's residual stream the student kept behind it,
-            where not all.
+            where not all; on the device.
     """
 
     place: Accelerator
@@ -44,7 +47,7 @@ class Job:
     workers: int
     seed: int
     precision: str
-    streams: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    streams: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def images(self) -> int:
@@ -84,7 +87,7 @@ class Job:
 
     def identity(self, student: nn.Module) -> dict[str, Any]:
         """Returns what two runs must share for one to go on where the other stopped."""
-        config = {key: value for key, value in asdict(self.config).items() if key != "checkpoint_every"}
+        config = {key: value for key, value in asdict(self.config).items() if key not in UNTOLD}
         shapes = str([(name, tensor.shape) for name, tensor in student.state_dict().items()])
         return {
             **config,

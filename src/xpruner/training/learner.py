@@ -30,13 +30,17 @@ class Learner:
         self.ema = make_ema(student, config)
         self.scaler = torch.amp.GradScaler(place.device.type, enabled=precision == "fp16")
 
-    def backward(self, loss: Tensor) -> float:
-        """Computes and clips the gradients; returns their norm before clipping, 0 where fp16 overflowed.
+    def backward(self, loss: Tensor) -> Tensor:
+        """Computes the gradients, scaled under fp16, and returns the loss detached."""
+        self.optimizer.zero_grad()
+        self.scaler.scale(loss).backward()
+        return loss.detach()
+
+    def clip(self) -> float:
+        """Clips the gradients and returns their norm before, 0 where fp16 overflowed.
 
         An overflow under fp16 is no failure: the scaler skips that update and scales less.
         """
-        self.optimizer.zero_grad()
-        self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.student.parameters(), self.clip_grad)
         return norm.nan_to_num(0, 0, 0).item() if self.scaler.is_enabled() else norm.item()

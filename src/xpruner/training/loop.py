@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import torch
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -16,6 +17,7 @@ from xpruner.training.learner import Keeper, Learner
 from xpruner.training.progress import Progress
 from xpruner.training.recipe import make_mixup
 from xpruner.training.state import StateFolder
+from xpruner.training.step import make_step
 
 OnStep = Callable[[int, dict[str, float]], None]
 
@@ -59,7 +61,9 @@ def finetune(
         UsageError: If a value is out of range, or ``state_dir`` belongs to another configuration or seed.
         XPrunerError: If the loss is not finite (the student has its last good weights again), or the disk is full.
     """
-    job = Job(accelerator(), train, config, batch_size, workers, seed, precision, streams or {})
+    place = accelerator()
+    kept = {block: torch.tensor(list(channels), device=place.device) for block, channels in (streams or {}).items()}
+    job = Job(place, train, config, batch_size, workers, seed, precision, kept)
     job.check()
     if config.distill > 0 and teacher is None:
         raise UsageError(f"finetune.distill is {config.distill} but there is no teacher; pass one, or set it to 0.")
@@ -73,7 +77,7 @@ def finetune(
 
 def _train(job: Job, learner: Learner, keeper: Keeper, teacher: nn.Module | None, on_step: OnStep | None) -> None:
     main, start = job.place.is_main_process, keeper.good.step
-    mixup = make_mixup(learner.student, job.config)
+    mixup, compute = make_mixup(learner.student, job.config), make_step(job, learner, teacher)
     learner.student.train()
     if teacher is not None:
         teacher.to(job.place.device)
@@ -81,9 +85,9 @@ def _train(job: Job, learner: Learner, keeper: Keeper, teacher: nn.Module | None
         for step, (images, labels) in enumerate(job.data(start), start + 1):
             seed_step(job.seed, step, job.place.process_index)
             images, targets = mixup(images, labels) if mixup else (images, labels)
-            loss = job.loss(learner.model, teacher, images, targets)
-            norm = learner.backward(loss)
-            mean = job.place.reduce(loss.detach(), reduction="mean").item()
+            loss = compute(images, targets)
+            norm = learner.clip()
+            mean = job.place.reduce(loss, reduction="mean").item()
             if not (math.isfinite(mean) and math.isfinite(norm)):
                 learner.restore(keeper.good)
                 raise XPrunerError(_diverged(step, mean, norm, keeper, job))

@@ -1,0 +1,71 @@
+"""Forward and backward pass of a training step: one operation after the other, or replayed as one CUDA graph."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from xpruner.training.job import Job
+from xpruner.training.learner import Learner
+
+Compute = Callable[[Tensor, Tensor], Tensor]
+"""From images and targets to the loss, detached; leaves its gradients in the student's parameters."""
+
+WARM_UP = 3
+"""Passes before a graph is captured, in which libraries set themselves up."""
+
+
+def make_step(job: Job, learner: Learner, teacher: nn.Module | None) -> Compute:
+    """Returns what computes the loss and gradients of a batch, as a CUDA graph where the recipe asks for one."""
+
+    def compute(images: Tensor, targets: Tensor) -> Tensor:
+        return learner.backward(job.loss(learner.model, teacher, images, targets))
+
+    return Graphed(compute, learner) if job.config.cuda_graph and can_be_graphed(job, learner) else compute
+
+
+def can_be_graphed(job: Job, learner: Learner) -> bool:
+    """Returns whether a step is the same sequence of kernels every time: on one CUDA device, its loss not scaled."""
+    return job.place.device.type == "cuda" and job.place.num_processes == 1 and not learner.scaler.is_enabled()
+
+
+class Graphed:
+    """A step that is captured at its first call and replayed ever after, for batches of one shape.
+
+    A small model's step is hundreds of kernels of a few microseconds each, which take a processor longer to launch
+    than a GPU to run.
+
+    Args:
+        compute: The step.
+        learner: Whose student it trains; its gradients stay where the graph writes them.
+    """
+
+    def __init__(self, compute: Compute, learner: Learner):
+        self.compute, self.learner = compute, learner
+        self.graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self, images: Tensor, targets: Tensor) -> Tensor:
+        if self.graph is None:
+            self._capture(images, targets)
+        assert self.graph is not None
+        self.images.copy_(images)
+        self.targets.copy_(targets)
+        self.graph.replay()
+        return self.loss
+
+    def _capture(self, images: Tensor, targets: Tensor) -> None:
+        self.images, self.targets = images.clone(), targets.clone()
+        student = self.learner.student
+        buffers = {name: buffer.clone() for name, buffer in student.named_buffers()}  # such as those of batch norms
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(WARM_UP):
+                self.compute(self.images, self.targets)
+        torch.cuda.current_stream().wait_stream(side)
+        self.learner.optimizer.zero_grad()
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
+            self.loss = self.compute(self.images, self.targets)
+        for name, buffer in student.named_buffers():
+            buffer.copy_(buffers[name])

@@ -1,0 +1,70 @@
+"""A step's loss and gradients, and that a CUDA graph of them is the same."""
+
+import copy
+
+import pytest
+import torch
+from tiny_training import tiny_model
+from torch import nn
+
+from xpruner.config import FinetuneConfig
+from xpruner.training.devices import accelerator
+from xpruner.training.job import Job
+from xpruner.training.learner import Learner
+from xpruner.training.step import Graphed, make_step
+
+
+def job(train, **options) -> Job:
+    return Job(accelerator(), train, FinetuneConfig(features=1.0, **options), 4, 0, 0, "fp32")
+
+
+def batch(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(4, 3, 16, 16, generator=generator), torch.randint(3, (4,), generator=generator)
+
+
+def test_a_step_leaves_the_gradients_of_its_loss(blobs):
+    asked, student, teacher = job(blobs), tiny_model(), tiny_model(seed=1)
+    wanted = torch.autograd.grad(asked.loss(student, teacher, *batch(0)), list(student.parameters()))
+    learner = Learner(student, asked.config, 4, "fp32", asked.place)
+    loss = make_step(asked, learner, teacher)(*batch(0))
+    assert loss.item() == pytest.approx(asked.loss(student, teacher, *batch(0)).item()) and not loss.requires_grad
+    for parameter, gradient in zip(student.parameters(), wanted, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_nothing_is_graphed(blobs):
+    asked = job(blobs, cuda_graph=True)
+    learner = Learner(tiny_model(), asked.config, 4, "fp32", asked.place)
+    assert not isinstance(make_step(asked, learner, None), Graphed)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
+def test_replayed_steps_train_as_steps_do(blobs):
+    """The running mean of a batch norm is moved by steps alone, not by the passes before the capture."""
+    start, teacher = tiny_model(), tiny_model(seed=1).cuda()
+    start.patch_embed.norm = nn.Sequential(Tokens(), nn.BatchNorm1d(16), Tokens())
+    trained = []
+    for graphed in (False, True):
+        asked = job(blobs, cuda_graph=graphed)
+        learner = Learner(copy.deepcopy(start).cuda().train(), asked.config, 4, "fp32", asked.place)
+        compute = make_step(asked, learner, teacher)
+        assert isinstance(compute, Graphed) == graphed
+        losses = []
+        for step in range(1, 5):
+            losses.append(compute(*(tensor.cuda() for tensor in batch(step))).item())
+            learner.clip()
+            learner.update(step)
+        trained.append((losses, learner.finish().state_dict()))
+    (losses, weights), (again, same) = trained
+    assert again == pytest.approx(losses, rel=1e-4)
+    for name, tensor in weights.items():
+        torch.testing.assert_close(same[name], tensor, rtol=1e-3, atol=1e-5)
+
+
+class Tokens(nn.Module):
+    """(batch, tokens, dim) to (batch, dim, tokens) and back."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.transpose(1, 2)

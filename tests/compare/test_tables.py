@@ -13,6 +13,7 @@ def result(label: str, seed: int, top1: float, budget: str = "0.5", **stages) ->
         "label": label,
         "length": "short",
         "config": {"budget": budget, "seed": seed, "method": "dense" if label == "dense" else "l1"},
+        "environment": {"device": "GPU"} if seed else {},
         "keep": {"a:head": [1, 4], "b:hidden": [6, 8]} if seed else {"a:head": [3, 4], "b:hidden": [2, 8]},
         "stages": {"dense": {"top1": 0.9, "macs": 100.0}, "finetuned": {"top1": top1, **figures}, **stages},
     }
@@ -38,8 +39,16 @@ def test_the_larger_budget_and_then_the_best_comes_first():
 
 def test_markdown_leaves_out_empty_columns():
     lines = markdown(rows_of([result("a", 0, 0.5), result("dense", 0, 0.9)])).splitlines()
-    assert lines[0] == "| method | seeds | MACs | cut | fine-tuned | agreement |"
-    assert lines[2:] == ["| dense | 1 | 0.5000 | 90.00 | 90.00 | 90.00 |", "| a | 1 | 0.5000 | – | 50.00 | 50.00 |"]
+    assert lines[0] == "| method | seeds | MACs | cut | fine-tuned | agreement | on |"
+    assert lines[2:] == [
+        "| dense | 1 | 0.5000 | 90.00 | 90.00 | 90.00 | CPU |",
+        "| a | 1 | 0.5000 | – | 50.00 | 50.00 | CPU |",
+    ]
+
+
+def test_a_row_names_every_device_that_its_runs_were_on():
+    text = markdown(rows_of([result("a", seed, 0.5) for seed in (0, 1, 2)]))
+    assert text.endswith("| CPU, GPU |")
 
 
 def test_a_compensation_that_was_not_taken_is_marked():

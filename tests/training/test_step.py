@@ -24,11 +24,14 @@ def batch(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_a_step_leaves_the_gradients_of_its_loss(blobs):
-    asked, student, teacher = job(blobs), tiny_model(), tiny_model(seed=1)
-    wanted = torch.autograd.grad(asked.loss(student, teacher, *batch(0)), list(student.parameters()))
+    asked = job(blobs)
+    student, teacher = (tiny_model(seed).to(asked.place.device) for seed in (0, 1))
+    images, labels = (tensor.to(asked.place.device) for tensor in batch(0))
+    expected = asked.loss(student, teacher, images, labels)
+    wanted = torch.autograd.grad(expected, list(student.parameters()))
     learner = Learner(student, asked.config, 4, "fp32", asked.place)
-    loss = make_step(asked, learner, teacher)(*batch(0))
-    assert loss.item() == pytest.approx(asked.loss(student, teacher, *batch(0)).item()) and not loss.requires_grad
+    loss = make_step(asked, learner, teacher)(images, labels)
+    assert loss.item() == pytest.approx(expected.item()) and not loss.requires_grad
     for parameter, gradient in zip(student.parameters(), wanted, strict=True):
         torch.testing.assert_close(parameter.grad, gradient)
 

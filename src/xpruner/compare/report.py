@@ -10,6 +10,7 @@ from xpruner.files import write_text
 
 COLUMNS = [
     "method", "seeds", "MACs", *STAGES.values(), "agreement", "search", "compensation", "tuning", "peak MB",
+    "on",
 ]  # fmt: skip
 MEASURED = ("search", "compensated", "finetuned")
 LEGEND = (
@@ -18,8 +19,8 @@ LEGEND = (
     "every method is offered. Fine-tuned: after the same training, which starts from the compensated model unless that "
     "does worse on the calibration images (`not taken`). MACs: share of the dense model's that is left, by torch's "
     "counter. Agreement: with the dense model's classes, at the last stage. Search, compensation and tuning: wall "
-    "seconds / CPU seconds, means over the runs that were never stopped; peak memory: the highest of the three; all on "
-    "the machine of the runs, which may have been busy with others."
+    "seconds / CPU seconds, means over the runs that were never stopped; peak memory: the highest of the three, of the "
+    "GPU where the runs were on one; all on machines that may have been busy with others."
 )
 
 
@@ -83,12 +84,17 @@ def _cells(row: Row) -> list[str]:
     peaks = [peak for stage in MEASURED for peak in row.values(stage, "peak_mb")]
     peak = f"{max(peaks):.0f}" if peaks else "–"
     return [row.label, str(len(row.results)), f"{left:.4f}", *accuracy.values(), row.percent(row.last, "agreement"),
-            *seconds, peak]  # fmt: skip
+            *seconds, peak, ", ".join(sorted({device_of(result) for result in row.results}))]  # fmt: skip
 
 
 def _seconds(row: Row, stage: str) -> str:
     wall, worked = row.mean(stage, "seconds"), row.mean(stage, "cpu_seconds")
     return "–" if wall is None or worked is None else f"{wall:.0f} / {worked:.0f}"
+
+
+def device_of(result: dict[str, Any]) -> str:
+    """Returns what a run ran on; a result that does not tell is of a CPU."""
+    return result["environment"].get("device", "CPU")
 
 
 def provenance(results: Sequence[dict[str, Any]]) -> list[str]:
@@ -101,7 +107,7 @@ def provenance(results: Sequence[dict[str, Any]]) -> list[str]:
             f"`{result['command']}`, commit {commit}, {data['name']}, {result['images']} images"
             f"{' held out of the training set' if data['val_size'] else ''}, batch {data['batch_size']}, "
             f"{config['precision']}, torch {versions['torch']}, timm {versions['timm']}, "
-            f"{versions.get('device', 'CPU')}, {versions['threads']} threads"
+            f"{device_of(result)}, {versions['threads']} threads"
         )
         lines.setdefault(text, set()).add(config["seed"])
     return [f"- {text}, seeds {', '.join(map(str, sorted(seeds)))}" for text, seeds in sorted(lines.items())]

@@ -233,8 +233,6 @@ class RunConfig:
             as the method does by itself: X-Pruner and CORP do.
         method: What makes the plan.
         rounds: How often X-Pruner looks, cuts and compensates before the plan is final.
-        recovery: Updates of training by the recipe of ``finetune`` after each of these rounds, so that the next one
-            looks at a network that has recovered; 0 for a search without training.
         max_class_drop: Percentage points of top-1 that no class may lose under X-Pruner's plan, after compensation and
             before training, measured on training images; absent, classes are not guarded.
         masks: Stage 1 of X-Pruner.
@@ -257,7 +255,6 @@ class RunConfig:
     rotate: bool | None = None
     method: str = "xpruner"
     rounds: int = 5
-    recovery: int = 0
     max_class_drop: float | None = None
     masks: MaskConfig = field(default_factory=MaskConfig)
     thresholds: ThresholdConfig = field(default_factory=ThresholdConfig)

@@ -111,7 +111,7 @@ def _looked_at_anew(run: FinishedRun, labels: Sequence[int], plan: Plan, budget:
         calibration=images,
         num_classes=len(labels),
         budget=budget,
-        config=replace(run.config, rounds=rounds, recovery=0, max_class_drop=None),
+        config=replace(run.config, rounds=rounds, max_class_drop=None),
     )
     return find_method("xpruner")(problem).plan
 

@@ -126,19 +126,6 @@ def test_xpruner_stopped_between_or_within_rounds_ends_as_one_left_alone(stage, 
     assert whole.masks and all(torch.equal(mask, whole.masks[key]) for key, mask in resumed.masks.items())
 
 
-@pytest.mark.parametrize("update", [3, 8], ids=["in the first round", "in the second"])
-def test_xpruner_stopped_while_it_recovers_ends_as_one_left_alone(update, tmp_path):
-    """Two rounds of five updates each; what the first one left is read, not made again."""
-    problem = tiny_problem("xpruner", small_model(), rounds=2, recovery=5)
-    problem.config.finetune = replace(problem.config.finetune, checkpoint_every=2)
-    whole = searched(problem)
-    resumed, steps = stopped_and_resumed(problem, update, tmp_path)
-    assert steps == ([3, 4, 5, 1, 2, 3, 4, 5] if update == 3 else [3, 4, 5])
-    assert resumed.plan == whole.plan and resumed.figures == whole.figures
-    weights = whole.model.state_dict()
-    assert all(torch.equal(value, weights[key]) for key, value in resumed.model.state_dict().items())
-
-
 WITHOUT_PREFERENCE = {"random", "hvt", "scop"}
 """One keeps units by chance, one all of them, and one finds nothing in noise to prefer: test_scop.py has images."""
 

@@ -15,7 +15,7 @@ HARMLESS = (
     "latency", "data.workers", "data.cache", "data.max_unreadable", "finetune.cuda_graph", "finetune.checkpoint_every",
 )  # fmt: skip
 """Options that change no figure."""
-OF_XPRUNER = ("preset", "rounds", "recovery", "masks.", "thresholds.")
+OF_XPRUNER = ("preset", "rounds", "masks.", "thresholds.")
 """Options that no other method reads, or beginnings of some."""
 
 

@@ -1,7 +1,4 @@
-"""X-Pruner: class-wise masks, learned layer-wise thresholds, and rounds in which the network is looked at anew.
-
-Between rounds the network is compensated in closed form; with ``recovery`` it is trained as well.
-"""
+"""X-Pruner: class-wise masks, learned layer-wise thresholds, and rounds in which the network is looked at anew."""
 
 import logging
 from dataclasses import asdict, replace
@@ -11,10 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xpruner.checkpoint import STRUCTURE, load, save
-from xpruner.compensation import check_handed_over, compensate
+from xpruner.compensation import compensate
 from xpruner.config import RunConfig
-from xpruner.errors import UsageError
 from xpruner.guard import guarded
 from xpruner.guard_images import unseen
 from xpruner.learning import LoopOptions
@@ -22,15 +17,12 @@ from xpruner.mask_learning import leak, learn_masks
 from xpruner.masks import ClassMasks, rescaled
 from xpruner.methods.base import Outcome, Problem, read_outcome, register_method, write_outcome
 from xpruner.methods.training import check_precision
-from xpruner.models import load_teacher
 from xpruner.moments import Moments, consumer_moments
 from xpruner.plan import Budget, Plan
 from xpruner.signals import NONE, Question, find_signal, takes_moments
 from xpruner.surgery import apply
 from xpruner.threshold_search import search_thresholds
 from xpruner.training.evaluate import evaluating
-from xpruner.training.features import kept_streams
-from xpruner.training.loop import finetune
 from xpruner.units import Units, find_units
 
 log = logging.getLogger("xpruner")
@@ -49,16 +41,14 @@ def search(problem: Problem) -> Outcome:
 
     Raises:
         UsageError: If the classes are to be guarded and there are too few images for it, or no plan holds; or masks or
-            thresholds are to be learned in fp16; or what ``recovery`` asks for cannot be.
+            thresholds are to be learned in fp16.
     """
     if problem.config.masks.steps or problem.config.thresholds.steps:
         check_precision(problem.config.precision, "masks and thresholds")
-    check_recovery(problem.config)
     limit = problem.config.max_class_drop
     if limit is not None:
         unseen(problem, limit)  # too few images are known before anything is computed
     plan: Plan | None = None
-    recovered: nn.Module | None = None
     level = 1.0
     table: dict[str, Tensor] = {}
     dense_masks: dict[str, Tensor] = {}
@@ -69,7 +59,7 @@ def search(problem: Problem) -> Outcome:
         found = read_outcome(folder) if folder else None
         if found is None:
             log.info("round %d of %d, down to %.4g %s", number, len(budgets), budget.amount, budget.resource)
-            found = _round(problem, recovered or _left_by(problem, plan), budget, folder, number)
+            found = _round(problem, _left_by(problem, plan), budget, folder, number)
             if folder:
                 write_outcome(folder, found)
         of_round = dict(found.figures)
@@ -79,12 +69,10 @@ def search(problem: Problem) -> Outcome:
         if plan is None:  # the first round alone sees the dense model
             figures, dense_masks = of_round, found.masks
         plan = found.plan if plan is None else found.plan.after(plan)
-        if problem.config.recovery:
-            recovered = _recovered(problem, recovered or problem.model, found.plan, plan, folder, number)
     assert plan is not None
     plan = Plan.of(problem.units, plan.keep, "xpruner", problem.budget)
     if limit is None:
-        return Outcome(plan, table, figures, recovered, dense_masks)
+        return Outcome(plan, table, figures, dense_masks=dense_masks)
     held = guarded(problem, table, plan, limit)
     figures["guard"] = asdict(held.figures)
     return Outcome(held.plan, table, figures, dense_masks=dense_masks)
@@ -99,51 +87,6 @@ def _left_by(problem: Problem, plan: Plan | None) -> nn.Module:
         apply(problem.model, plan), problem.model, plan, problem.calibration, config.compensate,
         precision=config.precision,
     )  # fmt: skip
-
-
-def _recovered(
-    problem: Problem, before: nn.Module, step: Plan, plan: Plan, folder: Path | None, number: int
-) -> nn.Module:
-    """Returns the network that a round leaves, cut, compensated and trained for a while.
-
-    Args:
-        problem: What is asked.
-        before: The network that the round looked at.
-        step: What the round took from it, in its numbering.
-        plan: The same in the dense model's.
-        folder: Of the round; where it holds the network, that is taken.
-        number: Of the round, from 1.
-    """
-    config, device = problem.config, next(problem.model.parameters()).device
-    stored = folder / "network" if folder else None
-    if stored and (stored / STRUCTURE).exists():
-        return load(stored).to(device)
-    model = compensate(
-        apply(before, step), problem.model, plan, problem.calibration, config.compensate, precision=config.precision
-    )
-    model = finetune(
-        model, load_teacher(config.finetune, problem.model), problem.train,
-        replace(config.finetune, steps=config.recovery),
-        batch_size=config.data.batch_size, workers=config.data.workers, seed=config.seed + number,
-        precision=config.precision, streams=kept_streams(problem.model, plan),
-        state_dir=folder / "recovery" if folder else None, on_step=problem.on_step,
-    ).to(device)  # fmt: skip
-    if stored:
-        save(model, stored)
-    return model
-
-
-def check_recovery(config: RunConfig) -> None:
-    """Raises UsageError where training between rounds does not go with the rest of a run."""
-    if config.recovery < 0:
-        raise UsageError(f"recovery is {config.recovery}; it must be 0 or more updates.")
-    if config.recovery and config.max_class_drop is not None:
-        raise UsageError(
-            "max_class_drop measures plans before any training and recovery trains between rounds; set one of them to "
-            "0 or leave it out."
-        )
-    if config.recovery:
-        check_handed_over(config.compensate, "xpruner")
 
 
 def round_budgets(problem: Problem, rounds: int) -> list[Budget]:

@@ -183,9 +183,8 @@ class FinetuneConfig:
         distill: Weight of the distillation loss; the rest goes to the labels.
         teacher: A timm model with its published weights, or a saved folder, to distil from; absent, the dense model.
         temperature: Softmax temperature of the distillation.
-        features: Weight of the distance to what the dense model's blocks hand on, as a share of its variance, added to
-            the losses above; 0 for none.
-        features_of: Whether the ``last`` block is compared, or ``all``, whose distances are averaged.
+        features: Weight of the distance to what the dense model's last block hands on, as a share of its variance,
+            added to the losses above; 0 for none.
         label_smoothing: Of the cross-entropy on labels.
         mixup: timm's mixup alpha; 0 for none.
         cutmix: timm's cutmix alpha; 0 for none.
@@ -206,7 +205,6 @@ class FinetuneConfig:
     teacher: str | None = None
     temperature: float = 1.0
     features: float = 0.0
-    features_of: Literal["last", "all"] = "last"
     label_smoothing: float = 0.1
     mixup: float = 0.0
     cutmix: float = 0.0

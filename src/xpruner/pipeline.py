@@ -30,7 +30,7 @@ from xpruner.signals import NONE, find_signal
 from xpruner.surgery import apply
 from xpruner.tracking import Tracker
 from xpruner.training import evaluate, finetune
-from xpruner.training.features import kept_streams
+from xpruner.training.features import kept_stream
 from xpruner.units import find_units
 
 log = logging.getLogger("xpruner")
@@ -182,7 +182,7 @@ class _Pipeline:
             workers=self.config.data.workers,
             seed=self.config.seed,
             precision=self.config.precision,
-            streams=kept_streams(self.dense, plan),
+            stream=kept_stream(self.dense, plan),
             state_dir=self.run_folder.state("finetune"),
             on_step=self.tracker.scalars("finetune"),
         )

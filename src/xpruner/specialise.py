@@ -23,7 +23,7 @@ from xpruner.outputs import classifiers
 from xpruner.plan import Budget, Plan, solve
 from xpruner.surgery import apply
 from xpruner.training import evaluate, finetune
-from xpruner.training.features import kept_streams
+from xpruner.training.features import kept_stream
 from xpruner.units import find_units
 
 ROUNDS = 2
@@ -145,7 +145,7 @@ def build(run: FinishedRun, labels: Sequence[int], plan: Plan, steps: int = 0) -
         model = finetune(
             model, dense, ImagesOf(run.data.train, labels), replace(config.finetune, steps=steps),
             batch_size=config.data.batch_size, workers=config.data.workers, seed=config.seed,
-            precision=config.precision, streams=kept_streams(run.dense, plan),
+            precision=config.precision, stream=kept_stream(run.dense, plan),
         )  # fmt: skip
         metrics["finetuned"] = figures(model)
     return Specialised(model.eval(), plan, [run.class_names[label] for label in labels], metrics)

@@ -10,7 +10,7 @@ from xpruner.errors import UsageError
 from xpruner.plan import Plan
 from xpruner.training.devices import accelerator
 from xpruner.training.distill import finetune_loss
-from xpruner.training.features import blocks_of, feature_loss, handed_on, kept_streams
+from xpruner.training.features import feature_loss, handed_on, kept_stream, last_block
 from xpruner.training.job import Job
 
 TOKENS = torch.tensor([[[1.0, 0.0], [3.0, 0.0]]])  # mean (2, 0), squared distances from it 1 + 1
@@ -51,21 +51,20 @@ def test_only_the_channels_that_the_student_kept_are_compared():
     assert feature_loss(TOKENS + 1, teacher, stream=torch.tensor([1, 2])).item() == pytest.approx(4 / 2)
 
 
-def test_the_channels_that_are_left_are_those_of_the_stream_that_a_block_writes():
-    deit, swin = tiny_models.tiny("deit"), tiny_models.tiny("swin")
-    left = kept_streams(deit, Plan({"stream:embed": [0, 2]}, {"stream:embed": 24}))
-    assert left == {block: [0, 2] for block in blocks_of(deit)}
-    left = kept_streams(swin, Plan({"layers.1:embed": [1]}, {"layers.1:embed": 24}))
-    assert left == {block: [1] for block in blocks_of(swin) if block.startswith("layers.1.")} != {}
-    assert kept_streams(deit, Plan({}, {})) == {}
+@pytest.mark.parametrize(("model", "key"), [("deit", "stream:embed"), ("swin", "layers.1:embed")])
+def test_the_channels_that_are_left_are_those_of_the_last_stream(model, key):
+    model = tiny_models.tiny(model)
+    assert kept_stream(model, Plan({key: [0, 2]}, {key: 24})) == [0, 2]
+    assert kept_stream(model, Plan({"layers.0:embed": [1]}, {"layers.0:embed": 24})) is None
+    assert kept_stream(model, Plan({}, {})) is None
 
 
-def test_blocks_are_what_holds_heads_or_hidden_units():
-    assert blocks_of(tiny_model(depth=3)) == ["blocks.0", "blocks.1", "blocks.2"]
+def test_the_last_block_is_that_of_the_last_heads_or_hidden_units():
+    assert last_block(tiny_model(depth=3)) == "blocks.2"
 
 
 def test_a_block_that_holds_its_hidden_units_itself_is_found():
-    assert blocks_of(tiny_transformers.tiny("yolos"))[-1] == "vit.encoder.layer.1"
+    assert last_block(tiny_transformers.tiny("yolos")) == "vit.encoder.layer.1"
 
 
 def test_one_token_alone_gives_a_finite_loss():
@@ -74,13 +73,13 @@ def test_one_token_alone_gives_a_finite_loss():
 
 def test_a_model_without_blocks_is_refused():
     with pytest.raises(UsageError, match="Linear has none"):
-        blocks_of(nn.Linear(2, 2))
+        last_block(nn.Linear(2, 2))
 
 
 def test_what_blocks_hand_on_is_collected_in_order_and_no_hook_stays():
     models = [tiny_model(), tiny_model(seed=1)]
     images = torch.randn(2, 3, 16, 16)
-    with handed_on(models, ["blocks.0"]) as found:
+    with handed_on(models, "blocks.0") as found:
         for model in models:
             model(images)
     assert len(found) == 2
@@ -93,20 +92,18 @@ def test_a_block_that_a_model_lacks_is_named_and_no_hook_stays():
     model = tiny_model()
     with (
         pytest.raises(UsageError, match=r"blocks\.0, which Linear lacks"),
-        handed_on([model, nn.Linear(1, 1)], ["blocks.0"]),
+        handed_on([model, nn.Linear(1, 1)], "blocks.0"),
     ):
         pass
     assert not model.blocks[0]._forward_hooks
 
 
-@pytest.mark.parametrize(("which", "first"), [("last", 1), ("all", 0)])
-def test_the_loss_of_a_batch_adds_the_weighted_mean_distance(blobs, which, first):
-    student, teacher = tiny_model(depth=2), tiny_model(seed=1, depth=2)
-    config = FinetuneConfig(features=3.0, features_of=which)
+def test_the_loss_of_a_batch_adds_the_weighted_distance(blobs):
+    student, teacher = tiny_model(), tiny_model(seed=1)
+    config = FinetuneConfig(features=3.0)
     job = Job(accelerator(), blobs, config, 4, 0, 0, "fp32")
     images, labels = torch.randn(4, 3, 16, 16), torch.tensor([0, 1, 2, 0])
-    with handed_on([student, teacher], ["blocks.0", "blocks.1"]) as handed:
+    with handed_on([student, teacher], "blocks.0") as handed:
         logits, wanted = student(images), teacher(images)
-    distances = [feature_loss(handed[block], handed[2 + block]) for block in range(first, 2)]
-    expected = finetune_loss(logits, labels, wanted, config) + 3 * torch.stack(distances).mean()
+    expected = finetune_loss(logits, labels, wanted, config) + 3 * feature_loss(*handed)
     torch.testing.assert_close(job.loss(student, teacher, images, labels), expected)

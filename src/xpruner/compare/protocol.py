@@ -25,7 +25,7 @@ from xpruner.plan import Budget, Plan
 from xpruner.run import comparable
 from xpruner.surgery import apply
 from xpruner.training import finetune, predict
-from xpruner.training.features import kept_streams
+from xpruner.training.features import kept_stream
 from xpruner.units import find_units
 
 log = logging.getLogger("xpruner")
@@ -206,7 +206,7 @@ class _Protocol:
                 workers=self.config.data.workers,
                 seed=self.config.seed,
                 precision=self.config.precision,
-                streams=kept_streams(self.dense, plan),
+                stream=kept_stream(self.dense, plan),
                 state_dir=self.folder / "finetune",
             )
         self.stages["finetuned"] = {**self._figures(tuned), **figures}

@@ -1,4 +1,4 @@
-"""Features: what a model's blocks hand on, token by token, to be compared with the dense model's."""
+"""Features: what a model's last block hands on, token by token, to be compared with the dense model's."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,8 +12,8 @@ from xpruner.units.embed import stream_key
 from xpruner.units.registry import parts_of
 
 
-def blocks_of(model: nn.Module) -> list[str]:
-    """Returns the paths of the blocks that hold attention heads or hidden units, in forward order.
+def last_block(model: nn.Module) -> str:
+    """Returns the path of the last block that holds attention heads or hidden units.
 
     Raises:
         UsageError: If there is none.
@@ -23,31 +23,25 @@ def blocks_of(model: nn.Module) -> list[str]:
         raise UsageError(
             f"finetune.features compares transformer blocks, and {type(model).__name__} has none; set it to 0."
         )
-    return list(dict.fromkeys(_block_of(model, branch) for branch in branches))
+    above = branches[-1].rpartition(".")[0]
+    return branches[-1] if isinstance(model.get_submodule(above), nn.ModuleList) else above
 
 
-def _block_of(model: nn.Module, branch: str) -> str:
-    above = branch.rpartition(".")[0]
-    return branch if isinstance(model.get_submodule(above), nn.ModuleList) else above
-
-
-def kept_streams(dense: nn.Module, plan: Plan) -> dict[str, list[int]]:
-    """Returns for the path of each block behind which channels of the residual stream were cut those that are left."""
-    if not any(key.endswith(":embed") for key in plan.keep):
-        return {}
-    keys = {block: stream_key(dense, block) for block in blocks_of(dense)}
-    return {block: plan.keep[key] for block, key in keys.items() if key in plan.keep}
+def kept_stream(dense: nn.Module, plan: Plan) -> list[int] | None:
+    """Returns which channels of the residual stream are left where the last block ends; None where all are."""
+    cut = any(key.endswith(":embed") for key in plan.keep)
+    return plan.keep.get(stream_key(dense, last_block(dense))) if cut else None
 
 
 @contextmanager
-def handed_on(models: Sequence[nn.Module], blocks: Sequence[str]) -> Iterator[list[Tensor]]:
-    """Yields a list to which each model's forward pass adds what its blocks at these paths put out.
+def handed_on(models: Sequence[nn.Module], block: str) -> Iterator[list[Tensor]]:
+    """Yields a list to which each model's forward pass adds what its block at this path puts out.
 
     Raises:
         UsageError: If a model has no such block.
     """
     found: list[Tensor] = []
-    modules = [_module(model, block) for model in models for block in blocks]
+    modules = [_module(model, block) for model in models]
     handles = [m.register_forward_hook(lambda _module, _args, out: found.append(tensors_of(out)[0])) for m in modules]
     try:
         yield found

@@ -1,8 +1,8 @@
 """What one fine-tuning run is asked to do: the data in their order, and the loss on a batch."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
 
@@ -17,7 +17,7 @@ from xpruner.errors import UsageError
 from xpruner.outputs import logits_of
 from xpruner.training.devices import autocast
 from xpruner.training.distill import finetune_loss
-from xpruner.training.features import blocks_of, feature_loss, handed_on
+from xpruner.training.features import feature_loss, handed_on, last_block
 from xpruner.training.recipe import check_config
 
 UNTOLD = ("checkpoint_every", "cuda_graph")
@@ -36,8 +36,8 @@ class Job:
         workers: Loader processes.
         seed: Of the data order and of each step.
         precision: Of the forward passes.
-        streams: By the path of a block, which channels of the teacher's residual stream the student kept behind it,
-            where not all; on the device.
+        stream: Numbers of the channels of the teacher's residual stream that the student kept, on the device; None for
+            all.
     """
 
     place: Accelerator
@@ -47,7 +47,7 @@ class Job:
     workers: int
     seed: int
     precision: str
-    streams: Mapping[str, Tensor] = field(default_factory=dict)
+    stream: Tensor | None = None
 
     @property
     def images(self) -> int:
@@ -119,16 +119,10 @@ class Job:
         """Returns the loss of a batch; targets are class indices (batch,) or soft targets (batch, classes)."""
         weight = self.config.features
         compared = [self.place.unwrap_model(student), teacher] if weight and teacher is not None else []
-        blocks = blocks_of(compared[-1]) if compared else []
-        if self.config.features_of == "last":
-            blocks = blocks[-1:]
-        with autocast(self.precision, self.place.device), handed_on(compared, blocks) as features:
+        block = last_block(compared[-1]) if compared else ""
+        with autocast(self.precision, self.place.device), handed_on(compared, block) as features:
             logits = logits_of(student(images))
             with torch.no_grad():
                 wanted = logits_of(teacher(images)).float() if teacher is not None else None
         loss = finetune_loss(logits.float(), targets, wanted, self.config)
-        if not features:
-            return loss
-        triples = zip(blocks, features[: len(blocks)], features[len(blocks) :], strict=True)
-        missed = [feature_loss(ours, theirs, self.streams.get(block)) for block, ours, theirs in triples]
-        return loss + weight * torch.stack(missed).mean()
+        return loss + weight * feature_loss(features[0], features[1], self.stream) if features else loss

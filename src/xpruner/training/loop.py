@@ -1,7 +1,7 @@
 """Fine-tuning: a student learns from a dense teacher and from labels, and goes on where it was stopped."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -32,7 +32,7 @@ def finetune(
     workers: int = 0,
     seed: int = 0,
     precision: str = "fp32",
-    streams: Mapping[str, Sequence[int]] | None = None,
+    stream: Sequence[int] | None = None,
     state_dir: str | Path | None = None,
     on_step: OnStep | None = None,
 ) -> nn.Module:
@@ -51,8 +51,7 @@ def finetune(
         workers: Loader processes.
         seed: Of the data order, mixup, dropout and drop path.
         precision: Of the forward passes: ``fp32``, ``bf16``, or ``fp16`` on a GPU.
-        streams: By the path of a block, which channels of the teacher's residual stream the student kept behind it, for
-            ``features``; all where there are none.
+        stream: Channels of the teacher's residual stream that the student kept, for ``features``; all when absent.
         state_dir: Where the training state is kept; absent, nothing is stored.
         on_step: Called in the first process after every update, with the number of updates made and their ``loss``,
             ``lr`` and ``grad_norm``.
@@ -62,8 +61,8 @@ def finetune(
         XPrunerError: If the loss is not finite (the student has its last good weights again), or the disk is full.
     """
     place = accelerator()
-    kept = {block: torch.tensor(list(channels), device=place.device) for block, channels in (streams or {}).items()}
-    job = Job(place, train, config, batch_size, workers, seed, precision, kept)
+    channels = None if stream is None else torch.tensor(list(stream), device=place.device)
+    job = Job(place, train, config, batch_size, workers, seed, precision, channels)
     job.check()
     if config.distill > 0 and teacher is None:
         raise UsageError(f"finetune.distill is {config.distill} but there is no teacher; pass one, or set it to 0.")

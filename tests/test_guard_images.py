@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from xpruner.config import CompensateConfig, DataConfig, RunConfig
+from xpruner.config import DataConfig, RunConfig
 from xpruner.errors import UsageError
-from xpruner.guard_images import IMAGES, compensation_images, place_in_class, to_measure, weighed_calibration
+from xpruner.guard_images import IMAGES, guarded_calibration, place_in_class, to_measure, weighed_calibration
 
 
 def test_images_are_numbered_within_their_class():
@@ -42,18 +42,9 @@ def test_what_a_guarded_plan_is_compensated_on():
     train = TensorDataset(torch.arange(40.0)[:, None], torch.arange(40) % 2)
     calibration = [(train.tensors[0][:8], train.tensors[1][:8])]
     config = RunConfig(max_class_drop=50.0, data=DataConfig(batch_size=8))
-    assert compensation_images({}, train, calibration, config) is calibration
-    ((images, _),) = compensation_images({"guard": {"weights": [1.5, 0.5]}}, train, calibration, config)
+    assert guarded_calibration({}, train, calibration, config) is calibration
+    ((images, _),) = guarded_calibration({"guard": {"weights": [1.5, 0.5]}}, train, calibration, config)
     assert images.flatten().tolist() == [0, 1, 2, 3, 4, 6, 24, 26]
-
-
-def test_a_plan_without_a_guard_is_compensated_on_as_many_images_as_a_run_asks_for():
-    train = TensorDataset(torch.arange(40.0)[:, None], torch.arange(40) % 2)
-    calibration = [(train.tensors[0][:8], train.tensors[1][:8])]
-    for asked, seen in ((12, 12), (100, 40)):
-        config = RunConfig(data=DataConfig(batch_size=8), compensate=CompensateConfig(images=asked))
-        found = compensation_images({}, train, calibration, config)
-        assert torch.cat([images for images, _ in found]).flatten().tolist() == list(range(seen))
 
 
 @pytest.mark.parametrize(

@@ -160,12 +160,10 @@ class CompensateConfig:
         mode: ``affine`` and ``mean`` fit on the dense model's activations; ``sequential`` fits block by block on the
             pruned model's, aiming at the dense residual stream; ``none`` leaves the weights alone.
         ridge: Smallest ridge, as a share of the mean variance of what is read.
-        images: Training images that a found plan is compensated on; those for calibration when absent.
     """
 
     mode: Literal["affine", "mean", "none", "sequential"] = "sequential"
     ridge: float = 1e-3
-    images: int | None = None
 
 
 @dataclass

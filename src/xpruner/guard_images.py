@@ -20,29 +20,19 @@ IMAGES = 10_000
 """To measure on; more where the limit needs more of a class."""
 
 
-def compensation_images(figures: Mapping[str, Any], train: Dataset, calibration: Batches, config: RunConfig) -> Batches:
-    """Returns what the plan of a search is to be compensated on: what its guard chose, or as many as the run asks for.
+def guarded_calibration(figures: Mapping[str, Any], train: Dataset, calibration: Batches, config: RunConfig) -> Batches:
+    """Returns what the plan of a search is to be compensated on: what its guard chose, where there was one.
 
     Args:
         figures: Of the search; the guard's are under ``guard``.
         train: The training images.
         calibration: Those for calibration, the first of them.
         config: Of the run.
-
-    Raises:
-        UsageError: If the run asks for none.
     """
-    if "guard" in figures and config.max_class_drop is not None:
-        weights = torch.tensor(figures["guard"]["weights"])
-        return weighed_calibration(weights, train, calibration, config.max_class_drop, config.data)
-    asked = config.compensate.images
-    if asked is None:
+    if "guard" not in figures or config.max_class_drop is None:
         return calibration
-    if asked < 1:
-        raise UsageError(f"compensate.images is {asked}; it must be 1 or more.")
-    plain = _plain(train)
-    first = range(min(asked, len(plain)))  # type: ignore[arg-type]
-    return list(batches(Subset(plain, first), config.data.batch_size, seed=0, shuffle=False))
+    weights = torch.tensor(figures["guard"]["weights"])
+    return weighed_calibration(weights, train, calibration, config.max_class_drop, config.data)
 
 
 def weighed_calibration(

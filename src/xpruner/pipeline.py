@@ -18,7 +18,7 @@ from xpruner.cost import count_macs, count_params
 from xpruner.data import InputSpec, Splits, batches, class_names, load_data
 from xpruner.errors import UsageError
 from xpruner.explain.finished import remember_data
-from xpruner.guard_images import compensation_images, to_measure
+from xpruner.guard_images import guarded_calibration, to_measure
 from xpruner.latency import compare_latency
 from xpruner.methods import Problem, find_method
 from xpruner.methods.base import DENSE_MASKS, MASKS, kinds_for, prepared, write_masks
@@ -163,7 +163,7 @@ class _Pipeline:
             self._as_found(plan),
             self.dense,
             plan,
-            compensation_images(self.run_folder.metrics["search"], self.data.train, images, self.config),
+            guarded_calibration(self.run_folder.metrics["search"], self.data.train, images, self.config),
             self.config.compensate,
             precision=self.config.precision,
         )

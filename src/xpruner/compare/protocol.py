@@ -16,7 +16,7 @@ from xpruner.config import RunConfig
 from xpruner.cost import count_macs, count_params
 from xpruner.data import InputSpec, Splits, batches, class_names, load_data
 from xpruner.errors import XPrunerError
-from xpruner.guard_images import compensation_images
+from xpruner.guard_images import guarded_calibration
 from xpruner.methods import Outcome, Problem, find_method
 from xpruner.methods.base import kinds_for, prepared, read_outcome, write_outcome
 from xpruner.models import load_model, load_teacher
@@ -172,7 +172,7 @@ class _Protocol:
             return model
         figures: dict[str, Any] = {}
         with measured(figures):
-            images = compensation_images(outcome.figures, self.bench.data.train, self.bench.calibration, self.config)
+            images = guarded_calibration(outcome.figures, self.bench.data.train, self.bench.calibration, self.config)
             better = compensate(
                 copy.deepcopy(model), self.dense, outcome.plan, images, self.config.compensate,
                 precision=self.config.precision,
@@ -183,10 +183,9 @@ class _Protocol:
         return better if helps else model
 
     def _right(self, model: nn.Module) -> int:
-        """Counts what a model gets right of the training images behind those of compensation, or of these alone."""
+        """Counts what a model gets right of the training images behind those of calibration, or of the latter alone."""
         data = self.bench.data
-        seen = self.config.compensate.images or len(data.calibration)
-        plain = data.train.plain(seen + len(data.calibration))
+        seen, plain = len(data.calibration), data.train.plain(2 * len(data.calibration))
         images = Subset(plain, range(seen, len(plain))) if len(plain) > seen else plain
         predicted, labels = predict(model, images, **_forward(self.config))
         return int((predicted == labels).sum())

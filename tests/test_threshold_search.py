@@ -169,7 +169,8 @@ def test_masks_of_all_rounds_are_on_the_scale_of_the_last(tiny_vit, tmp_path):
     outcome = find_method("xpruner")(setting)
     first, last = (json.loads((tmp_path / f"round-{n}" / "figures.json").read_text())[LEVEL] for n in (1, 2))
     assert first != last and LEVEL not in outcome.figures
-    evidence = class_evidence(tiny_vit, setting.units, setting.calibration, 5)
+    temperature = config.masks.temperature
+    evidence = class_evidence(tiny_vit, setting.units, setting.calibration, 5, temperature=temperature)
     key = "blocks.0.mlp:hidden"
     left = Plan.load(tmp_path / "round-1" / "plan.json").keep[key]
     gone = [i for i in range(96) if i not in left]

@@ -187,8 +187,8 @@ class FinetuneConfig:
         mixup: timm's mixup alpha; 0 for none.
         cutmix: timm's cutmix alpha; 0 for none.
         ema_decay: Decay of timm's weight averaging (ModelEmaV3 with warm-up); 0 for none.
-        cuda_graph: Replay every step as one CUDA graph, on one GPU and not in fp16: small models train several times as
-            fast.
+        cuda_graph: Replay every step as one CUDA graph, on one GPU and not in fp16: for models so small that launching
+            their kernels takes longer than running them.
         checkpoint_every: Steps between checkpoints of the training state.
     """
 

@@ -36,12 +36,12 @@ class Moments:
         """Adds the rows of x (..., x_dim), and of y (..., y_dim) in the same order."""
         x = x.detach().float().flatten(0, -2)
         self.count += len(x)
-        self.sum_x = summed(self.sum_x, x.sum(0))
-        self.sum_xx = summed(self.sum_xx, x.T @ x)
+        self.sum_x = _added(self.sum_x, x.sum(0))
+        self.sum_xx = _added(self.sum_xx, x.T @ x)
         if y is not None:
             y = y.detach().float().flatten(0, -2)
-            self.sum_y = summed(self.sum_y, y.sum(0))
-            self.sum_xy = summed(self.sum_xy, x.T @ y)
+            self.sum_y = _added(self.sum_y, y.sum(0))
+            self.sum_xy = _added(self.sum_xy, x.T @ y)
 
     @property
     def mean(self) -> Tensor:
@@ -69,10 +69,10 @@ class Moments:
         return self.sum_xy.cpu() / self.count - torch.outer(self.mean, self.mean_y)
 
 
-def summed(total: Tensor, more: Tensor) -> Tensor:
-    """Returns a float64 sum with more added, on the device of the latter where that knows float64."""
+def _added(total: Tensor, more: Tensor) -> Tensor:
+    """Adds to a float64 sum, in place once it lies on the device of what is added, where that knows float64."""
     place = "cpu" if more.device.type == "mps" else more.device
-    return total.to(place) + more.to(place).double()
+    return total.to(place).add_(more.to(place))
 
 
 def oas_shrinkage(covariance: Tensor, samples: int) -> float:

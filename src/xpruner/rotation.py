@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xpruner.moments import Batches, oas_shrinkage, summed
+from xpruner.moments import Batches, oas_shrinkage
 from xpruner.training.devices import autocast
 from xpruner.training.evaluate import evaluating
 from xpruner.units import prunable_parts
@@ -61,8 +61,8 @@ class _HeadMoments:
         """Adds x (rows, heads, width)."""
         x = x.cpu().double() if x.device.type == "mps" else x.double()  # which autocast leaves alone
         self.count += len(x)
-        self.sum = summed(self.sum, x.sum(0))
-        self.sum_of_products = summed(self.sum_of_products, torch.einsum("nhd,nhe->hde", x, x))
+        self.sum = self.sum + x.sum(0)
+        self.sum_of_products = self.sum_of_products + torch.einsum("nhd,nhe->hde", x, x)
 
     @property
     def second(self) -> Tensor:

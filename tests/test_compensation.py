@@ -8,7 +8,7 @@ from torch import nn
 from xpruner import compensation as module
 from xpruner.compensation import affine_prediction, channels, compensate, solve_ridge
 from xpruner.config import CompensateConfig
-from xpruner.errors import XPrunerError
+from xpruner.errors import UsageError, XPrunerError
 from xpruner.moments import Moments, reading
 from xpruner.plan import Plan
 from xpruner.surgery import apply
@@ -119,7 +119,7 @@ def test_an_empty_branch_becomes_its_mean(name, mode):
         for images, _ in batches:
             dense(images)
         hook.remove()
-    compensate(pruned, dense, plan, batches, CompensateConfig(mode))
+    compensate(pruned, dense, plan, batches, CompensateConfig(mode, focus=None))
     branch = pruned.get_submodule(group.module)
     assert isinstance(branch, ConstantBranch)
     torch.testing.assert_close(branch.bias, torch.cat(outputs).flatten(0, -2).mean(0), rtol=1e-4, atol=1e-4)
@@ -143,12 +143,34 @@ def test_sequential_mends_the_mean_of_a_shifted_residual_stream(name):
     plan, batches = some_plan(units_of(name)), calibration(name)
     pruned = apply(dense, plan)
     list(pruned.patch_embed.parameters())[-1].data += 0.1  # the bias of all patches
-    compensate(pruned, dense, plan, batches, CompensateConfig("sequential"))
+    compensate(pruned, dense, plan, batches, CompensateConfig("sequential", focus=None))
     images = torch.cat([images for images, _ in batches])
     with torch.no_grad(), reading(dense, ["norm"]) as wanted, reading(pruned, ["norm"]) as got:
         dense(images), pruned(images)
     difference = (got["norm"] - wanted["norm"]).flatten(0, -2)
     assert difference.mean(0).abs().max() < 1e-4 < difference.abs().mean()
+
+
+@pytest.mark.parametrize("name", ["vit", "deit", "deit3_layer_scale"])
+def test_focus_brings_the_logits_closer_and_the_patches_further(name, almost_no_ridge):
+    dense = tiny(name)
+    plan, batches = some_plan(units_of(name)), calibration(name, batches=8)
+    images = torch.cat([images for images, _ in batches])
+    off_logits, off_patches = [], []
+    for focus in (None, 0.9):
+        pruned = compensate(apply(dense, plan), dense, plan, batches, CompensateConfig(focus=focus))
+        with torch.no_grad():
+            tokens = (pruned.forward_features(images) - dense.forward_features(images)).square()
+        off_logits.append(error(pruned, dense, images))
+        off_patches.append(tokens[:, 1:].mean().item())
+    assert off_logits[1] < off_logits[0]
+    assert off_patches[1] > off_patches[0]
+
+
+@pytest.mark.parametrize("focus", [-0.1, 1.5])
+def test_a_focus_that_is_no_share_is_refused(focus, tiny_vit):
+    with pytest.raises(UsageError, match=rf"compensate.focus is {focus}; it must lie between 0 and 1, such as 0.7."):
+        compensate(tiny_vit, tiny_vit, Plan.of(units_of("vit"), {}), [], CompensateConfig(focus=focus))
 
 
 def test_sequential_is_the_default(tiny_vit):

@@ -40,6 +40,16 @@ def test_moments_by_hand():
     assert moments.covariance.tolist() == [[1, 2], [2, 4]]
 
 
+def test_a_row_that_weighs_two_is_there_twice():
+    x, y = whole_numbers(3, 4), whole_numbers(3, 2)
+    weighed, repeated = Moments(4, 2), Moments(4, 2)
+    weighed.update(x, y, torch.tensor([2.0, 0.0, 1.0]))
+    repeated.update(x[[0, 0, 2]], y[[0, 0, 2]])
+    assert weighed.count == 3
+    for name in ("mean", "mean_y", "covariance", "cross_covariance"):
+        assert torch.equal(getattr(weighed, name), getattr(repeated, name))
+
+
 def test_moments_without_channels_still_count_what_they_predict():
     moments = Moments(0, 2)
     moments.update(torch.zeros(2, 3, 0), torch.tensor([[1.0, 2.0]] * 6).view(2, 3, 2))

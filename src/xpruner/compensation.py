@@ -12,6 +12,7 @@ from xpruner.moments import Batches, Moments, channels_last, consumer_moments, r
 from xpruner.outputs import classifiers
 from xpruner.passes import Passes
 from xpruner.plan import Plan
+from xpruner.sensitivity import token_weights
 from xpruner.training.evaluate import evaluating
 from xpruner.units import DEFAULT_KINDS, UnitGroup, Units, find_units
 from xpruner.units.branch import ConstantBranch
@@ -46,9 +47,11 @@ def compensate(
         The pruned model.
 
     Raises:
+        UsageError: If ``focus`` is out of range.
         XPrunerError: If the statistics are not finite.
     """
     config = config or CompensateConfig()
+    check_focus(config)
     if config.mode == "none":
         return pruned
     readers = _readers(pruned, dense, plan)
@@ -56,8 +59,10 @@ def compensate(
         if config.mode == "sequential":
             images = [batch for batch, _ in batches]
             passes = Passes(pruned, images, precision), Passes(dense, images, precision)
+            paths = [reader.path for reader in readers]
+            weights = token_weights(dense, paths, batches, config.focus or 0.0, precision=precision)
             for reader in readers:
-                _fit_to_stream(reader, *passes, config.ridge)
+                _fit_to_stream(reader, *passes, config.ridge, weights.get(reader.path))
             for path in classifiers(dense):
                 _fit_classifier(path, *passes, config.ridge)
             return pruned
@@ -71,6 +76,12 @@ def compensate(
         bias = weight @ (found.mean[reader.removed] - predict @ found.mean[reader.kept])
         _add(reader.target, weight @ predict, bias, reader.path)
     return pruned
+
+
+def check_focus(config: CompensateConfig) -> None:
+    """Raises UsageError unless ``focus`` is absent or a share."""
+    if config.focus is not None and not 0 <= config.focus <= 1:
+        raise UsageError(f"compensate.focus is {config.focus:g}; it must lie between 0 and 1, such as 0.7.")
 
 
 def check_handed_over(config: CompensateConfig, method: str) -> None:
@@ -164,7 +175,7 @@ def affine_prediction(moments: Moments, kept: Tensor, removed: Tensor, config: C
     )
 
 
-def solve_ridge(covariance: Tensor, cross: Tensor, samples: int, least: float) -> Tensor:
+def solve_ridge(covariance: Tensor, cross: Tensor, samples: float, least: float) -> Tensor:
     """Returns (outputs, inputs): cross^T (covariance + lam I)^-1 by a float64 Cholesky factorisation.
 
     Args:
@@ -188,12 +199,13 @@ def solve_ridge(covariance: Tensor, cross: Tensor, samples: int, least: float) -
 
 
 @torch.no_grad()
-def _fit_to_stream(reader: _Reader, pruned: Passes, dense: Passes, least: float) -> None:
+def _fit_to_stream(reader: _Reader, pruned: Passes, dense: Passes, least: float, weights: Tensor | None) -> None:
     """Fits one consumer so that the residual stream after its branch comes closest to the dense model's.
 
     With z what the consumer reads in the pruned model, the ridge regression is of the remaining error
     r = dense output + (dense stream - pruned stream) / scale - W z, where scale is the branch's layer scale. Where the
-    stream cannot be aimed at, as behind a branch that ends in a norm, the target is the dense output alone.
+    stream cannot be aimed at, as behind a branch that ends in a norm, the target is the dense output alone. Weights
+    (rows of an image,) say how much each row counts; with them the data count as Kish's effective number of rows.
     """
     target, source = reader.target, reader.source
     empty = isinstance(target, ConstantBranch)
@@ -207,11 +219,13 @@ def _fit_to_stream(reader: _Reader, pruned: Passes, dense: Passes, least: float)
             behind = seen[point.norm].float()[..., reader.outputs] - read[point.norm].float()
             aim = aim + _over_scale(point, behind, reader).reshape(aim.shape)
         z = read[path].float()
+        of_rows = None if weights is None else weights.repeat(aim.shape[:-1].numel() // len(weights))
         if empty:
-            moments.update(channels_last(source, z)[..., :0], aim - target.bias)
+            moments.update(channels_last(source, z)[..., :0], aim - target.bias, of_rows)
         else:
-            moments.update(channels_last(source, z), aim - channels_last(source, target(z)))
-    change = solve_ridge(moments.covariance, moments.cross_covariance, moments.count, least)
+            moments.update(channels_last(source, z), aim - channels_last(source, target(z)), of_rows)
+    samples = moments.count if weights is None else moments.count / weights.square().mean().item()
+    change = solve_ridge(moments.covariance, moments.cross_covariance, samples, least)
     _add(target, change, moments.mean_y - change @ moments.mean, reader.path)
 
 

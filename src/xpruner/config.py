@@ -160,10 +160,13 @@ class CompensateConfig:
         mode: ``affine`` and ``mean`` fit on the dense model's activations; ``sequential`` fits block by block on the
             pruned model's, aiming at the dense residual stream; ``none`` leaves the weights alone.
         ridge: Smallest ridge, as a share of the mean variance of what is read.
+        focus: In ``sequential``, the share of a token's weight that is how much the logits hang on tokens at its place;
+            the rest all tokens have alike. Absent, none of it.
     """
 
     mode: Literal["affine", "mean", "none", "sequential"] = "sequential"
     ridge: float = 1e-3
+    focus: float | None = 0.7
 
 
 @dataclass

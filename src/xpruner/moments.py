@@ -32,16 +32,23 @@ class Moments:
         self.sum_y = torch.zeros(y_dim or 0, dtype=torch.float64)
         self.sum_xy = torch.zeros(x_dim, y_dim or 0, dtype=torch.float64)
 
-    def update(self, x: Tensor, y: Tensor | None = None) -> None:
-        """Adds the rows of x (..., x_dim), and of y (..., y_dim) in the same order."""
+    def update(self, x: Tensor, y: Tensor | None = None, weights: Tensor | None = None) -> None:
+        """Adds the rows of x (..., x_dim), and of y (..., y_dim) in the same order.
+
+        Args:
+            x: The rows.
+            y: Theirs.
+            weights: (rows,) with mean 1: how much each counts; absent, all count alike.
+        """
         x = x.detach().float().flatten(0, -2)
+        weighed = x if weights is None else x * weights[:, None].to(x)
         self.count += len(x)
-        self.sum_x = _added(self.sum_x, x.sum(0))
-        self.sum_xx = _added(self.sum_xx, x.T @ x)
+        self.sum_x = _added(self.sum_x, weighed.sum(0))
+        self.sum_xx = _added(self.sum_xx, weighed.T @ x)
         if y is not None:
             y = y.detach().float().flatten(0, -2)
-            self.sum_y = _added(self.sum_y, y.sum(0))
-            self.sum_xy = _added(self.sum_xy, x.T @ y)
+            self.sum_y = _added(self.sum_y, (y if weights is None else y * weights[:, None].to(y)).sum(0))
+            self.sum_xy = _added(self.sum_xy, weighed.T @ y)
 
     @property
     def mean(self) -> Tensor:
@@ -75,7 +82,7 @@ def _added(total: Tensor, more: Tensor) -> Tensor:
     return total.to(place).add_(more.to(place))
 
 
-def oas_shrinkage(covariance: Tensor, samples: int) -> float:
+def oas_shrinkage(covariance: Tensor, samples: float) -> float:
     """Returns the oracle-approximating shrinkage of a covariance, from 0 to 1 (Chen et al. 2010, equation 23).
 
     A single variable has nothing to be shrunk towards: 0.
@@ -90,7 +97,7 @@ def oas_shrinkage(covariance: Tensor, samples: int) -> float:
     return min(1.0, ((1 - 2 / p) * trace_of_square + trace**2) / denominator)
 
 
-def ridge(covariance: Tensor, samples: int, least: float = 1e-3) -> float:
+def ridge(covariance: Tensor, samples: float, least: float = 1e-3) -> float:
     """Returns lambda = max(``least``, OAS shrinkage) x trace / p, the ridge of every solve here; never quite 0."""
     scale = covariance.trace().item() / len(covariance)
     return max(least, oas_shrinkage(covariance, samples)) * scale + torch.finfo(torch.float64).tiny

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from xpruner.checkpoint import load, save
-from xpruner.compensation import check_handed_over, compensate
+from xpruner.compensation import check_focus, check_handed_over, compensate
 from xpruner.config import RunConfig
 from xpruner.cost import count_macs, count_params
 from xpruner.data import InputSpec, Splits, batches, class_names, load_data
@@ -70,6 +70,7 @@ def run_pipeline(config: RunConfig, model: nn.Module | None = None) -> PruneResu
         raise UsageError(f"The method {config.method!r} makes models that cannot be saved; `xpruner compare` runs it.")
     check_guard(config)
     check_signal(config)
+    check_focus(config.compensate)
     with Tracker(config.output) as tracker:
         return _Pipeline(config, model, tracker).run()
 

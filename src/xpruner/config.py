@@ -90,7 +90,7 @@ class MaskConfig:
 
     evidence: str = "at_removal"
     whole: float = 0.3
-    temperature: float = 4.0
+    temperature: float = 1.0
     steps: int = 0
     lr: float = 0.02
     init: float = 0.95
@@ -282,7 +282,7 @@ def preset(name: str) -> RunConfig:
             preset="paper",
             units=["head", "hidden"],
             rounds=1,
-            masks=MaskConfig(evidence="none", temperature=1.0, steps=300, lr=0.05, wrong=0.0, mean=0.0, sparsity=0.5),
+            masks=MaskConfig(evidence="none", steps=300, lr=0.05, wrong=0.0, mean=0.0, sparsity=0.5),
             thresholds=ThresholdConfig(
                 importance="mean", slope_start=2.0, slope_end=8.0, steps=300, lr=0.02, mask_lr=0.0,
                 constraint="lagrangian", warmup=1.0, compensated=False, distill=False,

@@ -12,7 +12,6 @@ from torch.utils.data import Dataset
 
 from xpruner.checkpoint import read_structure, save
 from xpruner.compensation import compensate
-from xpruner.config import CompensateConfig
 from xpruner.cost import count_macs, count_params
 from xpruner.data import ImageDataset, batches
 from xpruner.errors import UsageError
@@ -160,7 +159,7 @@ def calibration(run: FinishedRun, labels: Sequence[int]) -> list[tuple[Tensor, T
 
 def compensated(run: FinishedRun, dense: nn.Module, plan: Plan, images: Batches) -> nn.Module:
     """Returns a dense model cut by a plan and compensated block by block, whatever the run did."""
-    how = CompensateConfig(ridge=run.config.compensate.ridge)
+    how = replace(run.config.compensate, mode="sequential")
     return compensate(apply(dense, plan), dense, plan, images, how, precision=run.config.precision)
 
 

@@ -13,7 +13,7 @@ from xpruner.training.devices import autocast
 
 
 def token_weights(
-    model: nn.Module, paths: Sequence[str], batches: Batches, focus: float, *, precision: str = "fp32", seed: int = 0
+    model: nn.Module, paths: Sequence[str], batches: Batches, focus: float, *, precision: str = "fp32"
 ) -> dict[str, Tensor]:
     """Returns for each layer how much a row of its output counts, by its place in the image: (rows,) with mean 1.
 
@@ -28,12 +28,11 @@ def token_weights(
         batches: Calibration images; labels are not read.
         focus: Share of the weights that follows the sensitivity, from 0 (all alike) to 1.
         precision: Of the forward and backward pass.
-        seed: Of the signs.
     """
     if focus == 0 or not paths:
         return {}
     device = next(model.parameters()).device
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     found: dict[str, list[Tensor]] = {path: [] for path in paths}
     with frozen(model), _watching(model, paths) as outputs:
         for images, _ in batches:
@@ -41,14 +40,12 @@ def token_weights(
                 logits = logits_of(model(images.to(device).requires_grad_())).float()
             signs = torch.randint(0, 2, logits.shape, generator=generator).to(logits) * 2 - 1
             centred = logits - logits.mean(-1, keepdim=True)
-            for path, gradient in zip(paths, _gradients((signs * centred).sum(), outputs, paths), strict=True):
+            watched = [outputs[path] for path in paths]
+            gradients = torch.autograd.grad((signs * centred).sum(), watched, materialize_grads=True)
+            for path, gradient in zip(paths, gradients, strict=True):
                 rows = channels_last(model.get_submodule(path), gradient).float().square().sum(-1)
                 found[path].append(rows.reshape(len(images), -1).cpu())
     return {path: _weights(torch.cat(rows).mean(0), focus) for path, rows in found.items()}
-
-
-def _gradients(total: Tensor, outputs: dict[str, Tensor], paths: Sequence[str]) -> tuple[Tensor, ...]:
-    return torch.autograd.grad(total, [outputs[path] for path in paths], materialize_grads=True)
 
 
 def _weights(sensitivity: Tensor, focus: float) -> Tensor:

@@ -1,7 +1,7 @@
 """Trains the dense model of a comparison on the comparison's own training images, and puts it where that looks for it.
 
     python benchmarks/train_dense.py benchmarks/cifar10_swin.yaml --epochs 30 --lr 2e-3 --batch-size 128
-    python benchmarks/train_dense.py benchmarks/ablations.yaml --epochs 2 --lr 2e-4 --batch-size 64 \
+    python benchmarks/train_dense.py benchmarks/ablations.yaml --epochs 6 --lr 2e-4 --batch-size 64 \
         --start ../shared/models/deit_tiny_patch16_224.safetensors
 
 The small Swin (1.49 M parameters, 60.9 MMACs at 32 px) learns from scratch; ``--start`` is a timm file of the same

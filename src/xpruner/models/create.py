@@ -1,20 +1,17 @@
 """The dense model of a run: made by timm or read from a saved folder, with weights from wherever they lie."""
 
 import logging
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-import torch
-from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import nn
 
 from xpruner._compat import declare_torchvision_ops
-from xpruner.checkpoint import CONFIG, STRUCTURE, first_difference, load, read_structure
+from xpruner.checkpoint import CONFIG, STRUCTURE, load, read_structure
 from xpruner.config import FinetuneConfig, ModelConfig
 from xpruner.errors import UsageError, XPrunerError, require
+from xpruner.models.weights import load_weights
 from xpruner.outputs import classes_of
 from xpruner.skeleton import unknown_model
 
@@ -26,8 +23,6 @@ log = logging.getLogger("xpruner")
 
 PREFIX = "transformers:"
 """In front of a name on the hub of transformers, to tell it from a folder."""
-NESTS = ("state_dict_ema", "state_dict", "model")
-"""Keys under which training scripts put the weights; as in timm, averaged ones come first."""
 
 
 def load_model(config: ModelConfig, num_classes: int | None = None) -> tuple[nn.Module, dict[str, Any] | None]:
@@ -59,7 +54,7 @@ def load_model(config: ModelConfig, num_classes: int | None = None) -> tuple[nn.
     kwargs = {key: value for key, value in kwargs.items() if value is not None}
     model = _create(config, kwargs)
     if config.checkpoint:
-        _load_weights(model, Path(config.checkpoint).expanduser())
+        load_weights(model, Path(config.checkpoint).expanduser())
     elif not config.pretrained:
         log.warning("%s has random weights; give a checkpoint, or set pretrained.", config.name)
     return model.eval(), kwargs
@@ -144,50 +139,3 @@ def _create(config: ModelConfig, kwargs: Mapping[str, Any]) -> Any:
         raise UsageError(
             f"timm cannot build {config.name!r} with {dict(kwargs)} ({reason}); correct model.kwargs."
         ) from error
-
-
-def _load_weights(model: Any, path: Path) -> None:
-    if not path.is_file():
-        raise UsageError(f"There is no checkpoint {path}; correct model.checkpoint.")
-    weights = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
-    heads = model.pretrained_cfg.get("classifier") or ()
-    for head in (heads,) if isinstance(heads, str) else heads:
-        classifier = weights.get(f"{head}.weight")
-        if classifier is not None and len(classifier) != model.num_classes:
-            raise UsageError(
-                f"The checkpoint {path} has {len(classifier)} classes where the model has {model.num_classes}; "
-                f"set model.num_classes to {len(classifier)} or give another checkpoint."
-            )
-    difference = first_difference(weights, model.state_dict())
-    if difference:
-        raise UsageError(
-            f"The checkpoint {path} does not fit {model.pretrained_cfg['architecture']}: {difference}; "
-            "give another checkpoint, or correct the model's name, img_size or kwargs."
-        )
-    model.load_state_dict(weights)
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return safetensors.torch.load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise XPrunerError(f"The checkpoint {path} is damaged ({error}); fetch it again.") from error
-
-
-def _read_pickle(path: Path) -> dict[str, Tensor]:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise XPrunerError(
-            f"The checkpoint {path} holds more than tensors, or is damaged, and is not read; convert it to safetensors."
-        ) from error
-    except (OSError, EOFError, RuntimeError, ValueError) as error:
-        raise XPrunerError(f"The checkpoint {path} is damaged ({error}); fetch it again.") from error
-    for nest in NESTS:
-        if isinstance(content, dict) and isinstance(content.get(nest), dict):
-            content = content[nest]
-            break
-    named = isinstance(content, dict) and all(isinstance(x, str) and isinstance(y, Tensor) for x, y in content.items())
-    if not named:
-        raise UsageError(f"The checkpoint {path} holds no weights by name; give a file of a model's state_dict.")
-    return {name.removeprefix("module."): tensor for name, tensor in content.items()}

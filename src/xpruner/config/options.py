@@ -3,8 +3,6 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from xpruner.errors import unknown
-
 
 @dataclass
 class ModelConfig:
@@ -263,31 +261,3 @@ class RunConfig:
     seed: int = 0
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
     latency: list[int] = field(default_factory=lambda: [1, 32])
-
-
-def preset(name: str) -> RunConfig:
-    """Returns a run with the defaults of a preset.
-
-    ``paper`` keeps to what the sources say: masks that start open and are learned with the true class as the gate,
-    sparsity and smoothness regularisers, thresholds learned by the differentiable pruning operation under a cost
-    constraint with a threshold regulariser, and fine-tuning on labels. ``default`` is what measures best.
-
-    Raises:
-        UsageError: If the name is unknown.
-    """
-    if name == "default":
-        return RunConfig()
-    if name == "paper":
-        return RunConfig(
-            preset="paper",
-            units=["head", "hidden"],
-            rounds=1,
-            masks=MaskConfig(evidence="none", steps=300, lr=0.05, wrong=0.0, mean=0.0, sparsity=0.5),
-            thresholds=ThresholdConfig(
-                importance="mean", slope_start=2.0, slope_end=8.0, steps=300, lr=0.02, mask_lr=0.0,
-                constraint="lagrangian", warmup=1.0, compensated=False, distill=False,
-            ),
-            compensate=CompensateConfig(mode="none"),
-            finetune=FinetuneConfig(distill=0.0),
-        )  # fmt: skip
-    raise unknown("preset", name, ["default", "paper"])

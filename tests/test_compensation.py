@@ -8,7 +8,7 @@ from torch import nn
 from xpruner import compensation as module
 from xpruner.compensation import affine_prediction, channels, compensate, solve_ridge
 from xpruner.config import CompensateConfig
-from xpruner.errors import UsageError, XPrunerError
+from xpruner.errors import XPrunerError
 from xpruner.moments import Moments, reading
 from xpruner.plan import Plan
 from xpruner.surgery import apply
@@ -165,12 +165,6 @@ def test_focus_brings_the_logits_closer_and_the_patches_further(name, almost_no_
         off_patches.append(tokens[:, 1:].mean().item())
     assert off_logits[1] < off_logits[0]
     assert off_patches[1] > off_patches[0]
-
-
-@pytest.mark.parametrize("focus", [-0.1, 1.5])
-def test_a_focus_that_is_no_share_is_refused(focus, tiny_vit):
-    with pytest.raises(UsageError, match=rf"compensate.focus is {focus}; it must lie between 0 and 1, such as 0.7."):
-        compensate(tiny_vit, tiny_vit, Plan.of(units_of("vit"), {}), [], CompensateConfig(focus=focus))
 
 
 def test_sequential_is_the_default(tiny_vit):

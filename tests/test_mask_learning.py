@@ -7,14 +7,12 @@ import torch
 from tiny_models import Noise
 
 from xpruner.config import MaskConfig
-from xpruner.errors import UsageError
 from xpruner.learning import LoopOptions
 from xpruner.mask_learning import (
     MEAN,
     TRUE,
     WRONG,
     assign_roles,
-    check_mask_config,
     leak,
     learn_masks,
     role_gates,
@@ -86,12 +84,3 @@ def test_masks_by_the_true_class_alone_leak_the_label(tiny_vit):
     figures = leak(tiny_vit, masks, data)
     assert figures["leak"] == pytest.approx(figures["gated"] - figures["label_free"])
     assert figures["leak"] >= 0.2
-
-
-@pytest.mark.parametrize(
-    ("change", "sentence"),
-    [({"wrong": 1.5}, "wrong is 1.5"), ({"wrong": 0.6, "mean": 0.6}, "mean is 0.6"), ({"lr": 0.0}, "lr is 0.0")],
-)
-def test_values_out_of_range_are_named(change, sentence):
-    with pytest.raises(UsageError, match=sentence):
-        check_mask_config(MaskConfig(**change))

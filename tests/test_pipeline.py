@@ -13,7 +13,14 @@ from run_and_die import tiny_run
 from safetensors.torch import load_file
 
 import xpruner
-from xpruner.config import CompensateConfig, FinetuneConfig, MaskConfig, ThresholdConfig, preset
+from xpruner.config import (
+    CompensateConfig,
+    FinetuneConfig,
+    MaskConfig,
+    SearchConfig,
+    ThresholdConfig,
+    preset,
+)
 from xpruner.errors import UsageError
 from xpruner.pipeline import run_pipeline
 from xpruner.units import find_units
@@ -184,13 +191,11 @@ def test_a_budget_out_of_reach_is_refused_before_anything_is_computed(tmp_path):
 
 
 def test_a_search_that_changes_weights_hands_them_on(tmp_path):
-    """FLAP's biases are what is compensated next; a mode that would add them again is refused, with nothing lost."""
-    config = replace(
-        tiny_run(str(tmp_path / "run")), method="flap", finetune=FinetuneConfig(epochs=0),
-        compensate=CompensateConfig(mode="mean"),
-    )  # fmt: skip
-    with pytest.raises(UsageError, match="'flap' has changed them; set it to sequential or none"):
-        run_pipeline(config)
+    """FLAP's biases are what is compensated next; a mode that would add them again is refused before that."""
+    config = replace(tiny_run(str(tmp_path / "run")), method="flap", finetune=FinetuneConfig(epochs=0))
+    with pytest.raises(UsageError, match="'flap' changes them; set it to sequential or none"):
+        run_pipeline(replace(config, compensate=CompensateConfig(mode="mean")))
+    run_pipeline(config)
     found = xpruner.load(tmp_path / "run" / "state" / "found")
     cut = xpruner.apply(xpruner.load(tmp_path / "run" / "dense"), xpruner.Plan.load(tmp_path / "run" / "plan.json"))
     assert not torch.equal(found.blocks[0].mlp.fc2.bias, cut.blocks[0].mlp.fc2.bias)
@@ -200,3 +205,39 @@ def test_a_search_that_changes_weights_hands_them_on(tmp_path):
 def test_a_method_whose_models_cannot_be_saved_is_refused(tmp_path):
     with pytest.raises(UsageError, match="'hvt' makes models that cannot be saved; `xpruner compare` runs it"):
         run_pipeline(replace(tiny_run(str(tmp_path / "run")), method="hvt"))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"masks": MaskConfig(temperature=0)},
+        {"thresholds": ThresholdConfig(lr=-1.0)},
+        {"finetune": FinetuneConfig(epochs=-1)},
+        {"finetune": FinetuneConfig(lr=-1.0)},
+        {"finetune": FinetuneConfig(teacher="nowhere/at/all")},
+        {"finetune": FinetuneConfig(steps=1, mixup=0.2), "data": replace(tiny_run("").data, batch_size=15)},
+        {"latency": [0]},
+        {"rounds": 0},
+        {"seed": -1},
+        {"precision": "fp16"},
+        {"method": "hessian", "search": SearchConfig(steps=0)},
+        {"method": "wanda", "units": ["block", "hidden"]},
+        {"masks": MaskConfig(evidence="guesses")},
+        {"budget": "half"},
+        {"units": ["heads"]},
+        {"max_class_drop": 0.5},
+    ],
+)
+def test_a_refused_request_writes_nothing(tmp_path, changes):
+    with pytest.raises(UsageError):
+        run_pipeline(replace(tiny_run(str(tmp_path / "run")), **changes))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_budget_carries_its_widths_into_the_run(tiny_vit, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr("xpruner.api.run_pipeline", lambda config, model: seen.append(config))
+    xpruner.prune(tiny_vit, budget=xpruner.Budget.parse("0.5", {"hidden": 16}), finetune={"epochs": 0}, units="head")
+    xpruner.prune(tiny_vit, budget="params:0.4", round_to={"hidden": 8})
+    assert [config.round_to for config in seen] == [{"hidden": 16}, {"hidden": 8}]
+    assert (seen[0].budget, seen[0].finetune.epochs, seen[0].units) == ("macs:0.5", 0, ["head"])

@@ -9,7 +9,6 @@ from methods_setup import batches
 from tiny_models import Noise
 
 from xpruner.config import CompensateConfig, DataConfig, MaskConfig, RunConfig, ThresholdConfig, preset
-from xpruner.errors import UsageError
 from xpruner.evidence import class_evidence
 from xpruner.learning import LoopOptions
 from xpruner.masks import ClassMasks
@@ -17,7 +16,7 @@ from xpruner.methods import Problem, find_method
 from xpruner.methods.xpruner import LEVEL
 from xpruner.moments import consumer_moments
 from xpruner.plan import Budget, Plan, solve
-from xpruner.threshold_search import check_threshold_config, open_start, search_thresholds
+from xpruner.threshold_search import open_start, search_thresholds
 from xpruner.thresholds import pruning_operation
 from xpruner.units import find_units
 
@@ -85,19 +84,6 @@ def test_the_price_of_the_budget_is_part_of_the_loss(tiny_vit):
     (step,) = steps
     assert step["cost"] > 0.8
     assert step["loss"] == pytest.approx(step["task"] + 100 * (step["cost"] - 0.5) ** 2)
-
-
-@pytest.mark.parametrize(
-    ("change", "sentence"),
-    [
-        ({"slope_end": 0.0}, "slope_end is 0.0; it must be positive"),
-        ({"warmup": 2.0}, "warmup is 2.0"),
-        ({"constraint": "hinge"}, "constraint is hinge; it must be projected when compensated"),
-    ],
-)
-def test_values_out_of_range_are_named(change, sentence):
-    with pytest.raises(UsageError, match=sentence):
-        check_threshold_config(ThresholdConfig(**change))
 
 
 def run_config(name: str) -> RunConfig:

@@ -7,16 +7,16 @@ from typing import Any
 
 from torch import nn
 
-from xpruner.config import DataConfig, ModelConfig
+from xpruner.config import DataConfig, ModelConfig, RunConfig
 from xpruner.config import preset as preset_of
-from xpruner.errors import unknown
+from xpruner.config.files import from_dict
 from xpruner.pipeline import PruneResult, run_pipeline
 from xpruner.plan import Budget
 
 
 def prune(
-    model: nn.Module | str | ModelConfig,
-    data: str | DataConfig = "digits",
+    model: nn.Module | str | Path | ModelConfig,
+    data: str | Path | DataConfig = "digits",
     budget: float | str | Budget = 0.5,
     *,
     preset: str = "default",
@@ -33,7 +33,8 @@ def prune(
         preset: ``default`` or ``paper``.
         output: The run directory; called again with the same arguments, the run goes on where it was stopped.
         units: Kinds of unit to prune; absent, those of the preset.
-        **options: Any other field of :class:`xpruner.config.RunConfig`, such as ``finetune`` or ``seed``.
+        **options: Any other field of :class:`xpruner.config.RunConfig`, such as ``seed``; its parts, such as
+            ``finetune``, as dataclasses or as dicts of what differs from the preset.
 
     Returns:
         The pruned model, its plan, the masks, the figures of every stage and the run directory.
@@ -42,19 +43,17 @@ def prune(
         UsageError: If the request cannot be met.
         XPrunerError: If a stage fails; the same call continues the run.
     """
-    config = preset_of(preset)
-    for name in options:
-        if not hasattr(config, name):
-            raise unknown("option", name, vars(config))
-    amount = Budget.parse(budget)
+    asked = from_dict(RunConfig, options, preset_of(preset))
+    amount = Budget.parse(budget, asked.round_to)
     config = replace(
-        config,
+        asked,
         budget=f"{amount.resource}:{amount.amount!r}",
+        round_to=dict(amount.round_to),
         output=str(output),
-        units=config.units if units is None else list(units),
-        data=DataConfig(name=data) if isinstance(data, str) else data,
-        **options,
+        units=asked.units if units is None else [units] if isinstance(units, str) else list(units),
+        data=DataConfig(name=str(data)) if isinstance(data, str | Path) else data,
     )
     if isinstance(model, nn.Module):
         return run_pipeline(config, model)
-    return run_pipeline(replace(config, model=ModelConfig(name=model) if isinstance(model, str) else model))
+    named = ModelConfig(name=str(model)) if isinstance(model, str | Path) else model
+    return run_pipeline(replace(config, model=named))

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from xpruner.config import CompensateConfig
-from xpruner.errors import UsageError, XPrunerError
+from xpruner.config.checks import check
+from xpruner.errors import XPrunerError
 from xpruner.moments import Batches, Moments, channels_last, consumer_moments, ridge
 from xpruner.outputs import classifiers
 from xpruner.passes import Passes
@@ -51,7 +52,7 @@ def compensate(
         XPrunerError: If the statistics are not finite.
     """
     config = config or CompensateConfig()
-    check_focus(config)
+    check(config, "compensate.")
     if config.mode == "none":
         return pruned
     readers = _readers(pruned, dense, plan)
@@ -76,21 +77,6 @@ def compensate(
         bias = weight @ (found.mean[reader.removed] - predict @ found.mean[reader.kept])
         _add(reader.target, weight @ predict, bias, reader.path)
     return pruned
-
-
-def check_focus(config: CompensateConfig) -> None:
-    """Raises UsageError unless ``focus`` is absent or a share."""
-    if config.focus is not None and not 0 <= config.focus <= 1:
-        raise UsageError(f"compensate.focus is {config.focus:g}; it must lie between 0 and 1, such as 0.7.")
-
-
-def check_handed_over(config: CompensateConfig, method: str) -> None:
-    """Raises UsageError where a search has changed weights and the mode would take them for the dense model's."""
-    if config.mode in ("affine", "mean"):
-        raise UsageError(
-            f"compensate.mode is {config.mode}, which fits the dense model's weights, but the search of {method!r} has "
-            "changed them; set it to sequential or none."
-        )
 
 
 @dataclass(frozen=True)

@@ -62,8 +62,9 @@ def run_demo(config: RunConfig, sizes: Mapping[str, Any] = SIZES, recipe: Finetu
         XPrunerError: If a stage fails; the same call continues.
     """
     folder = Path(config.model.name)
-    with Tracker(config.output):
+    with Tracker(config.output) as tracker:
         Run(config)  # another run's directory is refused before anything is trained
+        tracker.open()
         if not (folder / STRUCTURE).exists():
             log.info("training the dense model")
             train_dense(folder, sizes, recipe, config)

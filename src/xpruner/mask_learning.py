@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from xpruner.config import MaskConfig
-from xpruner.errors import UsageError
+from xpruner.config.checks import check
 from xpruner.gates import gating
 from xpruner.learning import LoopOptions, frozen, learn
 from xpruner.masks import ClassMasks, TemporalSmoothness, class_variance, sparsity, total_variation
@@ -49,7 +49,7 @@ def learn_masks(
         UsageError: If a share or weight is out of range.
         XPrunerError: If the loss is not finite.
     """
-    check_mask_config(config)
+    check(config, "masks.")
     if config.steps == 0:
         return masks
     smoothness = Smoothness(config.smooth, masks)
@@ -82,23 +82,6 @@ def learn_masks(
             {"masks": asdict(config), "precision": precision},
         )
     return masks
-
-
-def check_mask_config(config: MaskConfig) -> None:
-    """Raises UsageError for the first value that is out of range."""
-    rules = [
-        ("whole", 0 <= config.whole <= 1, "between 0 and 1"),
-        ("temperature", config.temperature > 0, "positive"),
-        ("steps", config.steps >= 0, "0 or more"),
-        ("lr", config.lr > 0, "positive"),
-        ("wrong", 0 <= config.wrong <= 1, "between 0 and 1"),
-        ("mean", 0 <= config.mean <= 1 - config.wrong, f"between 0 and 1 - masks.wrong ({1 - config.wrong:g})"),
-        ("sparsity", config.sparsity >= 0, "0 or more"),
-        ("smooth_weight", config.smooth_weight >= 0, "0 or more"),
-    ]
-    for name, holds, demand in rules:
-        if not holds:
-            raise UsageError(f"masks.{name} is {getattr(config, name)}; it must be {demand}.")
 
 
 def assign_roles(labels: Tensor, config: MaskConfig) -> Tensor:

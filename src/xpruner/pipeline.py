@@ -3,7 +3,7 @@
 import logging
 import platform
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from xpruner.checkpoint import load, save
-from xpruner.compensation import check_focus, check_handed_over, compensate
+from xpruner.compensation import compensate
 from xpruner.config import RunConfig
+from xpruner.config.checks import check
+from xpruner.config.files import expanded
 from xpruner.cost import count_macs, count_params
 from xpruner.data import InputSpec, Splits, batches, class_names, load_data
 from xpruner.errors import UsageError
@@ -21,16 +23,17 @@ from xpruner.explain.finished import remember_data
 from xpruner.guard_images import guarded_calibration, to_measure
 from xpruner.latency import compare_latency
 from xpruner.methods import Problem, find_method
-from xpruner.methods.base import DENSE_MASKS, MASKS, kinds_for, prepared, write_masks
+from xpruner.methods.base import DENSE_MASKS, MASKS, check_compensation, kinds_for, prepared, write_masks
 from xpruner.models import load_model, load_teacher
 from xpruner.outputs import classes_of
 from xpruner.plan import Budget, Plan
 from xpruner.run import Run
-from xpruner.signals import NONE, find_signal
 from xpruner.surgery import apply
 from xpruner.tracking import Tracker
 from xpruner.training import evaluate, finetune
-from xpruner.training.features import kept_stream
+from xpruner.training.devices import accelerator
+from xpruner.training.features import kept_stream, last_block
+from xpruner.training.job import Job
 from xpruner.units import find_units
 
 log = logging.getLogger("xpruner")
@@ -66,17 +69,21 @@ def run_pipeline(config: RunConfig, model: nn.Module | None = None) -> PruneResu
         UsageError: If the configuration cannot be met; before anything is computed where that can be known.
         XPrunerError: If a stage fails; what was computed lies in the run directory.
     """
+    config = expanded(config)
+    check(config)
     if not find_method(config.method).plain:
         raise UsageError(f"The method {config.method!r} makes models that cannot be saved; `xpruner compare` runs it.")
-    check_guard(config)
-    check_signal(config)
-    check_focus(config.compensate)
+    check_compensation(config)
+    Budget.parse(config.budget, config.round_to)
     with Tracker(config.output) as tracker:
         return _Pipeline(config, model, tracker).run()
 
 
 class _Pipeline:
-    """The stages over one run directory; each reads what the ones before it left."""
+    """The stages over one run directory; each reads what the ones before it left.
+
+    What can be known to be wrong is told before the directory is touched.
+    """
 
     def __init__(self, config: RunConfig, model: nn.Module | None, tracker: Tracker):
         self.config, self.tracker = config, tracker
@@ -90,12 +97,26 @@ class _Pipeline:
         check_classes(self.dense, self.data)
         self.units = find_units(self.dense, kinds_for(config, self.dense))
         self.budget = Budget.parse(config.budget, config.round_to)
-        self.budget.target(self.units)  # out of reach is known before anything is computed
-        if config.max_class_drop is not None:
-            to_measure(self.data.train.labels, len(self.data.calibration), config.max_class_drop)
+        self.teacher = load_teacher(config.finetune, self.dense)
+        self._check()
         self.run_folder = Run(config)
+        tracker.open()
         remember_data(config)
         self._calibration: list[tuple[Tensor, Tensor]] | None = None
+
+    def _check(self) -> None:
+        """Raises UsageError where a later stage could not work on this model and these images."""
+        config = self.config
+        self.budget.target(self.units)
+        find_method(config.method).check(self._problem([]))
+        if config.max_class_drop is not None:
+            to_measure(self.data.train.labels, len(self.data.calibration), config.max_class_drop)
+        data, place = config.data, accelerator()
+        Job(
+            place, self.data.train, config.finetune, data.batch_size, data.workers, config.seed, config.precision
+        ).check()
+        if config.finetune.features:
+            last_block(self.dense)
 
     def run(self) -> PruneResult:
         """Runs the stages in the order of the method."""
@@ -121,14 +142,8 @@ class _Pipeline:
 
     def _search(self) -> dict[str, Any]:
         start = time.perf_counter()
-        problem = Problem(
-            model=self.dense,
-            units=self.units,
-            train=self.data.train,
-            calibration=self._calibration_batches(),
-            num_classes=self.data.num_classes,
-            budget=self.budget,
-            config=self.config,
+        problem = replace(
+            self._problem(self._calibration_batches()),
             state_dir=self.run_folder.state("search"),
             on_step=self.tracker.scalars("search"),
         )
@@ -139,6 +154,17 @@ class _Pipeline:
             self._save(outcome.model, self._found)
         outcome.plan.save(self.run_folder.folder / "plan.json")
         return {**outcome.figures, "seconds": time.perf_counter() - start}
+
+    def _problem(self, calibration: list[tuple[Tensor, Tensor]]) -> Problem:
+        return Problem(
+            model=self.dense,
+            units=self.units,
+            train=self.data.train,
+            calibration=calibration,
+            num_classes=self.data.num_classes,
+            budget=self.budget,
+            config=self.config,
+        )
 
     @property
     def _found(self) -> Path:
@@ -156,8 +182,6 @@ class _Pipeline:
         return {**figures, "budget_asked": asked, "budget_reached": reached, "budget_error": reached / asked - 1}
 
     def _compensated(self, plan: Plan) -> dict[str, Any]:
-        if self._found.exists():
-            check_handed_over(self.config.compensate, self.config.method)
         start = time.perf_counter()
         images = self._calibration_batches()
         model = compensate(
@@ -176,7 +200,7 @@ class _Pipeline:
         start = time.perf_counter()
         model = finetune(
             load(self.run_folder.state("compensated")),
-            load_teacher(self.config.finetune, self.dense),
+            self._teacher(),
             self.data.train,
             self.config.finetune,
             batch_size=self.config.data.batch_size,
@@ -190,6 +214,10 @@ class _Pipeline:
         seconds = time.perf_counter() - start
         self._save(model, self.run_folder.folder / "pruned")
         return {**self._figures(model), "seconds": seconds}
+
+    def _teacher(self) -> nn.Module | None:
+        """Returns what fine-tuning distils from: the dense model as its heads were turned, unless another is named."""
+        return self.dense if self.teacher is not None and self.config.finetune.teacher is None else self.teacher
 
     def _latency(self, pruned: nn.Module) -> dict[str, Any]:
         models = {"dense": self.dense, "pruned": pruned}
@@ -225,21 +253,6 @@ def check_classes(model: Any, data: Splits) -> None:
             f"The model has {classes_of(model)} classes but the data have {data.num_classes}; give a model whose "
             "classifier was trained on these classes."
         )
-
-
-def check_guard(config: RunConfig) -> None:
-    """Raises UsageError where a run asks for a guard that cannot be."""
-    limit = config.max_class_drop
-    if limit is not None and limit <= 0:
-        raise UsageError(f"max_class_drop is {limit:g}; it must be above 0, such as 2 percentage points.")
-    if limit is not None and config.method != "xpruner":
-        raise UsageError(f"max_class_drop guards the plans of method 'xpruner', not {config.method!r}; leave it out.")
-
-
-def check_signal(config: RunConfig) -> None:
-    """Raises UsageError where the masks are to start from evidence that nothing provides."""
-    if config.masks.evidence != NONE:
-        find_signal(config.masks.evidence)
 
 
 def environment() -> dict[str, Any]:

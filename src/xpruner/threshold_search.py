@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from xpruner.config import ThresholdConfig
+from xpruner.config.checks import check
 from xpruner.effective import EffectiveWeights
-from xpruner.errors import UsageError
 from xpruner.gates import gating
 from xpruner.learning import LoopOptions, frozen, learn
 from xpruner.masks import ClassMasks
@@ -71,7 +71,7 @@ def search_thresholds(
         UsageError: If a value is out of range or the budget cannot be reached.
         XPrunerError: If the loss is not finite.
     """
-    check_threshold_config(config)
+    check(config, "thresholds.")
     units = masks.units
     target = budget.target(units) / units.total(budget.resource)
     if config.mode == "global_rank":
@@ -90,23 +90,6 @@ def search_thresholds(
     with torch.no_grad():
         search.check_end()
         return solve(units, search.thresholds.margins(search.importance()), budget, "xpruner")
-
-
-def check_threshold_config(config: ThresholdConfig) -> None:
-    """Raises UsageError for the first value that is out of range."""
-    rules = [
-        ("steps", config.steps >= 0, "0 or more"),
-        ("lr", config.lr > 0, "positive"),
-        ("mask_lr", config.mask_lr >= 0, "0 or more"),
-        ("slope_start", config.slope_start > 0, "positive"),
-        ("slope_end", config.slope_end > 0, "positive"),
-        ("warmup", 0 <= config.warmup <= 1, "between 0 and 1"),
-        ("refit_every", config.refit_every >= 1, "1 or more"),
-        ("constraint", config.constraint == "projected" or not config.compensated, "projected when compensated"),
-    ]
-    for name, holds, demand in rules:
-        if not holds:
-            raise UsageError(f"thresholds.{name} is {getattr(config, name)}; it must be {demand}.")
 
 
 class _Search:

@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Set
 from dataclasses import dataclass
+from logging.handlers import MemoryHandler
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -35,32 +36,47 @@ class Curve:
 class Tracker:
     """Writes the ``xpruner`` log to ``log.txt``, and figures to ``history.jsonl`` and, where installed, TensorBoard.
 
+    Nothing is written before :meth:`open`; what was logged until then comes first in ``log.txt``.
+
     Args:
         folder: The run directory.
     """
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
+        self._log = MemoryHandler(capacity=1, flushOnClose=False)  # hands on at once, as soon as there is a file
         self._writer: Any = None
 
     def __enter__(self) -> "Tracker":
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._handler = logging.FileHandler(self.folder / "log.txt")
-        except OSError as error:
-            raise XPrunerError(f"Cannot write to {self.folder}: {error.strerror}; choose another output.") from error
-        self._handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         logger = logging.getLogger("xpruner")
-        logger.addHandler(self._handler)
+        logger.addHandler(self._log)
         if logger.level == logging.NOTSET:
             logger.setLevel(logging.INFO)
         return self
 
+    def open(self) -> None:
+        """Makes the run directory, where there is none, and begins to write.
+
+        Raises:
+            XPrunerError: If it cannot be written.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            file = logging.FileHandler(self.folder / "log.txt")
+        except OSError as error:
+            raise XPrunerError(f"Cannot write to {self.folder}: {error.strerror}; choose another output.") from error
+        file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        self._log.setTarget(file)
+        self._log.flush()
+
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
+        logger = logging.getLogger("xpruner")
         if kind is not None:
-            logging.getLogger("xpruner").error("stopped: %s", str(error) or kind.__name__)
-        logging.getLogger("xpruner").removeHandler(self._handler)
-        self._handler.close()
+            logger.error("stopped: %s", str(error) or kind.__name__)
+        logger.removeHandler(self._log)
+        if self._log.target is not None:
+            self._log.target.close()
+        self._log.close()
         if self._writer is not None:
             self._writer.close()
 

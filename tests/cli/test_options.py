@@ -81,10 +81,10 @@ def test_lists_and_arguments_of_the_model():
         (["--data.nme=x"], "Unknown flag '--data.nme'; did you mean '--data.name'?"),
         (["--preset", "papre"], "Unknown preset 'papre'; did you mean 'paper'?"),
         (["--config"], "--config stands without a value; give one after it."),
-        (["--seed", "x"], "seed is 'x', but must be int; `xpruner prune --help` lists the options."),
+        (["--seed", "x"], "seed is 'x', but must be a whole number; `xpruner prune --help` lists the options."),
         (
             ["--model.img_size", "x"],
-            "model.img_size is 'x', but must be int | None; `xpruner prune --help` lists the options.",
+            "model.img_size is 'x', but must be a whole number or absent; `xpruner prune --help` lists the options.",
         ),
         (
             ["--data.augment", "much"],
@@ -119,7 +119,7 @@ def test_of_many_flags_the_nearest_are_named():
             "compensate: none",
             "compensate is 'none' in {path}, but must hold keys: compensate.mode, compensate.ridge, compensate.focus.",
         ),
-        ("seed: x", "seed is 'x', but must be int; `xpruner prune --help` lists the options."),
+        ("seed: x", "seed is 'x', but must be a whole number; `xpruner prune --help` lists the options."),
     ],
 )
 def test_a_wrong_file_is_named_with_a_remedy(text, said, file):

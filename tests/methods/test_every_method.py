@@ -74,6 +74,7 @@ def test_it_is_deterministic_and_leaves_the_model_untouched(name):
     problem = replace(tiny_problem(name, model, rounds=2), on_step=lambda step, _figures: updates.append(step))
     first, second = searched(problem), searched(problem)
     assert first.plan == second.plan
+    assert (first.model is not None) == find_method(name).changes_weights
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
     assert footprint(model) == marks

@@ -186,4 +186,4 @@ def test_units_of_every_kind_own_weights():
 
 def test_a_search_without_steps_is_refused():
     with pytest.raises(UsageError, match=r"search\.steps is 0; hessian prunes while it trains"):
-        hessian.search(tiny_problem("hessian", steps=0))
+        hessian.check_steps(tiny_problem("hessian", steps=0))

@@ -10,7 +10,7 @@ from torch import nn
 
 from xpruner.errors import UsageError
 from xpruner.methods import find_method, training
-from xpruner.methods.training import WeightRecipe, identity, loop_options, trainable_copy
+from xpruner.methods.training import WeightRecipe, identity, trainable_copy
 from xpruner.plan import Budget
 
 TRAIN_WEIGHTS = ["hessian", "hvt", "s2vite", "uvc", "vit_slim", "wdpruning"]
@@ -86,13 +86,14 @@ def test_what_a_search_is_known_by(tiny_vit):
     assert identity(problem, lr=0.02)["lr"] == 0.02
 
 
-def test_fp16_is_refused_where_nothing_scales_the_loss():
-    problem = tiny_problem("uvc")
+@pytest.mark.parametrize("name", ["uvc", "wdpruning", "s2vite", "hessian", "vit_slim", "scop"])
+def test_fp16_is_refused_where_nothing_scales_the_loss(name):
+    problem = tiny_problem(name)
     problem = replace(problem, config=replace(problem.config, precision="fp16"))
     with pytest.raises(
-        UsageError, match=r"fp16, in which the gradients of wdpruning would vanish; choose bf16 or fp32\.$"
+        UsageError, match=rf"fp16, in which the gradients of {name} would vanish; choose bf16 or fp32\.$"
     ):
-        loop_options(problem, "wdpruning")
+        find_method(name).check(problem)
 
 
 @pytest.mark.parametrize("name", TRAIN_WEIGHTS)

@@ -9,6 +9,7 @@ from typing import Any
 from xpruner.cli.options import dotted, load_yaml, parse
 from xpruner.compare.plan_of_runs import DENSE, CompareConfig, Entry, RunOfMany, runs_of
 from xpruner.config import RunConfig, preset
+from xpruner.config.checks import check
 from xpruner.errors import UsageError, unknown
 from xpruner.plan import Budget
 
@@ -97,7 +98,7 @@ def checked_runs(
     Raises:
         UsageError: If there is none, two have the same name, or a budget or recipe is out of range.
     """
-    from xpruner.training.recipe import check_config
+    from xpruner.methods.base import check_compensation
 
     runs = list(runs_of(entries, seeds, budgets, length))
     if not runs:
@@ -108,7 +109,9 @@ def checked_runs(
     names = [run.name for run in runs]
     for run in runs:
         Budget.parse(run.config.budget, run.config.round_to)
-        check_config(run.config.finetune)
+        check(run.config)
+        if run.config.method != DENSE:
+            check_compensation(run.config)
         if names.count(run.name) > 1:
             raise UsageError(f"Two entries of {path} make runs called {run.name}; give them other labels.")
     return runs

@@ -6,11 +6,13 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_origin, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
+from xpruner.config.checks import check, in_words
+from xpruner.config.files import expanded
 from xpruner.errors import UsageError, unknown
 
 Options = TypeVar("Options")
@@ -47,7 +49,7 @@ def parse(
         about: What the command does, for ``--help``.
 
     Raises:
-        UsageError: If a flag is unknown or a value has the wrong type.
+        UsageError: If a flag is unknown or a value has the wrong type or is out of range.
     """
     known, with_file = fields_of(type(defaults)), settings is not None
     parser = _parser(f"{command} {words}".strip(), type(defaults), with_file, about)
@@ -58,7 +60,9 @@ def parse(
         parsed = parser.instantiate(parser.parse_args(flags, namespace=base))
     except argparse.ArgumentError as error:
         raise UsageError(f"{_plain(error, known)}; `xpruner {command} --help` lists the options.") from error
-    return type(defaults)(**{name: parsed[name] for name in get_type_hints(type(defaults))})
+    options = expanded(type(defaults)(**{name: parsed[name] for name in get_type_hints(type(defaults))}))
+    check(options)
+    return options
 
 
 def parse_with_run(command: str, defaults: Options, arguments: Sequence[str], about: str) -> Options:
@@ -283,10 +287,4 @@ def _plain(error: Exception, known: dict[str, Any]) -> str:
     wrong = re.match(r'Parser key "([\w.]+)".* value: (.*)$', text)
     if wrong is None or wrong[1] not in known:
         return text
-    return f"{wrong[1]} is {wrong[2]!r}, but must be {_in_words(known[wrong[1]])}"
-
-
-def _in_words(kind: Any) -> str:
-    if get_origin(kind) is Literal:
-        return f"one of {', '.join(get_args(kind))}"
-    return str(kind).replace("typing.", "") if get_args(kind) else kind.__name__
+    return f"{wrong[1]} is {wrong[2]!r}, but must be {in_words(known[wrong[1]])}"

@@ -11,7 +11,7 @@ from torch.utils.data import Subset
 
 from xpruner.compare.measure import measured
 from xpruner.compare.plan_of_runs import DENSE, RunOfMany
-from xpruner.compensation import check_handed_over, compensate
+from xpruner.compensation import compensate
 from xpruner.config import RunConfig
 from xpruner.cost import count_macs, count_params
 from xpruner.data import InputSpec, Splits, batches, class_names, load_data
@@ -151,7 +151,6 @@ class _Protocol:
             model = apply(self.dense, outcome.plan)
             self.stages["cut"] = self._figures(model)
         else:
-            check_handed_over(self.config.compensate, self.config.method)
             model = outcome.model
             if outcome.plan.keep:
                 self.stages["cut"] = self._figures(apply(self.dense, outcome.plan))

@@ -19,34 +19,35 @@ ChannelScore = Callable[[Moments, Tensor], Tensor]
 """From the moments of a consumer's input and its (channels, weights) columns to (channels,) scores."""
 
 
-@register_score("activation_norm", allocation="uniform")
+def check_consumers(problem: Problem) -> None:
+    """Raises UsageError where units have no layer that reads them, such as blocks and query-key dimensions."""
+    for group in problem.units:
+        if group.consumer is None:
+            raise UsageError(
+                f"{problem.config.method!r} looks at the layer that reads a unit and {group.key!r} has none; "
+                "prune kinds of unit that have one, such as head and hidden, or take another method."
+            )
+
+
+@register_score("activation_norm", allocation="uniform", check=check_consumers)
 def activation_norm(problem: Problem) -> Scores:
     """Returns for each unit the mean square, over tokens, of the vector of its channels."""
     return sum_over_channels(problem, lambda moments, _columns: mean_square(moments))
 
 
 def sum_over_channels(problem: Problem, score: ChannelScore) -> Scores:
-    """Returns for each unit the sum of a score over those input channels of its consumer that it makes.
-
-    Raises:
-        UsageError: If units have no consumer, such as blocks.
-    """
+    """Returns for each unit the sum of a score over those input channels of its consumer that it makes."""
     return {key: channels.sum(1) for key, channels in score_channels(problem, score).items()}
 
 
 def score_channels(problem: Problem, score: ChannelScore) -> Scores:
     """Returns for each group's key (units, channels of one) scores of the consumer's input channels that they make.
 
-    Raises:
-        UsageError: If units have no consumer, such as blocks.
+    Args:
+        problem: Of groups that :func:`check_consumers` passes.
+        score: Of each channel.
     """
     model, units = problem.model, problem.units
-    for group in units:
-        if group.consumer is None:
-            raise UsageError(
-                f"{problem.config.method!r} looks at the layer that reads a unit and {group.key!r} has none; "
-                "prune kinds of unit that have one, such as head and hidden, or take another method."
-            )
     with evaluating(model):
         moments = consumer_moments(model, units, problem.calibration, problem.config.precision)
     scores: Scores = {}

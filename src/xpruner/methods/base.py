@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from xpruner.config import RunConfig
-from xpruner.errors import unknown
+from xpruner.errors import UsageError, unknown
 from xpruner.files import write_text, write_whole
 from xpruner.learning import OnStep
 from xpruner.moments import Batches
@@ -105,6 +105,7 @@ def read_outcome(folder: Path) -> Outcome | None:
 
 
 Search = Callable[[Problem], Outcome]
+Check = Callable[[Problem], None]
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,8 @@ class Method:
         kinds: Kinds of unit that it was made for.
         plain: Whether its pruned model is a stock one that a plan describes, so that it can be saved.
         rotates: Whether heads whose dimensions it prunes are first turned, unless a run says otherwise.
+        changes_weights: Whether its outcomes hold a model, whose weights are no longer the dense ones.
+        check: Raises UsageError for a problem that it cannot solve, told by all but the images.
     """
 
     name: str
@@ -124,22 +127,28 @@ class Method:
     kinds: tuple[str, ...] = DEFAULT_KINDS
     plain: bool = True
     rotates: bool = False
+    changes_weights: bool = False
+    check: Check = lambda problem: None
 
     def __call__(self, problem: Problem) -> Outcome:
-        """Searches."""
+        """Searches.
+
+        Raises:
+            UsageError: If the method cannot solve the problem.
+            XPrunerError: If the search fails.
+        """
+        self.check(problem)
         return self.search(problem)
 
 
 _methods: dict[str, Method] = {}
 
 
-def register_method(
-    name: str, kinds: tuple[str, ...] = DEFAULT_KINDS, *, plain: bool = True, rotates: bool = False
-) -> Callable[[Search], Search]:
+def register_method(name: str, kinds: tuple[str, ...] = DEFAULT_KINDS, **properties: Any) -> Callable[[Search], Search]:
     """Registers a method under its name; the arguments are those of :class:`Method`."""
 
     def register(search: Search) -> Search:
-        _methods[name] = Method(name, search, kinds, plain, rotates)
+        _methods[name] = Method(name, search, kinds, **properties)
         return search
 
     return register
@@ -182,6 +191,16 @@ def prepared(dense: nn.Module, batches: Batches, config: RunConfig) -> nn.Module
     if not wanted or {"qk", "v"}.isdisjoint(kinds_for(config, dense)):
         return dense
     return rotate_heads(copy.deepcopy(dense), batches, config.precision)
+
+
+def check_compensation(config: RunConfig) -> None:
+    """Raises UsageError where a search changes weights and compensation would take them for the dense model's."""
+    mode = config.compensate.mode
+    if find_method(config.method).changes_weights and mode in ("affine", "mean"):
+        raise UsageError(
+            f"compensate.mode is {mode}, which fits the dense model's weights, but the search of {config.method!r} "
+            "changes them; set it to sequential or none."
+        )
 
 
 def method_names() -> list[str]:

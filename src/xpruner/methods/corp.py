@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from xpruner.compensation import compensate, solve_ridge
 from xpruner.config import CompensateConfig
-from xpruner.methods.activation import mean_square, sum_over_channels, variance
+from xpruner.methods.activation import check_consumers, mean_square, sum_over_channels, variance
 from xpruner.methods.base import Outcome, Problem, register_method
 from xpruner.methods.flap import fluctuation
 from xpruner.methods.scoring import Scores, allocate, allocation_of
@@ -42,7 +42,12 @@ HeadMoments = dict[str, list[Moments]]
 """For each attention's path the moments of every head's [q; k], 2 x width variables."""
 
 
-@register_method("corp", ("hidden", "qk"), rotates=True)
+def check_readers(problem: Problem) -> None:
+    """Raises UsageError for units that are neither query-key dimensions nor read by a layer, such as blocks."""
+    check_consumers(_without_queries(problem))
+
+
+@register_method("corp", ("hidden", "qk"), rotates=True, changes_weights=True, check=check_readers)
 def search(problem: Problem) -> Outcome:
     """Keeps the same share of every layer, or as another allocation asks, and folds what is lost into the rest."""
     moments = query_key_moments(problem)
@@ -57,14 +62,14 @@ def search(problem: Problem) -> Outcome:
     return Outcome(plan, model=model)
 
 
-def energies(problem: Problem, moments: HeadMoments) -> Scores:
-    """Returns for each unit the energy of what it adds to the logits, or to the output of the layer that reads it.
+def _without_queries(problem: Problem) -> Problem:
+    others = tuple(group for group in problem.units if group.kind != "qk")
+    return replace(problem, units=Units(others, 0, 0, (0, 0, 0)))
 
-    Raises:
-        UsageError: If units are neither query-key dimensions nor read by a layer, such as blocks.
-    """
-    others = Units(tuple(group for group in problem.units if group.kind != "qk"), 0, 0, (0, 0, 0))
-    scores = sum_over_channels(replace(problem, units=others), fluctuation)
+
+def energies(problem: Problem, moments: HeadMoments) -> Scores:
+    """Returns for each unit the energy of what it adds to the logits, or to the output of the layer that reads it."""
+    scores = sum_over_channels(_without_queries(problem), fluctuation)
     for path, heads in moments.items():
         scores[f"{path}:qk"] = sum((logit_energy(head) for head in heads), torch.zeros(()))
     return scores

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from xpruner.compensation import compensate
 from xpruner.config import CompensateConfig
-from xpruner.methods.activation import score_channels, sum_over_channels, variance
+from xpruner.methods.activation import check_consumers, score_channels, sum_over_channels, variance
 from xpruner.methods.base import Outcome, Problem, register_method
 from xpruner.methods.scoring import Scores, allocate
 from xpruner.moments import Moments
@@ -19,7 +19,7 @@ from xpruner.plan import solve
 from xpruner.surgery import apply
 
 
-@register_method("flap")
+@register_method("flap", changes_weights=True, check=check_consumers)
 def flap(problem: Problem) -> Outcome:
     """Ranks units by standardised fluctuation, or as another allocation asks, and compensates biases."""
     allocation = problem.config.search.allocation

@@ -26,7 +26,7 @@ from xpruner.learning import learn
 from xpruner.methods.base import Outcome, Problem, register_method
 from xpruner.methods.latency_table import latency_gains, model_latency
 from xpruner.methods.taylor import weight_times_gradient
-from xpruner.methods.training import WeightRecipe, identity, loop_options
+from xpruner.methods.training import WeightRecipe, check_training, identity, loop_options
 from xpruner.outputs import logits_of
 from xpruner.plan import Plan, solve
 from xpruner.surgery import apply
@@ -50,17 +50,22 @@ PRUNINGS = 40
 """How often units go, at most; in a search of 600 steps about every ninth, in the paper every hundredth."""
 
 
-@register_method("hessian", KINDS)
+def check_steps(problem: Problem) -> None:
+    """Raises UsageError where there are no updates in which to prune, or in fp16."""
+    check_training(problem)
+    steps = problem.config.search.steps
+    if steps < 1:
+        raise UsageError(f"search.steps is {steps}; hessian prunes while it trains: give it 1 or more.")
+
+
+@register_method("hessian", KINDS, changes_weights=True, check=check_steps)
 def search(problem: Problem) -> Outcome:
     """Trains a copy in which the units of least worth are gated away, and cuts it.
 
     Raises:
-        UsageError: If there are no steps, the precision is fp16, or the budget cannot be reached.
+        UsageError: If the budget cannot be reached.
         XPrunerError: If the loss is not finite.
     """
-    config = problem.config
-    if config.search.steps < 1:
-        raise UsageError(f"search.steps is {config.search.steps}; hessian prunes while it trains: give it 1 or more.")
     options, pruning = loop_options(problem, "hessian"), _Pruning(problem)
     with evaluating(problem.model):
         learn(

@@ -28,7 +28,7 @@ from xpruner._compat import declare_torchvision_ops
 from xpruner.cost import trace
 from xpruner.errors import UsageError
 from xpruner.methods.base import Outcome, Problem, register_method
-from xpruner.plan import Budget, Plan
+from xpruner.plan import Plan
 from xpruner.training.loop import finetune
 
 declare_torchvision_ops()
@@ -48,14 +48,25 @@ Pools = Mapping[int, int]
 """For the number of each block that a pool stands before, how many tokens it leaves; ascending."""
 
 
-@register_method("hvt", plain=False)
+def check_tokens(problem: Problem) -> None:
+    """Raises UsageError for a model whose tokens cannot be pooled, or a budget that pooling does not touch."""
+    model: Any = problem.model
+    if problem.budget.resource != "macs":
+        raise UsageError(f"HVT removes no parameters but the budget is in {problem.budget.resource}; give one in MACs.")
+    if type(model) is not VisionTransformer or model.global_pool not in ("token", "avg") or _shape(model)[0] < KERNEL:
+        raise UsageError(
+            f"HVT cannot pool the tokens of this {type(model).__name__}; it takes a timm VisionTransformer whose head "
+            f"reads a class token or the mean of {KERNEL} tokens or more: choose another method."
+        )
+
+
+@register_method("hvt", plain=False, changes_weights=True, check=check_tokens)
 def search(problem: Problem) -> Outcome:
     """Places the pools and trains the pooled network; the plan removes nothing.
 
     Raises:
-        UsageError: If the model is none that HVT can pool, or no pools come near the budget.
+        UsageError: If no pools come near the budget.
     """
-    _check(problem.model, problem.budget)
     size, target = problem.units.input_size, problem.budget.target(problem.units)
     pools = choose_pools(cost_of_pools(problem.model, size), *_shape(problem.model), target)
     log.info("tokens are pooled: %s", ", ".join(f"{n} from block {place} on" for place, n in pools.items()))
@@ -221,13 +232,3 @@ def _staying(model: nn.Module) -> Iterator[None]:
 
 def _shape(model: Any) -> tuple[int, int]:
     return model.patch_embed.num_patches, len(model.blocks)
-
-
-def _check(model: Any, budget: Budget) -> None:
-    if budget.resource != "macs":
-        raise UsageError(f"HVT removes no parameters but the budget is in {budget.resource}; give one in MACs.")
-    if type(model) is not VisionTransformer or model.global_pool not in ("token", "avg") or _shape(model)[0] < KERNEL:
-        raise UsageError(
-            f"HVT cannot pool the tokens of this {type(model).__name__}; it takes a timm VisionTransformer whose head "
-            f"reads a class token or the mean of {KERNEL} tokens or more: choose another method."
-        )

@@ -23,7 +23,7 @@ from xpruner.learning import learn
 from xpruner.methods.base import Outcome, Problem, register_method
 from xpruner.methods.magnitude import l1
 from xpruner.methods.scoring import allocate
-from xpruner.methods.training import WeightRecipe, identity, loop_options, trainable_copy
+from xpruner.methods.training import WeightRecipe, check_training, identity, loop_options, trainable_copy
 from xpruner.outputs import logits_of
 from xpruner.plan import Plan, solve
 from xpruner.surgery import apply
@@ -39,12 +39,12 @@ ROUNDS = 8
 """How often the mask changes at most."""
 
 
-@register_method("s2vite")
+@register_method("s2vite", changes_weights=True, check=check_training)
 def search(problem: Problem) -> Outcome:
     """Trains a copy of the model under a mask that changes, and cuts it by the last one.
 
     Raises:
-        UsageError: If the budget is out of reach, or the precision is fp16.
+        UsageError: If the budget is out of reach.
     """
     options, model = loop_options(problem, "s2vite"), trainable_copy(problem.model)
     device = next(model.parameters()).device

@@ -20,7 +20,7 @@ from xpruner.learning import frozen, learn
 from xpruner.methods.activation import columns
 from xpruner.methods.base import Problem
 from xpruner.methods.scoring import Scores, register_score
-from xpruner.methods.training import identity, loop_options
+from xpruner.methods.training import check_training, identity, loop_options
 from xpruner.outputs import logits_of
 from xpruner.training.devices import autocast
 from xpruner.units import Gate, UnitGroup, Units
@@ -34,11 +34,21 @@ TRAVEL = 2.4
 start and either end. Shorter searches make up for it by a higher rate [our choice]."""
 
 
-@register_score("scop", allocation="uniform")
+def check_consumers(problem: Problem) -> None:
+    """Raises UsageError where units are not read by one layer, in which knockoffs could be mixed, or in fp16."""
+    check_training(problem)
+    for group in problem.units:
+        if group.consumer is None:
+            raise UsageError(
+                f"scop mixes what a layer reads of its units, and the {group.kind} units of {group.module!r} are not "
+                "read by one layer alone; leave them out, or choose another method."
+            )
+
+
+@register_score("scop", allocation="uniform", check=check_consumers)
 def scop(problem: Problem) -> Scores:
     """Returns for each unit what :func:`score` makes of its scale and of its learned share of the real images."""
     model, units = problem.model, problem.units
-    _check(units)
     shares = _learn_shares(problem)
     return {
         group.key: score(scale(model.get_submodule(group.gates[0].path), group), shares[group.key]) for group in units
@@ -48,15 +58,6 @@ def scop(problem: Problem) -> Scores:
 def rate(steps: int) -> float:
     """Returns the learning rate of a search of so many updates."""
     return max(LR, TRAVEL / max(steps, 1))
-
-
-def _check(units: Units) -> None:
-    for group in units:
-        if group.consumer is None:
-            raise UsageError(
-                f"scop mixes what a layer reads of its units, and the {group.kind} units of {group.module!r} are not "
-                "read by one layer alone; leave them out, or choose another method."
-            )
 
 
 def _learn_shares(problem: Problem) -> dict[str, Tensor]:

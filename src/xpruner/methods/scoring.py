@@ -1,6 +1,7 @@
 """Methods that only score units: how their scores become a plan, for all of them in the same three ways."""
 
 from collections.abc import Callable, Hashable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ Score = Callable[[Problem], Scores]
 
 
 def register_score(
-    name: str, kinds: tuple[str, ...] = DEFAULT_KINDS, allocation: str = "global"
+    name: str, kinds: tuple[str, ...] = DEFAULT_KINDS, allocation: str = "global", **properties: Any
 ) -> Callable[[Score], Score]:
     """Registers a score as a method: its plan keeps what scores highest, as the allocation shares the budget.
 
@@ -24,10 +25,11 @@ def register_score(
         name: Of the method.
         kinds: Kinds of unit that it was made for.
         allocation: The method's own, for a run that asks for no other.
+        **properties: Others of :class:`Method`.
     """
 
     def register(score: Score) -> Score:
-        @register_method(name, kinds)
+        @register_method(name, kinds, **properties)
         def search(problem: Problem) -> Outcome:
             chosen = allocation_of(problem, allocation)
             scores = allocate(score(problem), problem.units, chosen, problem.budget.resource)

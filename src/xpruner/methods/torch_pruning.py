@@ -35,15 +35,25 @@ Removed = dict[str, Tensor]
 """For each group's key which of its (units,) go."""
 
 
-@register_method("torch_pruning", KINDS)
-def search(problem: Problem) -> Outcome:
-    """Bisects the package's ratio and fills the rest of the budget.
+def check_package(problem: Problem) -> None:
+    """Raises UsageError without the package, or for a model or kinds that it cannot prune, or not as we read it."""
+    _package()
+    model = problem.model
+    strange = next((group.kind for group in problem.units if group.kind not in KINDS), None)
+    if strange:
+        raise UsageError(f"The method torch_pruning does not know units of the kind {strange!r}; leave them out.")
+    attentions = [model.get_submodule(group.module) for group in problem.units if group.kind == "head"]
+    if not (isinstance(model, VisionTransformer) and all(map(_is_plain, attentions))):
+        raise UsageError(
+            f"The package torch-pruning cannot prune this {type(model).__name__}: it follows timm's VisionTransformer "
+            "where attention has neither tables of relative positions nor norms of queries; take the method isomorphic."
+        )
 
-    Raises:
-        UsageError: If the package is not installed, or the model is none that it can prune.
-    """
+
+@register_method("torch_pruning", KINDS, check=check_package)
+def search(problem: Problem) -> Outcome:
+    """Bisects the package's ratio and fills the rest of the budget."""
     package = _package()
-    _refuse(problem)
     model = copy_with_gradients(problem)
     target = problem.budget.target(problem.units)
     scores = {group.key: torch.ones(group.size, dtype=torch.double) for group in problem.units}
@@ -108,20 +118,6 @@ def _package() -> ModuleType:
     except ImportError as error:
         raise UsageError("The method torch_pruning needs that package; pip install 'xpruner[bench]'.") from error
     return torch_pruning
-
-
-def _refuse(problem: Problem) -> None:
-    """Raises UsageError for a model or kinds of unit that the package cannot prune, or not as we read it."""
-    model = problem.model
-    strange = next((group.kind for group in problem.units if group.kind not in KINDS), None)
-    if strange:
-        raise UsageError(f"The method torch_pruning does not know units of the kind {strange!r}; leave them out.")
-    attentions = [model.get_submodule(group.module) for group in problem.units if group.kind == "head"]
-    if not (isinstance(model, VisionTransformer) and all(map(_is_plain, attentions))):
-        raise UsageError(
-            f"The package torch-pruning cannot prune this {type(model).__name__}: it follows timm's VisionTransformer "
-            "where attention has neither tables of relative positions nor norms of queries; take the method isomorphic."
-        )
 
 
 def _is_plain(attention: Any) -> bool:

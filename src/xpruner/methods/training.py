@@ -58,12 +58,8 @@ def loop_options(problem: Problem, name: str) -> LoopOptions:
     """Returns the loop of one stage of a search: its steps, batches and seed, and where its state is kept.
 
     The seed is not that of fine-tuning, which would go over the same batches again.
-
-    Raises:
-        UsageError: If the precision is fp16, whose gradients would have to be scaled.
     """
     config = problem.config
-    check_precision(config.precision, name)
     folder: Path | None = problem.state_dir / name if problem.state_dir else None
     return LoopOptions(
         steps=config.search.steps, batch_size=config.data.batch_size, seed=config.seed + 1, workers=config.data.workers,
@@ -80,6 +76,11 @@ def check_precision(precision: str, name: str) -> None:
     """
     if precision == "fp16":
         raise UsageError(f"precision is fp16, in which the gradients of {name} would vanish; choose bf16 or fp32.")
+
+
+def check_training(problem: Problem) -> None:
+    """Raises UsageError where a search that trains by gradient cannot: see :func:`check_precision`."""
+    check_precision(problem.config.precision, problem.config.method)
 
 
 def identity(problem: Problem, **more: Any) -> dict[str, Any]:

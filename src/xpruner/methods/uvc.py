@@ -21,14 +21,14 @@ from xpruner.errors import UsageError
 from xpruner.gates import gating
 from xpruner.learning import frozen, learn
 from xpruner.methods.base import Outcome, Problem, register_method
-from xpruner.methods.training import WeightRecipe, identity, loop_options, trainable_copy
+from xpruner.methods.training import WeightRecipe, check_training, identity, loop_options, trainable_copy
 from xpruner.methods.uvc_dual import Compression, column_norms
 from xpruner.outputs import logits_of
 from xpruner.plan import Plan, solve
 from xpruner.surgery import apply
 from xpruner.training.devices import autocast
 from xpruner.training.distill import finetune_loss
-from xpruner.units import UnitGroup, Units
+from xpruner.units import UnitGroup
 
 KINDS = ("head", "hidden", "v", "block")
 DISTILL = 0.1
@@ -40,14 +40,22 @@ CHOICES = 12
 """Steps of the blocks' logits in a search: one every 50 of 600 updates."""
 
 
-@register_method("uvc", KINDS)
-def search(problem: Problem) -> Outcome:
-    """Trains a copy of the model while the counts of its units, its blocks and the duals find their balance.
+def check_columns(problem: Problem) -> None:
+    """Raises UsageError where a group is not read by a layer whose columns could be scored, or in fp16."""
+    check_training(problem)
+    for group in problem.units:
+        if group.kind != "block" and not _has_columns(problem.model, group):
+            raise UsageError(
+                f"uvc scores the columns of the layer that reads the units, and the {group.kind} units of "
+                f"{group.module!r} have none of their own; leave {group.kind!r} out of the kinds of unit to prune."
+            )
+    if all(group.kind == "block" for group in problem.units):
+        raise UsageError("uvc cannot meet a budget by blocks alone; add 'head' or 'hidden' to the kinds of unit.")
 
-    Raises:
-        UsageError: If a group is not read by a layer whose columns could be scored, or the precision is fp16.
-    """
-    _check(problem.model, problem.units)
+
+@register_method("uvc", KINDS, changes_weights=True, check=check_columns)
+def search(problem: Problem) -> Outcome:
+    """Trains a copy of the model while the counts of its units, its blocks and the duals find their balance."""
     options, training = loop_options(problem, "uvc"), _Training(problem)
     recipe = WeightRecipe(training.model, problem)
     with frozen(problem.model):
@@ -59,17 +67,6 @@ def search(problem: Problem) -> Outcome:
     plan = _plan(problem, training.model, training.compression)
     model = apply(training.model, plan, inplace=True).train(problem.model.training)
     return Outcome(plan, figures=training.figures(), model=model)
-
-
-def _check(model: nn.Module, units: Units) -> None:
-    for group in units:
-        if group.kind != "block" and not _has_columns(model, group):
-            raise UsageError(
-                f"uvc scores the columns of the layer that reads the units, and the {group.kind} units of "
-                f"{group.module!r} have none of their own; leave {group.kind!r} out of the kinds of unit to prune."
-            )
-    if all(group.kind == "block" for group in units):
-        raise UsageError("uvc cannot meet a budget by blocks alone; add 'head' or 'hidden' to the kinds of unit.")
 
 
 def _has_columns(model: nn.Module, group: UnitGroup) -> bool:

@@ -8,13 +8,13 @@ compared per cost, which leaves the order of a ViT's hidden units as it is, for 
 kind ``hidden`` alone, it is the paper's.
 """
 
-from xpruner.methods.activation import sum_over_channels, variance
+from xpruner.methods.activation import check_consumers, sum_over_channels, variance
 from xpruner.methods.base import Outcome, Problem, register_method
 from xpruner.methods.flap import with_means_in_biases
 from xpruner.methods.scoring import allocate, allocation_of
 
 
-@register_method("vbp")
+@register_method("vbp", changes_weights=True, check=check_consumers)
 def vbp(problem: Problem) -> Outcome:
     """Removes the units that vary least and adds their means to the biases that read them."""
     variances = sum_over_channels(problem, lambda moments, _columns: variance(moments))

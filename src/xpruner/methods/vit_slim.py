@@ -21,7 +21,7 @@ from xpruner.gates import gating, spread
 from xpruner.learning import learn
 from xpruner.methods.base import Outcome, Problem, register_method
 from xpruner.methods.scoring import Scores, rank_in_scopes
-from xpruner.methods.training import WeightRecipe, identity, loop_options, trainable_copy
+from xpruner.methods.training import WeightRecipe, check_training, identity, loop_options, trainable_copy
 from xpruner.outputs import logits_of
 from xpruner.plan import solve
 from xpruner.surgery import apply
@@ -35,15 +35,27 @@ GATE_LR = 5e-3
 that rate carries a gate that nothing holds from 1 to 0 in 200 of them."""
 
 
-@register_method("vit_slim", kinds=("qk", "v", "hidden"))
+def check_gates(problem: Problem) -> None:
+    """Raises UsageError where a gate cannot be written into weights, or in fp16."""
+    check_training(problem)
+    for group in problem.units:
+        layer: Any = problem.model.get_submodule(group.gates[0].path)
+        foldable = group.gates[0].at in ("input", "output") and len(group.gates) == 1
+        if not foldable or getattr(layer, "groups", 1) > 1:
+            raise UsageError(
+                f"vit_slim writes gates into the weights of one layer, which those of the {group.kind} units of "
+                f"{group.module!r} do not allow; leave {group.kind!r} out of the kinds of unit."
+            )
+
+
+@register_method("vit_slim", ("qk", "v", "hidden"), changes_weights=True, check=check_gates)
 def search(problem: Problem) -> Outcome:
     """Trains a copy of the model together with its gates, writes them into its weights, and cuts the smallest.
 
     Raises:
-        UsageError: If the budget is out of reach, a gate cannot be written into weights, or the precision is fp16.
+        UsageError: If the budget is out of reach.
     """
     problem.budget.target(problem.units)  # out of reach is known before anything is trained
-    _check(problem.model, problem.units)
     options, model = loop_options(problem, "vit_slim"), trainable_copy(problem.model)
     device = next(model.parameters()).device
     gates = nn.ParameterList([torch.ones(group.size, device=device) for group in problem.units])
@@ -66,17 +78,6 @@ def search(problem: Problem) -> Outcome:
     fold(model, problem.units, by_key)
     plan = solve(problem.units, ranked_by_kind(by_key, problem.units), problem.budget, "vit_slim")
     return Outcome(plan, model=apply(model, plan, inplace=True).eval())
-
-
-def _check(model: nn.Module, units: Units) -> None:
-    for group in units:
-        layer: Any = model.get_submodule(group.gates[0].path)
-        foldable = group.gates[0].at in ("input", "output") and len(group.gates) == 1
-        if not foldable or getattr(layer, "groups", 1) > 1:
-            raise UsageError(
-                f"vit_slim writes gates into the weights of one layer, which those of the {group.kind} units of "
-                f"{group.module!r} do not allow; leave {group.kind!r} out of the kinds of unit."
-            )
 
 
 def penalty(gates: Mapping[str, Tensor], units: Units) -> Tensor:

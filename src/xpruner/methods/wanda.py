@@ -5,12 +5,12 @@ unit is worth the sum of these scores over all weights that read it, and every l
 The norm is a root mean square over the tokens, which is the paper's but for a factor common to a layer.
 """
 
-from xpruner.methods.activation import mean_square, sum_over_channels
+from xpruner.methods.activation import check_consumers, mean_square, sum_over_channels
 from xpruner.methods.base import Problem
 from xpruner.methods.scoring import Scores, register_score
 
 
-@register_score("wanda", allocation="uniform")
+@register_score("wanda", allocation="uniform", check=check_consumers)
 def wanda(problem: Problem) -> Scores:
     """Returns for each unit the sum over the weights that read it of |weight| times the norm of what it reads."""
     return sum_over_channels(problem, lambda moments, columns: columns.abs().sum(1) * mean_square(moments).sqrt())

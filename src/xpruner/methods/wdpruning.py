@@ -34,7 +34,7 @@ from xpruner.evidence import class_evidence
 from xpruner.gates import gating
 from xpruner.learning import learn
 from xpruner.methods.base import Outcome, Problem, register_method
-from xpruner.methods.training import LR, WeightRecipe, identity, loop_options, trainable_copy
+from xpruner.methods.training import LR, WeightRecipe, check_training, identity, loop_options, trainable_copy
 from xpruner.moments import reading
 from xpruner.outputs import logits_of
 from xpruner.plan import minimum, solve
@@ -56,12 +56,12 @@ SHALLOW = (2 / 3, 5 / 6)
 """Shares of the depth at which shallow classifiers read."""
 
 
-@register_method("wdpruning")
+@register_method("wdpruning", changes_weights=True, check=check_training)
 def search(problem: Problem) -> Outcome:
     """Learns saliencies and thresholds together with the weights of a copy, and returns it pruned.
 
     Raises:
-        UsageError: If the budget is out of reach, or the precision is fp16.
+        UsageError: If the budget is out of reach.
     """
     options, run = loop_options(problem, "wdpruning"), _Run(problem)
     optimizer, before = run.recipe.optimizer, run.recipe.before

@@ -30,7 +30,16 @@ log = logging.getLogger("xpruner")
 LEVEL = "evidence per cost at a mask of one half"
 
 
-@register_method("xpruner", ("head", "hidden", "qk", "v"), rotates=True)
+def check_search(problem: Problem) -> None:
+    """Raises UsageError for evidence that nothing provides, or where masks or thresholds are to be learned in fp16."""
+    config = problem.config
+    if config.masks.evidence != NONE:
+        find_signal(config.masks.evidence)
+    if config.masks.steps or config.thresholds.steps:
+        check_precision(config.precision, "masks and thresholds")
+
+
+@register_method("xpruner", ("head", "hidden", "qk", "v"), rotates=True, check=check_search)
 def search(problem: Problem) -> Outcome:
     """Learns masks and thresholds and returns the plan, in one round or several.
 
@@ -40,11 +49,8 @@ def search(problem: Problem) -> Outcome:
     the scale of the last round's, so that all can be compared.
 
     Raises:
-        UsageError: If the classes are to be guarded and there are too few images for it, or no plan holds; or masks or
-            thresholds are to be learned in fp16.
+        UsageError: If the classes are to be guarded and there are too few images for it, or no plan holds.
     """
-    if problem.config.masks.steps or problem.config.thresholds.steps:
-        check_precision(problem.config.precision, "masks and thresholds")
     limit = problem.config.max_class_drop
     if limit is not None:
         unseen(problem, limit)  # too few images are known before anything is computed

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from xpruner.config import FinetuneConfig
+from xpruner.config.checks import check
 from xpruner.data import batches
 from xpruner.errors import UsageError
 from xpruner.outputs import logits_of
 from xpruner.training.devices import autocast
 from xpruner.training.distill import finetune_loss
 from xpruner.training.features import feature_loss, handed_on, last_block
-from xpruner.training.recipe import check_config
 
 UNTOLD = ("checkpoint_every", "cuda_graph")
 """Options of the recipe that change nothing but time."""
@@ -71,7 +71,7 @@ class Job:
 
     def check(self) -> None:
         """Raises UsageError where the recipe, the batches or the precision cannot work."""
-        check_config(self.config)
+        check(self.config, "finetune.")
         size, processes = self.batch_size, self.place.num_processes
         if size < 1:
             raise UsageError(f"A step of {size} images, of {self.images}, teaches nothing; both must be 1 or more.")

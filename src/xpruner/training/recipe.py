@@ -5,38 +5,12 @@ from torch.optim import Optimizer
 
 from xpruner._compat import declare_torchvision_ops
 from xpruner.config import FinetuneConfig
-from xpruner.errors import UsageError
 
 declare_torchvision_ops()
 from timm.data import Mixup
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEmaV3
-
-
-def check_config(config: FinetuneConfig) -> None:
-    """Raises UsageError for the first value that is out of range."""
-    rules = [
-        ("epochs", config.epochs >= 0, "0 or more"),
-        ("steps", config.steps is None or config.steps >= 0, "0 or more"),
-        ("lr", config.lr > 0, "positive"),
-        ("min_lr", 0 <= config.min_lr <= config.lr, f"between 0 and lr ({config.lr})"),
-        ("warmup", 0 <= config.warmup < 1, "0 or more and below 1"),
-        ("weight_decay", config.weight_decay >= 0, "0 or more"),
-        ("clip_grad", config.clip_grad > 0, "positive"),
-        ("distill", 0 <= config.distill <= 1, "between 0 and 1"),
-        ("temperature", config.temperature > 0, "positive"),
-        ("features", config.features >= 0, "0 or more"),
-        ("features", config.features == 0 or config.distill > 0, "0 where finetune.distill is 0"),
-        ("label_smoothing", 0 <= config.label_smoothing < 1, "0 or more and below 1"),
-        ("mixup", config.mixup >= 0, "0 or more"),
-        ("cutmix", config.cutmix >= 0, "0 or more"),
-        ("ema_decay", 0 <= config.ema_decay < 1, "0 or more and below 1"),
-        ("checkpoint_every", config.checkpoint_every >= 1, "1 or more"),
-    ]
-    for name, holds, demand in rules:
-        if not holds:
-            raise UsageError(f"finetune.{name} is {getattr(config, name)}; it must be {demand}.")
 
 
 def make_optimizer(model: nn.Module, config: FinetuneConfig) -> Optimizer:

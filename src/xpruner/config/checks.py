@@ -1,0 +1,178 @@
+"""What a configuration alone tells to be wrong with it, said before anything is computed."""
+
+import dataclasses
+import math
+import types
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from xpruner.config.options import (
+    CompensateConfig,
+    DataConfig,
+    FinetuneConfig,
+    MaskConfig,
+    ModelConfig,
+    RunConfig,
+    SearchConfig,
+    ThresholdConfig,
+)
+from xpruner.errors import UsageError
+
+Rule = tuple[str, Callable[[Any], bool], str]
+"""A field, whether its value is right (the whole dataclass is handed over), and what it must be."""
+
+LARGEST_SEED = 2**32 - 1
+"""What numpy, torch and Python's random all take."""
+MOST_ROUNDS = 100
+
+
+def _at_least(name: str, least: float) -> Rule:
+    return name, lambda config: getattr(config, name) is None or getattr(config, name) >= least, f"{least:g} or more"
+
+
+def _positive(name: str) -> Rule:
+    return name, lambda config: getattr(config, name) > 0, "positive"
+
+
+def _share(name: str) -> Rule:
+    return name, lambda config: getattr(config, name) is None or 0 <= getattr(config, name) <= 1, "between 0 and 1"
+
+
+def _below_one(name: str) -> Rule:
+    return name, lambda config: 0 <= getattr(config, name) < 1, "0 or more and below 1"
+
+
+def _inside(name: str) -> Rule:
+    return name, lambda config: 0 < getattr(config, name) < 1, "above 0 and below 1"
+
+
+RULES: dict[type, list[Rule]] = {
+    ModelConfig: [
+        _at_least("num_classes", 2),
+        _at_least("img_size", 1),
+    ],
+    DataConfig: [
+        _at_least("train_size", 1),
+        _at_least("val_size", 0),
+        _at_least("test_size", 1),
+        _inside("test_share"),
+        _at_least("calibration_size", 1),
+        _at_least("batch_size", 1),
+        _at_least("workers", 0),
+        _at_least("max_unreadable", 0),
+    ],
+    MaskConfig: [
+        _share("whole"),
+        _positive("temperature"),
+        _at_least("steps", 0),
+        _positive("lr"),
+        _inside("init"),
+        _at_least("rank", 1),
+        _share("wrong"),
+        ("mean", lambda masks: 0 <= masks.mean <= 1 - masks.wrong, "between 0 and 1 - masks.wrong"),
+        _at_least("sparsity", 0),
+        _at_least("smooth_weight", 0),
+    ],
+    ThresholdConfig: [
+        _at_least("steps", 0),
+        _positive("lr"),
+        _at_least("mask_lr", 0),
+        _positive("slope_start"),
+        _positive("slope_end"),
+        _share("warmup"),
+        _at_least("refit_every", 1),
+        (
+            "constraint",
+            lambda thresholds: thresholds.constraint == "projected" or not thresholds.compensated,
+            "projected when compensated",
+        ),
+    ],
+    SearchConfig: [_at_least("steps", 0)],
+    CompensateConfig: [_at_least("ridge", 0), _share("focus")],
+    FinetuneConfig: [
+        _at_least("epochs", 0),
+        _at_least("steps", 0),
+        _positive("lr"),
+        ("min_lr", lambda recipe: 0 <= recipe.min_lr <= recipe.lr, "between 0 and finetune.lr"),
+        _below_one("warmup"),
+        _at_least("weight_decay", 0),
+        _positive("clip_grad"),
+        _share("distill"),
+        _positive("temperature"),
+        _at_least("features", 0),
+        ("features", lambda recipe: recipe.features == 0 or recipe.distill > 0, "0 where finetune.distill is 0"),
+        _below_one("label_smoothing"),
+        _at_least("mixup", 0),
+        _at_least("cutmix", 0),
+        _below_one("ema_decay"),
+        _at_least("checkpoint_every", 1),
+    ],
+    RunConfig: [
+        ("output", lambda run: bool(run.output.strip()), "a folder, such as runs/half"),
+        ("units", lambda run: run.units is None or len(run.units) > 0, "one kind of unit or more, or absent"),
+        ("rounds", lambda run: 1 <= run.rounds <= MOST_ROUNDS, f"between 1 and {MOST_ROUNDS}"),
+        (
+            "max_class_drop",
+            lambda run: run.max_class_drop is None or run.max_class_drop > 0,
+            "above 0, such as 2 percentage points",
+        ),
+        (
+            "max_class_drop",
+            lambda run: run.max_class_drop is None or run.method == "xpruner",
+            "absent, as it guards the plans of method 'xpruner' alone",
+        ),
+        ("seed", lambda run: 0 <= run.seed <= LARGEST_SEED, f"between 0 and {LARGEST_SEED}"),
+        ("latency", lambda run: all(size >= 1 for size in run.latency), "a list of batch sizes, each 1 or more"),
+    ],
+}
+
+
+def check(config: Any, prefix: str = "") -> None:
+    """Raises UsageError for the first option of a dataclass, or of those in it, of a wrong type or out of range.
+
+    Args:
+        config: A RunConfig, one of its parts, or any dataclass that holds some of them.
+        prefix: In front of the names of its fields, such as ``finetune.``, for messages.
+    """
+    for name, kind in get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        if dataclasses.is_dataclass(kind):
+            if not isinstance(value, kind):  # type: ignore[arg-type]
+                raise UsageError(f"{prefix}{name} is {value!r}; it must be a {kind.__name__}.")  # type: ignore[union-attr]
+            check(value, f"{prefix}{name}.")
+        elif not _is(value, kind):
+            raise UsageError(f"{prefix}{name} is {value!r}; it must be {in_words(kind)}.")
+    for name, holds, demand in RULES.get(type(config), []):
+        if not holds(config):
+            raise UsageError(f"{prefix}{name} is {getattr(config, name)!r}; it must be {demand}.")
+
+
+def in_words(kind: Any) -> str:
+    """Returns what a type is called in messages."""
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(get_args(kind))}"
+    if get_origin(kind) in (Union, types.UnionType):
+        return " or ".join("absent" if part is type(None) else in_words(part) for part in get_args(kind))
+    if get_args(kind):
+        return str(kind).replace("typing.", "")
+    return {"str": "text", "int": "a whole number", "float": "a finite number", "bool": "true or false"}.get(
+        kind.__name__, kind.__name__
+    )
+
+
+def _is(value: Any, kind: Any) -> bool:
+    """Returns whether a value is of a type as annotations write it; a whole number passes for a float."""
+    origin, parts = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return True
+    if origin is Literal:
+        return value in parts
+    if origin in (Union, types.UnionType):
+        return any(_is(value, part) for part in parts)
+    if origin is list:
+        return isinstance(value, list | tuple) and all(_is(item, parts[0]) for item in value)
+    if origin is dict:
+        return isinstance(value, Mapping) and all(_is(k, parts[0]) and _is(v, parts[1]) for k, v in value.items())
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))

@@ -1,0 +1,52 @@
+"""Between plain values, as YAML and Python dicts hold them, and the dataclasses of a configuration."""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from typing import Any, TypeVar, get_type_hints
+
+from xpruner.errors import UsageError, unknown
+
+Options = TypeVar("Options")
+
+
+def from_dict(options: type[Options], values: Any, base: Options | None = None, prefix: str = "") -> Options:
+    """Returns a dataclass, and those in it, from nested plain values.
+
+    Args:
+        options: The dataclass.
+        values: By the names of its fields; or such a dataclass already, which is returned.
+        base: Where what is not among the values comes from; the defaults when absent.
+        prefix: In front of the names, such as ``finetune.``, for messages.
+
+    Raises:
+        UsageError: If a name is none of its fields, or the values are not by name.
+    """
+    if isinstance(values, options):
+        return values
+    if not isinstance(values, Mapping):
+        name, kind = prefix.rstrip(".") or "The configuration", options.__name__
+        raise UsageError(f"{name} is {values!r}, but must be a {kind} or a dict of its options.")
+    kinds, base = get_type_hints(options), options() if base is None else base
+    for name in values:
+        if name not in kinds:
+            raise unknown("option", f"{prefix}{name}", [f"{prefix}{kind}" for kind in kinds])
+    read = {
+        name: from_dict(kinds[name], value, getattr(base, name), f"{prefix}{name}.")
+        if dataclasses.is_dataclass(kinds[name])
+        else value
+        for name, value in values.items()
+    }
+    return dataclasses.replace(base, **read)  # type: ignore[type-var]
+
+
+def expanded(options: Options) -> Options:
+    """Returns a dataclass with ``~`` in its paths, and in those of the dataclasses in it, as the home folder."""
+    changed = {}
+    for field in dataclasses.fields(options):  # type: ignore[arg-type]
+        value = getattr(options, field.name)
+        if dataclasses.is_dataclass(value):
+            changed[field.name] = expanded(value)
+        elif isinstance(value, str) and value.startswith("~"):
+            changed[field.name] = os.path.expanduser(value)  # noqa: PTH111 - a Path would drop what a name may end in
+    return dataclasses.replace(options, **changed)  # type: ignore[type-var]

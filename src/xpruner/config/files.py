@@ -42,7 +42,7 @@ def from_dict(options: type[Options], values: Any, base: Options | None = None, 
 
 def expanded(options: Options) -> Options:
     """Returns a dataclass with ``~`` in its paths, and in those of the dataclasses in it, as the home folder."""
-    changed = {}
+    changed: dict[str, Any] = {}
     for field in dataclasses.fields(options):  # type: ignore[arg-type]
         value = getattr(options, field.name)
         if dataclasses.is_dataclass(value):

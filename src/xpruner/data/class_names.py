@@ -1,0 +1,144 @@
+"""Brings the classes of data and model together: the same names in another order are mapped, others are refused."""
+
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from xpruner.data.sources import Source
+from xpruner.errors import UsageError
+
+log = logging.getLogger("xpruner")
+
+SYNSET = re.compile(r"n\d{8}")
+"""WordNet's names of ImageNet's classes, which say nothing of the words for them."""
+SHOWN = 3
+"""So many names that one side lacks are listed."""
+
+
+@dataclass(frozen=True)
+class Classes:
+    """What a classifier tells apart.
+
+    Attributes:
+        count: Outputs.
+        names: Of the outputs in order; None where the model does not know them.
+    """
+
+    count: int
+    names: tuple[str, ...] | None = None
+
+
+def match(sources: Sequence[Source], classes: Classes, dataset: str) -> list[str]:
+    """Gives the images of all sources the labels that a model has for their classes, in place; returns the names.
+
+    Args:
+        sources: The training images and, behind them, any others with the same classes.
+        classes: Of the model.
+        dataset: Its name, for messages.
+
+    Raises:
+        UsageError: If the model has other classes, or as many of another number.
+    """
+    found = sources[0].class_names
+    names = found or [str(label) for label in range(int(sources[0].labels.max()) + 1)]
+    if classes.names is not None and found is not None and _comparable(found, classes.names):
+        order = mapping(found, classes.names, dataset)
+        if order != list(range(len(order))):
+            log.info(
+                "The classes of %s lie in another order than the model's; their labels are mapped by name.", dataset
+            )
+        for source in sources:
+            source.labels = np.array(order)[source.labels]
+            source.class_names = list(classes.names)
+        return list(classes.names)
+    if classes.count != len(names):
+        raise UsageError(
+            f"The model has {classes.count} classes but the data have {len(names)}: "
+            f"{likely_cause(sources[0])}give a model whose classifier was trained on these classes."
+        )
+    return list(classes.names) if found is None and classes.names is not None else names
+
+
+def mapping(names: Sequence[str], wanted: Sequence[str], dataset: str) -> list[int]:
+    """Returns for each of the data's classes the label that the model has for it.
+
+    Capitals, spaces, hyphens and underscores make no other name.
+
+    Raises:
+        UsageError: If the names are not the same set; the first that one side lacks are named.
+    """
+    plain = {_plain(name): label for label, name in enumerate(wanted)}
+    here = [_plain(name) for name in names]
+    if len(plain) < len(wanted) or len(set(here)) < len(here):  # names that several classes share tell no order
+        plain, here = {name: label for label, name in enumerate(wanted)}, list(names)
+    missing = [name for name in wanted if _plain(name) not in map(_plain, names)]
+    strange = [name for name in names if _plain(name) not in map(_plain, wanted)]
+    if missing or strange or len(names) != len(wanted):
+        parts = [f"the data lack {_listed(missing)}"] * bool(missing) + [f"the model lacks {_listed(strange)}"] * bool(
+            strange
+        )
+        raise UsageError(
+            f"The classes of {dataset!r} are not those of the model: {' and '.join(parts) or 'some names are repeated'}; "
+            "give images of the model's classes in folders of their names, or another model."
+        )
+    return [plain[name] for name in here]
+
+
+def likely_cause(source: Source) -> str:
+    """Returns what may be wrong where data have another number of classes than the model, with a colon; or nothing."""
+    if source.class_names is None and not (source.labels == 0).any():
+        return "no image has label 0, so the labels may start at 1 where they must start at 0: correct them, or "
+    if source.found.empty:
+        return f"{_listed(source.found.empty)} {'holds' if len(source.found.empty) == 1 else 'hold'} no image that is read: add some, or "
+    return ""
+
+
+def chosen_order(names: Sequence[str], order: str) -> list[str]:
+    """Returns class names in the order that a run asks for.
+
+    Args:
+        names: In the order in which they were found.
+        order: ``alphabetical`` as torchvision and datasets sort folders, ``natural`` with ``2`` before ``10`` as timm
+            does, or a text file with a name on each line.
+
+    Raises:
+        UsageError: If there is no such file, or its names are others.
+    """
+    if order == "natural":
+        return list(names)
+    if order == "alphabetical":
+        return sorted(names)
+    path = Path(order)
+    if not path.is_file():
+        raise UsageError(
+            f"data.class_order is {order!r}; it must be natural, alphabetical, or a text file with a class on each line."
+        )
+    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if sorted(lines) != sorted(names):
+        lacks = sorted(set(names) - set(lines)) or sorted(set(lines) - set(names)) or ["a name once more"]
+        raise UsageError(
+            f"The classes in {path} are not those of the data: {_listed(lacks)} differs; correct the file."
+        )
+    return lines
+
+
+def _comparable(names: Sequence[str], wanted: Sequence[str]) -> bool:
+    """Tells whether names are of the same kind: numbers and WordNet's codes say nothing of words."""
+    kinds = []
+    for group in (names, wanted):
+        codes = all(SYNSET.fullmatch(name) for name in group)
+        kinds.append("code" if codes else "number" if all(name.isdecimal() for name in group) else "word")
+    return kinds[0] == kinds[1]
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_-]+", " ", name.strip()).casefold()
+
+
+def _listed(names: Sequence[str]) -> str:
+    rest = len(names) - SHOWN
+    return ", ".join(map(repr, names[:SHOWN])) + (f" and {rest} more" if rest > 0 else "")

@@ -1,0 +1,37 @@
+"""What a source of images is known by: its classes, how many images each has, and a checksum of them all."""
+
+import hashlib
+from typing import Any
+
+import numpy as np
+
+from xpruner.data.sources import Source
+
+SIZES, CONTENTS = 100_000, 256
+"""Of so many images, evenly spread, the sizes and the contents go into the checksum."""
+
+
+def fingerprint(source: Source) -> dict[str, Any]:
+    """Returns ``classes``, ``images a class`` and a ``checksum`` of labels, sizes and the contents of some images.
+
+    Where the images lie plays no part, so that they can be moved.
+    """
+    digest = hashlib.sha256(source.labels.astype(np.int64).tobytes())
+    digest.update(source.sizes(_spread(len(source.labels), SIZES)).astype(np.int64).tobytes())
+    for record in _spread(len(source.labels), CONTENTS).tolist():
+        digest.update(_content(source, record))
+    names = source.class_names or []
+    counts = np.bincount(source.labels, minlength=len(names)).tolist()
+    return {"classes": list(names), "images a class": counts, "checksum": digest.hexdigest()[:16]}
+
+
+def _spread(size: int, most: int) -> np.ndarray:
+    return np.unique(np.linspace(0, size - 1, min(size, most)).round().astype(np.int64))
+
+
+def _content(source: Source, record: int) -> bytes:
+    try:
+        stored = source.sizes(np.array([record]))[0] >= 0
+        return source.stored(record) if stored else np.asarray(source.open(record)).tobytes()
+    except OSError:  # an unreadable image is told elsewhere
+        return b""

@@ -1,0 +1,55 @@
+"""What is known of a model besides its weights: how its images are prepared, its classes, how accurate it was."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+
+from xpruner.data.class_names import Classes
+from xpruner.data.spec import InputSpec
+from xpruner.outputs import classes_of
+
+UNNAMED = "LABEL_"
+"""What transformers calls classes of which it knows no name, before their number."""
+
+
+@dataclass(frozen=True)
+class About:
+    """What came with a model; a copy of the model has it too.
+
+    Attributes:
+        input: The images that it expects, where something more than its architecture says so.
+        class_names: Of its outputs in order.
+        top1: Its accuracy, 0 to 1, as noted beside it.
+    """
+
+    input: InputSpec | None = None
+    class_names: tuple[str, ...] | None = None
+    top1: float | None = None
+
+
+def about(model: nn.Module) -> About:
+    """Returns what was noted of a model; nothing where nothing was."""
+    return getattr(model, "about", None) or About()
+
+
+def note(model: Any, **known: Any) -> None:
+    """Notes something of a model, by the names of :class:`About`."""
+    model.about = replace(about(model), **known)
+
+
+def known_classes(model: Any) -> Classes:
+    """Returns how many classes a classifier of timm or transformers has, and their names where it knows them."""
+    count = classes_of(model)
+    names = about(model).class_names or _of_transformers(model) or _of_timm(model)
+    return Classes(count, tuple(map(str, names)) if names and len(names) == count else None)
+
+
+def _of_transformers(model: Any) -> list[str] | None:
+    labels = getattr(getattr(model, "config", None), "id2label", None) or {}
+    names = [str(labels[number]) for number in sorted(labels, key=int)]
+    return None if all(name == f"{UNNAMED}{number}" for number, name in enumerate(names)) else names
+
+
+def _of_timm(model: Any) -> Any:
+    return (getattr(model, "pretrained_cfg", None) or {}).get("label_names")

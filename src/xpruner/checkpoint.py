@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from xpruner.data.spec import InputSpec
 from xpruner.errors import UsageError, XPrunerError
 from xpruner.files import write_text, write_whole
+from xpruner.models.tensors import check_tensors, in_float32
 from xpruner.outputs import tensors_of
 from xpruner.plan import Plan
 from xpruner.skeleton import Misfit, guesses, identify, skeleton, version_of
@@ -47,7 +48,8 @@ def save(
         class_names: Of the classifier's outputs in order.
 
     Raises:
-        UsageError: If the model cannot be rebuilt from its architecture and arguments.
+        UsageError: If the model cannot be rebuilt from its architecture and arguments, or its weights are not finite or
+            not of floating point.
         XPrunerError: If the disk is full or the folder cannot be written.
     """
     names = list(class_names) if class_names is not None else None
@@ -70,10 +72,12 @@ def save(
 def load(folder: str | Path) -> nn.Module:
     """Returns a saved model on the CPU in eval mode; its outputs are bit for bit those of the model saved there.
 
-    Its attention is fused where timm fuses it by default, whatever the saved model had set.
+    Its attention is fused where timm fuses it by default, whatever the saved model had set, and weights saved in half
+    or double precision are read in float32. Nothing is fetched, and no code in the folder runs.
 
     Raises:
-        UsageError: If the folder holds no saved model, or one of an architecture that timm does not know.
+        UsageError: If the folder holds no saved model, one of an architecture that timm does not know, arguments that
+            could run code or fetch files, or weights that are not finite or not of floating point.
         XPrunerError: If a file is damaged or of a newer version, or the two do not fit each other.
     """
     structure = read_structure(folder)
@@ -84,8 +88,8 @@ def load(folder: str | Path) -> nn.Module:
     except (SafetensorError, OSError) as error:
         raise XPrunerError(f"{path} is damaged ({error}); copy it again or save the model again.") from error
     try:
-        dense = skeleton(structure.library, structure.architecture, structure.kwargs)
-        model = _fit(dense, structure, weights)
+        dense = skeleton(structure.library, structure.architecture, structure.kwargs, str(path.with_name(STRUCTURE)))
+        model = _fit(dense, structure, in_float32(weights, str(path)), str(path))
     except Misfit as misfit:
         library = structure.library
         raise XPrunerError(
@@ -95,6 +99,19 @@ def load(folder: str | Path) -> nn.Module:
     if structure.library == "timm":
         model.pretrained_cfg.update(structure.input.to_dict())
     return model
+
+
+def arguments_of(model: nn.Module, kwargs: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Returns the arguments that rebuild a model, proven by rebuilding it; best asked before the model is cut.
+
+    Args:
+        model: As for :func:`save`.
+        kwargs: The arguments given to ``timm.create_model``; deduced from the model when absent.
+
+    Raises:
+        UsageError: If the model cannot be rebuilt from its architecture and arguments.
+    """
+    return _describe(model, kwargs, InputSpec.of(model), None).kwargs
 
 
 def read_structure(folder: str | Path) -> Structure:
@@ -206,7 +223,7 @@ def _own_config(model: Any, structure: Structure, weights: Mapping[str, Tensor])
     return None if first_difference(weights, rebuilt.state_dict()) else json.dumps(config, indent=1)
 
 
-def _fit(dense: Any, structure: Structure, weights: Mapping[str, Tensor]) -> Any:
+def _fit(dense: Any, structure: Structure, weights: Mapping[str, Tensor], where: str = "the model") -> Any:
     """Cuts a dense skeleton to the structure, in place, and gives it the weights, in eval mode."""
     sizes = {key: part.size for key, part in prunable_parts(dense).items()}
     for key, count in structure.units.items():
@@ -226,6 +243,7 @@ def _fit(dense: Any, structure: Structure, weights: Mapping[str, Tensor]) -> Any
     difference = first_difference(weights, stock)
     if difference:
         raise Misfit(difference)
+    check_tensors(weights, dict(model.named_parameters()), where)
     model.load_state_dict(weights, assign=True)
     for name, buffer in model.named_buffers():
         if name not in stock and buffer.is_floating_point():  # such as Swin's masks, which are built in float32

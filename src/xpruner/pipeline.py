@@ -3,6 +3,7 @@
 import logging
 import platform
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from xpruner.checkpoint import load, save
+from xpruner.checkpoint import arguments_of, load, save
 from xpruner.compensation import compensate
 from xpruner.config import RunConfig
 from xpruner.config.checks import check
@@ -25,6 +26,7 @@ from xpruner.latency import compare_latency
 from xpruner.methods import Problem, find_method
 from xpruner.methods.base import DENSE_MASKS, MASKS, check_compensation, kinds_for, prepared, write_masks
 from xpruner.models import load_model, load_teacher
+from xpruner.models.own_copy import own_copy
 from xpruner.outputs import classes_of
 from xpruner.plan import Budget, Plan
 from xpruner.run import Run
@@ -58,12 +60,15 @@ class PruneResult:
     folder: Path = Path()
 
 
-def run_pipeline(config: RunConfig, model: nn.Module | None = None) -> PruneResult:
+def run_pipeline(
+    config: RunConfig, model: nn.Module | None = None, kwargs: Mapping[str, Any] | None = None
+) -> PruneResult:
     """Runs every stage that the run directory does not hold yet.
 
     Args:
         config: The whole run.
-        model: The dense model, when it is at hand; else the config says which.
+        model: The dense model, when it is at hand; else the config says which. It stays as it is.
+        kwargs: The arguments of ``timm.create_model`` that made it, where they cannot be deduced from it.
 
     Raises:
         UsageError: If the configuration cannot be met; before anything is computed where that can be known.
@@ -76,7 +81,7 @@ def run_pipeline(config: RunConfig, model: nn.Module | None = None) -> PruneResu
     check_compensation(config)
     Budget.parse(config.budget, config.round_to)
     with Tracker(config.output) as tracker:
-        return _Pipeline(config, model, tracker).run()
+        return _Pipeline(config, tracker, model, kwargs).run()
 
 
 class _Pipeline:
@@ -85,10 +90,13 @@ class _Pipeline:
     What can be known to be wrong is told before the directory is touched.
     """
 
-    def __init__(self, config: RunConfig, model: nn.Module | None, tracker: Tracker):
+    def __init__(self, config: RunConfig, tracker: Tracker, model: nn.Module | None, kwargs: Mapping[str, Any] | None):
         self.config, self.tracker = config, tracker
         self.kwargs: dict[str, Any] | None = None
-        if model is None:
+        if model is not None:
+            model = own_copy(model)
+            self.kwargs = arguments_of(model, kwargs)  # once, of the dense model: a pruned one no longer tells them
+        else:
             classes = config.model.num_classes or len(class_names(config.data))
             model, self.kwargs = load_model(config.model, classes)
         self.dense = model.eval()

@@ -1,5 +1,6 @@
 """How an image becomes the input of a model: size, crop, interpolation and normalisation."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +9,7 @@ from torch import nn
 
 from xpruner._compat import declare_torchvision_ops
 from xpruner.cost import input_size
+from xpruner.errors import UsageError
 
 declare_torchvision_ops()
 
@@ -35,6 +37,14 @@ class InputSpec:
     crop_pct: float = 1.0
     crop_mode: str = "center"
     channels: int = 3
+
+    def __post_init__(self) -> None:
+        """Raises UsageError where no image could be prepared so."""
+        for name, values in (("size", self.size), ("std", self.std), ("crop_pct", (self.crop_pct,))):
+            if not all(math.isfinite(value) and value > 0 for value in values):
+                raise UsageError(f"The preprocessing has {name} {getattr(self, name)}; it must be finite and above 0.")
+        if not all(map(math.isfinite, self.mean)):
+            raise UsageError(f"The preprocessing has mean {self.mean}; it must be finite.")
 
     @classmethod
     def of(cls, model: nn.Module) -> "InputSpec":

@@ -5,12 +5,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from xpruner._compat import declare_torchvision_ops
 from xpruner.checkpoint import CONFIG, STRUCTURE, load, read_structure
 from xpruner.config import FinetuneConfig, ModelConfig
-from xpruner.errors import UsageError, XPrunerError, require
+from xpruner.errors import UsageError, XPrunerError
+from xpruner.models.arguments import check_timm
+from xpruner.models.classifier import check_single_label
+from xpruner.models.of_transformers import read_transformers
 from xpruner.models.weights import load_weights
 from xpruner.outputs import classes_of
 from xpruner.skeleton import unknown_model
@@ -37,7 +41,8 @@ def load_model(config: ModelConfig, num_classes: int | None = None) -> tuple[nn.
         transformers, which knows its configuration.
 
     Raises:
-        UsageError: If the name or an argument is unknown, or the weights are not those of this model.
+        UsageError: If the name or an argument is unknown or could run code or fetch files, or the weights are not
+            those of this model, not finite or not of floating point.
         XPrunerError: If a file is damaged, or published weights cannot be fetched.
     """
     if _of_transformers(config.name):
@@ -91,18 +96,7 @@ def _from_transformers(config: ModelConfig) -> nn.Module:
     settled = [key for key in ("checkpoint", "num_classes", "img_size") if getattr(config, key)]
     if settled:
         raise UsageError(f"{config.name} is complete as it is; leave out model.{' and model.'.join(settled)}.")
-    library = require("transformers", "load this model")
-    name = config.name.removeprefix(PREFIX)
-    try:
-        return library.AutoModelForImageClassification.from_pretrained(
-            name, use_safetensors=True, **config.kwargs
-        ).eval()
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise UsageError(
-            f"transformers cannot load {name!r} ({reason}); give a folder or hub name of an image classifier whose "
-            "weights are safetensors."
-        ) from error
+    return read_transformers(config.name.removeprefix(PREFIX), config.kwargs)
 
 
 def _is_folder(name: str) -> bool:
@@ -118,6 +112,7 @@ def _from_folder(config: ModelConfig, num_classes: int | None) -> tuple[nn.Modul
         )
     structure = read_structure(config.name)
     model: Any = load(config.name)
+    check_single_label(model)
     wanted = config.num_classes or num_classes or classes_of(model)
     if wanted != classes_of(model):
         raise UsageError(
@@ -128,8 +123,12 @@ def _from_folder(config: ModelConfig, num_classes: int | None) -> tuple[nn.Modul
 
 
 def _create(config: ModelConfig, kwargs: Mapping[str, Any]) -> Any:
+    """Makes a model of timm; what is drawn at random, such as a head for other classes, is the same every time."""
+    check_timm(kwargs, "model.kwargs")
     try:
-        return timm.create_model(config.name, pretrained=config.pretrained, **kwargs)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(0)
+            return timm.create_model(config.name, pretrained=config.pretrained, **kwargs)
     except Exception as error:  # from the network and the hub, or whatever timm raises at arguments it does not take
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         if config.pretrained and isinstance(error, OSError | RuntimeError):

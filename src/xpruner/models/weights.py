@@ -1,69 +1,73 @@
-"""Weights from a file that training left, whatever it nests them in."""
+"""A model of timm gets the weights that training left in a file."""
 
-import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-import torch
-from safetensors import SafetensorError
+import numpy as np
 from torch import Tensor
 
 from xpruner.checkpoint import first_difference
 from xpruner.errors import UsageError, XPrunerError
-
-NESTS = ("state_dict_ema", "state_dict", "model")
-"""Keys under which training scripts put the weights; as in timm, averaged ones come first."""
+from xpruner.models.files import read_weights
+from xpruner.models.tensors import check_tensors, in_float32
 
 
 def load_weights(model: Any, path: Path) -> None:
-    """Gives a model of timm the weights in a file: safetensors, or a pickle read with ``weights_only=True``.
+    """Gives a model of timm the weights in a file: all that timm's ``load_checkpoint`` reads, read the same way.
 
     Raises:
         UsageError: If there is no such file, or its weights are not those of this model.
         XPrunerError: If it is damaged.
     """
-    if not path.is_file():
-        raise UsageError(f"There is no checkpoint {path}; correct model.checkpoint.")
-    weights = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
-    heads = model.pretrained_cfg.get("classifier") or ()
-    for head in (heads,) if isinstance(heads, str) else heads:
+    if path.suffix.lower() in (".npz", ".npy") and path.is_file():
+        _load_arrays(model, path)
+        return
+    weights = read_weights(path)
+    for head in _heads(model):
         classifier = weights.get(f"{head}.weight")
-        if classifier is not None and len(classifier) != model.num_classes:
-            raise UsageError(
-                f"The checkpoint {path} has {len(classifier)} classes where the model has {model.num_classes}; "
-                f"set model.num_classes to {len(classifier)} or give another checkpoint."
-            )
+        if classifier is not None:
+            _check_classes(path, len(classifier), model.num_classes)
     difference = first_difference(weights, model.state_dict())
     if difference:
         raise UsageError(
             f"The checkpoint {path} does not fit {model.pretrained_cfg['architecture']}: {difference}; "
             "give another checkpoint, or correct the model's name, img_size or kwargs."
         )
-    model.load_state_dict(weights)
+    _fill(model, weights, path)
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
+def _fill(model: Any, weights: Mapping[str, Tensor], path: Path) -> None:
+    where = f"the checkpoint {path}"
+    check_tensors(weights, dict(model.named_parameters()), where)
+    model.load_state_dict(in_float32(weights, where))
+
+
+def _load_arrays(model: Any, path: Path) -> None:
+    """Loads the arrays of a checkpoint of JAX as timm does, which leaves a classifier of other classes random."""
     try:
-        return safetensors.torch.load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise XPrunerError(f"The checkpoint {path} is damaged ({error}); fetch it again.") from error
-
-
-def _read_pickle(path: Path) -> dict[str, Tensor]:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+        with np.load(path, allow_pickle=False) as arrays:
+            heads = [len(arrays[name]) for name in arrays.files if name.endswith("head/bias")]
+        _check_classes(path, heads[0] if heads else 0, model.num_classes)
+        model.load_pretrained(str(path))
+    except UsageError:
+        raise
+    except Exception as error:  # whatever numpy and timm raise at other arrays
         raise XPrunerError(
-            f"The checkpoint {path} holds more than tensors, or is damaged, and is not read; convert it to safetensors."
+            f"timm cannot read the arrays in {path} into this model ({error}); convert them to safetensors."
         ) from error
-    except (OSError, EOFError, RuntimeError, ValueError) as error:
-        raise XPrunerError(f"The checkpoint {path} is damaged ({error}); fetch it again.") from error
-    for nest in NESTS:
-        if isinstance(content, dict) and isinstance(content.get(nest), dict):
-            content = content[nest]
-            break
-    named = isinstance(content, dict) and all(isinstance(x, str) and isinstance(y, Tensor) for x, y in content.items())
-    if not named:
-        raise UsageError(f"The checkpoint {path} holds no weights by name; give a file of a model's state_dict.")
-    return {name.removeprefix("module."): tensor for name, tensor in content.items()}
+
+
+def _heads(model: Any) -> tuple[str, ...]:
+    heads = model.pretrained_cfg.get("classifier") or ()
+    return (heads,) if isinstance(heads, str) else tuple(heads)
+
+
+def _check_classes(path: Path, given: int, wanted: int) -> None:
+    """Raises UsageError where a checkpoint has other classes; a remedy that shifts labels is none."""
+    if given != wanted:
+        raise UsageError(
+            f"The checkpoint {path} has {given} classes where {wanted} are asked for; if the data should have {given}, "
+            "look for labels that start at 1, a class folder that is empty or not read, or a stray folder such as "
+            "__MACOSX, else give a checkpoint that was trained on these classes."
+        )

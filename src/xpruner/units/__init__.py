@@ -16,6 +16,7 @@ from xpruner.units import transformers as _transformers  # noqa: F401  likewise,
 from xpruner.units.base import Gate, Keep, Term, UnitGroup, Units
 from xpruner.units.embed import EmbedAdapter, stream_key, streams_of
 from xpruner.units.registry import Adapter, PrunablePart, leave_whole, parts_of, register_adapter, why_whole
+from xpruner.units.wrappers import check_module
 
 __all__ = [
     "DEFAULT_KINDS",
@@ -53,7 +54,8 @@ def find_units(
         The groups in forward order. MACs and parameters come from the real shapes and the real token counts.
 
     Raises:
-        UsageError: If a module that holds units has no adapter or cannot be cut exactly (named), or a kind is unknown.
+        UsageError: If a module that holds units has no adapter or cannot be cut exactly (named), a kind is unknown, or
+            something wraps the model or changed its layers (adapters, parametrizations), with what to do first.
     """
     for kind in kinds:
         if kind not in KINDS:
@@ -83,12 +85,13 @@ def prunable_parts(model: nn.Module) -> dict[str, PrunablePart]:
     """Returns every prunable module of a model by its group's key, of all kinds, without counting what anything costs.
 
     Raises:
-        UsageError: If a module looks as if it held units and has no adapter.
+        UsageError: If a module looks as if it held units and has no adapter, or something wraps the model.
     """
     return {part.key: part for part in _every_part(model) if not part.adapter.refuse(part.module)}
 
 
 def _every_part(model: nn.Module) -> Iterable[PrunablePart]:
+    check_module(model)
     yield from streams_of(model)
     yield from parts_of(model)
 

@@ -94,6 +94,7 @@ class _Pipeline:
         if config.max_class_drop is not None:
             to_measure(self.data.train.labels, len(self.data.calibration), config.max_class_drop)
         self.run_folder = Run(config)
+        self.config = self.run_folder.config
         remember_data(config)
         self._calibration: list[tuple[Tensor, Tensor]] | None = None
 
@@ -110,7 +111,7 @@ class _Pipeline:
         pruned = load(run.folder / "pruned")
         if self.config.latency:
             run.stage("latency", lambda: self._latency(pruned))
-        run.stage("environment", environment)
+        run.stage("environment", lambda: environment(self.config.precision))
         masks = run.folder / MASKS
         return PruneResult(pruned, plan, load_file(masks) if masks.exists() else {}, run.metrics, run.folder)
 
@@ -242,8 +243,8 @@ def check_signal(config: RunConfig) -> None:
         find_signal(config.masks.evidence)
 
 
-def environment() -> dict[str, Any]:
-    """Returns the versions that a result depends on."""
+def environment(precision: str) -> dict[str, Any]:
+    """Returns what a result depends on: versions and device, and in which precision it was made."""
     import timm
 
     return {
@@ -251,5 +252,6 @@ def environment() -> dict[str, Any]:
         "torch": torch.__version__,
         "timm": timm.__version__,
         "threads": torch.get_num_threads(),
+        "precision": precision,
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
     }

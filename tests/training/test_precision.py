@@ -1,6 +1,10 @@
 """Which precision ``auto`` is: by what the device can do, and on a CPU by what a step takes."""
 
 import logging
+import os
+import platform
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -54,6 +58,18 @@ def test_a_device_that_nothing_is_known_of_has_fp32():
 def test_a_cpu_without_the_instructions_has_fp32_and_nothing_is_timed(cpu):
     cpu(False)
     assert resolve_precision("auto", CPU) == "fp32"
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="of oneDNN on x86 alone")
+def test_a_cpu_that_is_held_to_avx2_has_fp32():
+    """As oneDNN reads its environment once, in a process of its own."""
+    code = (
+        "import runpy, torch; "
+        f"print(runpy.run_path({module.__file__!r})['resolve_precision']('auto', torch.device('cpu')))"
+    )
+    environment = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "fp32\n"
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,8 @@ from xpruner.models import load_model
 from xpruner.pipeline import environment, run_pipeline
 from xpruner.run import comparable
 from xpruner.training import evaluate, finetune
+from xpruner.training.devices import accelerator
+from xpruner.training.precision import resolve_precision
 
 HEADS_AND_HIDDEN = ["head", "hidden"]
 RESULTS = Path(__file__).parent / "results"
@@ -88,22 +90,24 @@ def configure(args: argparse.Namespace, name: str, budget: str) -> RunConfig:
 
 def prune_once(args: argparse.Namespace, name: str, budget: str) -> dict:
     config = configure(args, name, budget)
-    return {"config": comparable(config), "metrics": run_pipeline(config).metrics}
+    metrics = run_pipeline(config).metrics
+    return {"config": comparable(replace(config, precision=metrics["environment"]["precision"])), "metrics": metrics}
 
 
 def finetune_dense(args: argparse.Namespace) -> dict:
     """The recipe of the default preset on the dense model, with itself as the teacher."""
     config = configure(args, "default", "1.0")
+    precision = resolve_precision(config.precision, accelerator().device)
     dense, _ = load_model(config.model, 10)
     data = load_data(config.data, InputSpec.of(dense), config.seed)
     start = time.perf_counter()
     tuned = finetune(
         copy.deepcopy(dense), dense, data.train, config.finetune, batch_size=config.data.batch_size, seed=args.seed,
-        precision=config.precision, state_dir=Path(config.output) / "state",
+        precision=precision, state_dir=Path(config.output) / "state",
     )  # fmt: skip
     seconds = time.perf_counter() - start
-    top1 = evaluate(tuned, data.test if data.val is None else data.val, precision=config.precision)
-    metrics = {"finetuned": {"top1": top1, "seconds": seconds}, "environment": environment()}
+    top1 = evaluate(tuned, data.test if data.val is None else data.val, precision=precision)
+    metrics = {"finetuned": {"top1": top1, "seconds": seconds}, "environment": environment(precision)}
     return {"config": {"finetune": asdict(config.finetune)}, "metrics": metrics}
 
 

@@ -42,7 +42,7 @@ def main() -> None:
         "top1": {name: top1(run, model) for name, model in models(run, control).items()},
         "selectivity": {kind: masks_and_taylor(run, kind, args.share) for kind in args.kinds},
         "maps": maps(run, control, args.maps, args.images, args.seed),
-        "environment": environment(),
+        "environment": environment(run.config.precision),
     }
     (RESULTS / f"{args.output}.json").write_text(json.dumps(found, indent=2) + "\n")
     print(json.dumps(found, indent=2))

@@ -218,7 +218,7 @@ def measured(bench: Bench, labels: list[int], seed: int, args: argparse.Namespac
         "options": options,
         "dense": dense,
         "methods": rows,
-        "environment": environment(),
+        "environment": environment(bench.run.config.precision),
     }
     path.write_text(json.dumps(record, indent=2) + "\n")
     print(path, file=sys.stderr)

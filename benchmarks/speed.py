@@ -32,8 +32,12 @@ from xpruner.mask_learning import learn_masks
 from xpruner.methods import Problem, find_method
 from xpruner.methods.base import kinds_for, prepared
 from xpruner.pipeline import environment
+from xpruner.training.devices import autocast
+from xpruner.training.precision import resolve_precision
 
 BATCH, CLASSES, ROUNDS = 64, 10, 15
+CPU = torch.device("cpu")
+PRECISION = resolve_precision("auto", CPU)
 
 
 class Noise(torch.utils.data.Dataset):
@@ -56,7 +60,7 @@ def training_step() -> Callable[[], None]:
     optimizer = torch.optim.AdamW(model.parameters())
 
     def step() -> None:
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast(PRECISION, CPU):
             logits = model(data.images)
         F.cross_entropy(logits.float(), data.labels).backward()
         optimizer.step()
@@ -70,7 +74,7 @@ def mask_step(name: str) -> Callable[[], None]:
     model, data, config = dense(), Noise(BATCH), preset(name).masks
     config.steps = 4
     masks = xpruner.ClassMasks(xpruner.find_units(model), CLASSES, config.rank, config.init)
-    return lambda: learn_masks(model, masks, data, config, LoopOptions(4, BATCH), precision="bf16") and None
+    return lambda: learn_masks(model, masks, data, config, LoopOptions(4, BATCH), precision=PRECISION) and None
 
 
 STEPS = {
@@ -116,7 +120,7 @@ def search_epochs() -> dict[str, float]:
     In CPU seconds of this process, which other work on the machine changes little. What the images show does not
     matter for the cost, so these are noise.
     """
-    config = replace(preset("default"), budget="0.5")
+    config = replace(preset("default"), budget="0.5", precision=PRECISION)
     data = Noise(config.data.calibration_size)
     calibration = list(torch.utils.data.DataLoader(data, BATCH))
     start = time.process_time()
@@ -163,7 +167,7 @@ def main() -> None:
         **search_epochs(),
         "help_s": seconds(str(Path(python).parent / "xpruner"), "--help"),
         "import_beyond_torch_s": seconds(python, "-c", "import torch, xpruner") - seconds(python, "-c", "import torch"),
-        "environment": environment(),
+        "environment": environment(PRECISION),
     }
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(record, indent=2) + "\n")

@@ -26,6 +26,8 @@ from xpruner.data import InputSpec, class_names, load_data
 from xpruner.models import load_model
 from xpruner.pipeline import environment
 from xpruner.training import evaluate, finetune
+from xpruner.training.devices import accelerator
+from xpruner.training.precision import resolve_precision
 
 
 def main() -> None:
@@ -39,12 +41,13 @@ def main() -> None:
         cuda_graph=True,
     )  # fmt: skip
     out = Path(config.model.checkpoint)
+    precision = resolve_precision("auto", accelerator().device)
     torch.manual_seed(args.seed)
     model, _ = load_model(untrained(config.model, args.start), len(class_names(config.data)))
     data = load_data(config.data, InputSpec.of(model), args.seed)
     finetune(
         model, None, data.train, recipe,
-        batch_size=args.batch_size, seed=args.seed, precision="bf16", state_dir=out.with_suffix(".training"),
+        batch_size=args.batch_size, seed=args.seed, precision=precision, state_dir=out.with_suffix(".training"),
     )  # fmt: skip
     half = {name: tensor.half() for name, tensor in model.state_dict().items()}
     model.load_state_dict(half)  # what is stored is what is measured
@@ -56,8 +59,8 @@ def main() -> None:
         "seed": args.seed,
         "recipe": asdict(recipe),
         "images": which,
-        "top1": evaluate(model, images, batch_size=250, precision="bf16"),
-        "environment": environment(),
+        "top1": evaluate(model, images, batch_size=250, precision=precision),
+        "environment": environment(precision),
     }
     out.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n")
     print(json.dumps(record, indent=2))

@@ -13,6 +13,7 @@ from run_and_die import tiny_run
 from safetensors.torch import load_file
 
 import xpruner
+from xpruner import run as runs
 from xpruner.config import (
     CompensateConfig,
     FinetuneConfig,
@@ -45,6 +46,7 @@ def test_a_run_leaves_every_file(whole):
     assert [name for name in expected if not (whole / name).exists()] == []
     assert list((whole / "tensorboard").glob("events*"))
     assert not list(whole.rglob("*.pt")) + list(whole.rglob("*.pth")) + list(whole.rglob("*.bin"))
+    assert json.loads((whole / "metrics.json").read_text())["environment"]["precision"] == "fp32"
 
 
 def test_the_budget_is_met_by_torchs_counter(whole):
@@ -94,6 +96,21 @@ def test_a_finished_run_computes_nothing_again(whole):
     result = run_pipeline(tiny_run(str(whole)))
     assert {path: path.stat().st_mtime_ns for path in whole.rglob("model.safetensors")} == before
     assert result.metrics == json.loads((whole / "metrics.json").read_text())
+
+
+def test_a_run_goes_on_in_the_precision_that_auto_was_when_it_was_begun(tmp_path, monkeypatch):
+    """Begun where bf16 is faster, stopped before fine-tuning, and continued where fp32 is."""
+    config = replace(tiny_run(str(tmp_path / "run")), method="l2", precision="auto", finetune=FinetuneConfig(steps=1))
+    torch.manual_seed(0)
+    monkeypatch.setattr(runs, "resolve_precision", lambda asked, device: "bf16")
+    begun = run_pipeline(config)
+    path = tmp_path / "run" / "metrics.json"
+    path.write_text(json.dumps({stage: begun.metrics[stage] for stage in ("dense", "search", "pruned", "compensated")}))
+    monkeypatch.setattr(runs, "resolve_precision", lambda asked, device: "fp32")
+    continued = run_pipeline(config)
+    assert continued.metrics["environment"]["precision"] == "bf16"
+    for tensor, wanted in zip(continued.model.parameters(), begun.model.parameters(), strict=True):
+        assert torch.equal(tensor, wanted)
 
 
 def test_a_run_directory_of_another_configuration_is_refused(whole):

@@ -4,7 +4,9 @@ import json
 from dataclasses import replace
 
 import pytest
+import yaml
 
+from xpruner import run as runs
 from xpruner.config import FinetuneConfig, RunConfig
 from xpruner.errors import UsageError, XPrunerError
 from xpruner.run import Run
@@ -47,6 +49,27 @@ def test_fine_tuning_may_change_until_it_is_finished(tmp_path):
     run.stage("finetuned", lambda: {"top1": 0.9})
     with pytest.raises(UsageError, match=r"finetune\.lr 1e-05, not 0\.0002"):
         Run(config(tmp_path))
+
+
+@pytest.mark.parametrize("fastest", ["bf16", "fp32"])
+def test_a_new_run_is_made_in_the_fastest_precision_and_says_which(tmp_path, monkeypatch, fastest):
+    monkeypatch.setattr(runs, "resolve_precision", lambda asked, device: fastest)
+    assert Run(config(tmp_path)).config.precision == fastest
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["precision"] == fastest
+
+
+@pytest.mark.parametrize(("begun", "fastest"), [("fp32", "bf16"), ("bf16", "fp32")])
+def test_a_run_goes_on_in_the_precision_it_was_begun_in(tmp_path, monkeypatch, caplog, begun, fastest):
+    Run(config(tmp_path, precision=begun))
+    monkeypatch.setattr(runs, "resolve_precision", lambda asked, device: fastest)
+    assert Run(config(tmp_path)).config.precision == begun
+    assert caplog.messages == [f"The run was begun in {begun} and goes on in it; here {fastest} is faster."]
+
+
+def test_another_precision_than_it_was_begun_in_is_refused_where_it_is_asked_for(tmp_path):
+    Run(config(tmp_path, precision="bf16"))
+    with pytest.raises(UsageError, match="a run with precision 'bf16', not 'fp32'"):
+        Run(config(tmp_path, precision="fp32"))
 
 
 def test_broken_figures_are_named(tmp_path):

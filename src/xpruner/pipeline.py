@@ -108,6 +108,7 @@ class _Pipeline:
         self.teacher = load_teacher(config.finetune, self.dense)
         self._check()
         self.run_folder = Run(config)
+        self.config = self.run_folder.config
         tracker.open()
         remember_data(config)
         self._calibration: list[tuple[Tensor, Tensor]] | None = None
@@ -139,7 +140,7 @@ class _Pipeline:
         pruned = load(run.folder / "pruned")
         if self.config.latency:
             run.stage("latency", lambda: self._latency(pruned))
-        run.stage("environment", environment)
+        run.stage("environment", lambda: environment(self.config.precision))
         masks = run.folder / MASKS
         return PruneResult(pruned, plan, load_file(masks) if masks.exists() else {}, run.metrics, run.folder)
 
@@ -263,8 +264,8 @@ def check_classes(model: Any, data: Splits) -> None:
         )
 
 
-def environment() -> dict[str, Any]:
-    """Returns the versions that a result depends on."""
+def environment(precision: str) -> dict[str, Any]:
+    """Returns what a result depends on: versions and device, and in which precision it was made."""
     import timm
 
     return {
@@ -272,5 +273,6 @@ def environment() -> dict[str, Any]:
         "torch": torch.__version__,
         "timm": timm.__version__,
         "threads": torch.get_num_threads(),
+        "precision": precision,
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
     }

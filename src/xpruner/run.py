@@ -3,15 +3,18 @@
 import json
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 
 from xpruner.config import RunConfig
 from xpruner.errors import UsageError, XPrunerError
 from xpruner.files import write_text
+from xpruner.training.precision import AUTO, resolve_precision
 
 log = logging.getLogger("xpruner")
 
@@ -23,7 +26,7 @@ class Run:
     """One run directory and the figures in it.
 
     Args:
-        config: As resolved; written to ``config.yaml`` when the directory is new.
+        config: As asked for; written to ``config.yaml`` with a precision that is settled.
 
     Raises:
         UsageError: If the directory belongs to a run with another configuration (the first difference is named).
@@ -32,12 +35,13 @@ class Run:
 
     def __init__(self, config: RunConfig):
         self.folder = Path(config.output)
-        self.config = config
         self.metrics: dict[str, Any] = self._read_metrics()
         path = self.folder / "config.yaml"
-        if path.exists():
-            self._check(path)
-        write_text(path, yaml.safe_dump(comparable(config), sort_keys=False))
+        begun = (yaml.safe_load(path.read_text()) or {}) if path.exists() else None
+        self.config = with_precision(config, begun)
+        if begun is not None:
+            self._check(begun)
+        write_text(path, yaml.safe_dump(comparable(self.config), sort_keys=False))
 
     def stage(self, name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """Returns the figures of a stage: from ``metrics.json`` when it is finished, else computed and written there.
@@ -65,14 +69,33 @@ class Run:
         except ValueError as error:
             raise XPrunerError(f"{path} cannot be read ({error}); delete it to evaluate the run anew.") from error
 
-    def _check(self, path: Path) -> None:
-        for key, before, now in differences(yaml.safe_load(path.read_text()) or {}, comparable(self.config)):
+    def _check(self, begun: dict[str, Any]) -> None:
+        for key, before, now in differences(begun, comparable(self.config)):
             stage = CHANGEABLE_BEFORE.get(key.split(".")[0])
             if stage is None or stage in self.metrics:
                 raise UsageError(
                     f"{self.folder} belongs to a run with {key} {before!r}, not {now!r}; choose another output, or the "
                     "same configuration to continue that run."
                 )
+
+
+def with_precision(config: RunConfig, begun: dict[str, Any] | None) -> RunConfig:
+    """Returns a configuration whose precision is settled where it was ``auto``.
+
+    A run that goes on keeps the one in which it was begun, so that it ends the same on whatever machine; a new run gets
+    the fastest here, the same in all processes.
+
+    Args:
+        config: As asked for.
+        begun: The stored values of the configuration that is gone on with; None for a new run.
+    """
+    if config.precision != AUTO:
+        return config
+    here = broadcast_object_list([resolve_precision(AUTO, PartialState().device)])[0]
+    precision = (begun or {}).get("precision", here)
+    if precision != here:
+        log.warning("The run was begun in %s and goes on in it; here %s is faster.", precision, here)
+    return replace(config, precision=precision)
 
 
 def comparable(config: RunConfig) -> dict[str, Any]:

@@ -81,6 +81,7 @@ def test_evaluate_measures_a_saved_model_on_a_folder_of_images(says_dark, images
     assert figures == {
         "model": str(says_dark),
         "images": 4,
+        "precision": "fp32",
         "top1": 0.75,
         "macs": 4 * 3 * 64 * 24 + 35760 + 24 * 2,
         "params": 12173 - 3 * 25,

@@ -10,9 +10,13 @@ from pathlib import Path
 import pytest
 from tiny_comparison import write_comparison
 
+from xpruner import run as runs
 from xpruner.cli import main
 from xpruner.cli.compare import chosen_entries, read_comparison
 from xpruner.compare.claims import claimed
+from xpruner.compare.results import begin
+from xpruner.config import RunConfig
+from xpruner.errors import UsageError
 
 SCRIPT = Path(__file__).parent / "compare_and_die.py"
 ENTRIES = {
@@ -113,6 +117,39 @@ def test_what_other_options_left_unfinished_is_refused(tmp_path, capsys):
     (tmp_path / "work" / "l2-0.5-untrained-seed0" / "config.json").write_text(config)
     assert main(["compare", "--config", str(path)]) == 1
     assert "delete it to have the run done anew" in capsys.readouterr().err
+
+
+@pytest.fixture
+def fastest(monkeypatch):
+    """Returns a function that says which precision is the fastest here."""
+    return lambda precision: monkeypatch.setattr(runs, "resolve_precision", lambda asked, device: precision)
+
+
+def test_a_comparison_that_goes_on_where_another_precision_is_faster_says_so(tmp_path, capsys, fastest):
+    def compare(*labels: str) -> str:
+        listed = {label: {"method": label.lower(), "precision": "auto"} for label in labels}
+        assert main(["compare", "--config", str(write_comparison(tmp_path, listed, length="untrained"))]) == 0
+        return capsys.readouterr().out
+
+    fastest("bf16")
+    assert "bf16" not in compare("L2")
+    fastest("fp32")
+    rows = [line.split() for line in compare("L2", "L1").splitlines()]
+    assert {row[0]: row[-1] for row in rows if row and row[0] in ("L1", "L2")} == {"L1": "fp32", "L2": "bf16"}
+    precisions = {result["label"]: result["config"]["precision"] for result in results(tmp_path).values()}
+    assert precisions == {"L1": "fp32", "L2": "bf16"}
+    assert main(["report", "compare", str(tmp_path / "results")]) == 0
+    report = (tmp_path / "results" / "report" / "report.md").read_text()
+    assert "Results in bf16 and in fp32 stand beside each other." in report
+
+
+def test_an_unfinished_run_goes_on_in_the_precision_it_was_begun_in(tmp_path, fastest):
+    fastest("bf16")
+    assert begin(tmp_path, RunConfig()).precision == "bf16"
+    fastest("fp32")
+    assert begin(tmp_path, RunConfig()).precision == "bf16"
+    with pytest.raises(UsageError, match="was made with precision 'bf16', not 'fp32'"):
+        begin(tmp_path, RunConfig(precision="fp32"))
 
 
 def test_a_run_that_fails_does_not_keep_the_others_from_being_done(tmp_path, capsys):

@@ -4,19 +4,20 @@ import pytest
 
 from xpruner.compare.plots import front_of, keep_rates, pareto_front
 from xpruner.compare.report import markdown
-from xpruner.compare.tables import rows_of
+from xpruner.compare.tables import overview, rows_of
 
 
-def result(label: str, seed: int, top1: float, budget: str = "0.5", **stages) -> dict:
+def result(label: str, seed: int, top1: float, budget: str = "0.5", precision: str = "fp32", **stages) -> dict:
     figures = {"macs": 50.0, "agreement": top1}
     return {
         "label": label,
         "length": "short",
-        "config": {"budget": budget, "seed": seed, "method": "dense" if label == "dense" else "l1"},
+        "config": {"budget": budget, "seed": seed, "method": "dense" if label == "dense" else "l1",
+                   "precision": precision},
         "environment": {"device": "GPU"} if seed else {},
         "keep": {"a:head": [1, 4], "b:hidden": [6, 8]} if seed else {"a:head": [3, 4], "b:hidden": [2, 8]},
         "stages": {"dense": {"top1": 0.9, "macs": 100.0}, "finetuned": {"top1": top1, **figures}, **stages},
-    }
+    }  # fmt: skip
 
 
 def test_mean_and_sample_standard_deviation():
@@ -49,6 +50,23 @@ def test_markdown_leaves_out_empty_columns():
 def test_a_row_names_every_device_that_its_runs_were_on():
     text = markdown(rows_of([result("a", seed, 0.5) for seed in (0, 1, 2)]))
     assert text.endswith("| CPU, GPU |")
+
+
+def test_a_table_of_several_precisions_names_them():
+    results = [result("a", 0, 0.5), result("a", 1, 0.5, precision="bf16"), result("b", 0, 0.4)]
+    lines = markdown(rows_of(results)).splitlines()
+    assert lines[0] == "| method | seeds | MACs | fine-tuned | agreement | precision | on |"
+    assert lines[2].endswith("| bf16, fp32 | CPU, GPU |")
+    assert lines[3].endswith("| fp32 | CPU |")
+    table = overview(results, "Digits")
+    assert [column.header for column in table.columns][-1] == "precision"
+    assert list(table.columns[-1].cells) == ["bf16, fp32", "fp32"]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_table_of_one_precision_is_silent_about_it(precision):
+    table = overview([result(name, 0, 0.5, precision=precision) for name in "ab"], "Digits")
+    assert [column.header for column in table.columns][-1] == "fine-tuned"
 
 
 def test_a_compensation_that_was_not_taken_is_marked():

@@ -3,6 +3,7 @@
 import logging
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def compare(
                 continue
             log.info("%s", run.name)
             try:
-                begin(folder, run.config)
+                run = replace(run, config=begin(folder, run.config))
                 write_result(path, {**about, **run_one(share.bench(run), run, folder)})
             except XPrunerError as error:
                 log.warning("%s failed: %s", run.name, error)

@@ -113,7 +113,7 @@ class _Protocol:
             "keep": {key: [len(kept), outcome.plan.sizes[key]] for key, kept in outcome.plan.keep.items()},
             "images": len(self.bench.images),
             "resumed": self.resumed,
-            "environment": environment(),
+            "environment": environment(self.config.precision),
         }
 
     def _search(self) -> Outcome:

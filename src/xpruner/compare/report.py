@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from xpruner.compare.plan_of_runs import DENSE
-from xpruner.compare.tables import STAGES, Row, rows_of
+from xpruner.compare.tables import STAGES, Row, precision_cells, rows_of
 from xpruner.files import write_text
 
 COLUMNS = [
     "method", "seeds", "MACs", *STAGES.values(), "agreement", "search", "compensation", "tuning", "peak MB",
-    "on",
+    "precision", "on",
 ]  # fmt: skip
 MEASURED = ("search", "compensated", "finetuned")
 LEGEND = (
@@ -38,7 +38,7 @@ def write_report(results: Sequence[dict[str, Any]], folder: Path) -> Path:
     from xpruner.compare.plots import plot_accuracy, plot_keep_rates
 
     rows = rows_of(results)
-    parts = [f"# {results[0]['title']}", results[0]["note"], LEGEND]
+    parts = [f"# {results[0]['title']}", results[0]["note"], LEGEND, _mixture(rows)]
     for length in dict.fromkeys(row.length for row in rows):
         chosen = [row for row in rows if row.length == length]
         for budget in dict.fromkeys(row.budget for row in chosen if not is_dense(row)):
@@ -55,6 +55,12 @@ def write_report(results: Sequence[dict[str, Any]], folder: Path) -> Path:
     return page
 
 
+def _mixture(rows: Sequence[Row]) -> str:
+    """Returns what a reader must know where not all results were made in one precision."""
+    precisions = sorted(set().union(*(row.precisions for row in rows)))
+    return f"Results in {' and in '.join(precisions)} stand beside each other." if len(precisions) > 1 else ""
+
+
 def _image(folder: Path, name: str, alt: str) -> str:
     return f"![{alt}]({name})" if (folder / name).exists() else ""
 
@@ -66,13 +72,13 @@ def is_dense(row: Row) -> bool:
 
 def markdown(rows: Sequence[Row]) -> str:
     """Returns the table of some rows in Markdown, without the columns that hold nothing."""
-    cells = [_cells(row) for row in rows]
+    cells = [_cells(row, precision) for row, precision in zip(rows, precision_cells(rows), strict=True)]
     filled = [i for i in range(len(COLUMNS)) if any(line[i] != "–" for line in cells)]
     lines = [COLUMNS, ["---"] * len(COLUMNS), *cells]
     return "\n".join("| " + " | ".join(line[i] for i in filled) + " |" for line in lines)
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: Row, precision: str) -> list[str]:
     accuracy = {stage: row.percent(stage) for stage in STAGES}
     refused = row.values("compensated", "taken").count(False)
     if refused:
@@ -84,7 +90,7 @@ def _cells(row: Row) -> list[str]:
     peaks = [peak for stage in MEASURED for peak in row.values(stage, "peak_mb")]
     peak = f"{max(peaks):.0f}" if peaks else "–"
     return [row.label, str(len(row.results)), f"{left:.4f}", *accuracy.values(), row.percent(row.last, "agreement"),
-            *seconds, peak, ", ".join(sorted({device_of(result) for result in row.results}))]  # fmt: skip
+            *seconds, peak, precision, ", ".join(sorted({device_of(result) for result in row.results}))]  # fmt: skip
 
 
 def _seconds(row: Row, stage: str) -> str:

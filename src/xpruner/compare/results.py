@@ -9,7 +9,8 @@ import xpruner
 from xpruner.config import RunConfig
 from xpruner.errors import UsageError, XPrunerError
 from xpruner.files import write_text
-from xpruner.run import comparable, differences
+from xpruner.run import comparable, differences, with_precision
+from xpruner.training.precision import AUTO
 
 HARMLESS = (
     "latency", "data.workers", "data.cache", "data.max_unreadable", "finetune.cuda_graph", "finetune.checkpoint_every",
@@ -20,7 +21,7 @@ OF_XPRUNER = ("preset", "rounds", "masks.", "thresholds.")
 
 
 def is_done(path: Path, config: RunConfig) -> bool:
-    """Returns whether the result of a run is there.
+    """Returns whether the result of a run is there; where its precision is ``auto``, in whichever it was made.
 
     Raises:
         UsageError: If it was made with another configuration; the first difference is named.
@@ -35,6 +36,8 @@ def is_done(path: Path, config: RunConfig) -> bool:
 def check_same(path: Path, before: dict[str, Any], config: RunConfig) -> None:
     """Raises UsageError, naming ``path``, where a stored configuration is not that of a run."""
     for key, was, is_now in differences(before, json.loads(json.dumps(comparable(config)))):
+        if (key, is_now) == ("precision", AUTO):
+            continue
         if key not in HARMLESS and (config.method == "xpruner" or not key.startswith(OF_XPRUNER)):
             raise UsageError(
                 f"{path} was made with {key} {was!r}, not {is_now!r}; delete it to have the run done anew, or give "
@@ -42,17 +45,20 @@ def check_same(path: Path, before: dict[str, Any], config: RunConfig) -> None:
             )
 
 
-def begin(folder: Path, config: RunConfig) -> None:
-    """Marks the folder of an unfinished run as that of a configuration.
+def begin(folder: Path, config: RunConfig) -> RunConfig:
+    """Marks the folder of an unfinished run as that of a configuration, and returns this with its precision settled.
 
     Raises:
         UsageError: If it holds what another configuration left.
     """
     path = folder / "config.json"
-    if path.exists():
-        check_same(folder, json.loads(path.read_text()), config)
+    begun = json.loads(path.read_text()) if path.exists() else None
+    config = with_precision(config, begun)
+    if begun is not None:
+        check_same(folder, begun, config)
     else:
         write_text(path, json.dumps(comparable(config)))
+    return config
 
 
 def write_result(path: Path, result: dict[str, Any]) -> None:

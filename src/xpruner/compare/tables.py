@@ -55,6 +55,11 @@ class Row:
         return Budget.parse(self.budget).amount
 
     @property
+    def precisions(self) -> set[str]:
+        """Those in which its results were made."""
+        return {result["config"]["precision"] for result in self.results}
+
+    @property
     def last(self) -> str:
         """The last stage that was measured."""
         return [stage for stage in ("dense", *STAGES) if self.values(stage)][-1]
@@ -69,12 +74,22 @@ def rows_of(results: Sequence[dict[str, Any]]) -> list[Row]:
     return sorted(rows, key=lambda row: (row.length, -row.amount, -(row.mean(row.last, "top1") or 0.0)))
 
 
+def precision_cells(rows: Sequence[Row]) -> list[str]:
+    """Returns for each row the precisions of its results; dashes where they are the same in all of a table."""
+    alike = len(set().union(*(row.precisions for row in rows))) == 1
+    return ["–" if alike else ", ".join(sorted(row.precisions)) for row in rows]
+
+
 def overview(results: Sequence[dict[str, Any]], title: str) -> Table:
     """Returns the table that is shown while a comparison goes on."""
     table = Table(title=title, box=box.SIMPLE_HEAD)
     table.add_column("", no_wrap=True)
-    for name in ("MACs", "seeds", *STAGES.values()):
+    rows = rows_of(results)
+    precisions = precision_cells(rows)
+    mixed = set(precisions) != {"–"}
+    for name in ("MACs", "seeds", *STAGES.values(), *["precision"] * mixed):
         table.add_column(name, justify="right", no_wrap=True)
-    for row in rows_of(results):
-        table.add_row(row.label, row.budget, str(len(row.results)), *(row.percent(stage) for stage in STAGES))
+    for row, precision in zip(rows, precisions, strict=True):
+        percents = (row.percent(stage) for stage in STAGES)
+        table.add_row(row.label, row.budget, str(len(row.results)), *percents, *[precision] * mixed)
     return table

@@ -238,7 +238,8 @@ class RunConfig:
         compensate: After surgery.
         finetune: After compensation.
         seed: Of everything.
-        precision: Of forward passes in training and search: ``fp32``, ``bf16`` or ``fp16``.
+        precision: Of forward passes in training and search: ``fp32``, ``bf16`` or ``fp16``; ``auto`` is the faster of
+            bf16 and fp32 on this machine, and that in which it was begun for a run that goes on.
         latency: Batch sizes at which dense and pruned are timed; empty for none.
     """
 
@@ -259,5 +260,5 @@ class RunConfig:
     compensate: CompensateConfig = field(default_factory=CompensateConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     seed: int = 0
-    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     latency: list[int] = field(default_factory=lambda: [1, 32])

@@ -7,6 +7,7 @@ import torch
 from accelerate import Accelerator, DataLoaderConfiguration
 
 from xpruner.errors import UsageError, unknown
+from xpruner.training.precision import AUTO, resolve_precision
 
 _DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -20,13 +21,14 @@ def accelerator() -> Accelerator:
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
-    """Returns the context in which a forward pass runs in ``fp32``, ``bf16`` or ``fp16``.
+    """Returns the context in which a forward pass runs in ``fp32``, ``bf16``, ``fp16`` or what ``auto`` resolves to.
 
     Raises:
         UsageError: If the precision is unknown, or fp16 on a CPU.
     """
+    precision = resolve_precision(precision, device)
     if precision not in _DTYPES:
-        raise unknown("precision", precision, _DTYPES)
+        raise unknown("precision", precision, [AUTO, *_DTYPES])
     if precision == "fp16" and device.type == "cpu":
         raise UsageError("Precision fp16 needs a GPU; choose bf16 or fp32 on a CPU.")
     dtype = _DTYPES[precision]

@@ -14,6 +14,7 @@ from xpruner.training.devices import accelerator, seed_step
 from xpruner.training.evaluate import evaluating
 from xpruner.training.job import Job
 from xpruner.training.learner import Keeper, Learner
+from xpruner.training.precision import resolve_precision
 from xpruner.training.progress import Progress
 from xpruner.training.recipe import make_mixup
 from xpruner.training.state import StateFolder
@@ -50,7 +51,8 @@ def finetune(
         batch_size: Images a step, over all processes; all images where there are fewer.
         workers: Loader processes.
         seed: Of the data order, mixup, dropout and drop path.
-        precision: Of the forward passes: ``fp32``, ``bf16``, or ``fp16`` on a GPU.
+        precision: Of the forward passes: ``fp32``, ``bf16``, ``fp16`` on a GPU, or ``auto`` for the faster of the first
+            two.
         stream: Channels of the teacher's residual stream that the student kept, for ``features``; all when absent.
         state_dir: Where the training state is kept; absent, nothing is stored.
         on_step: Called in the first process after every update, with the number of updates made and their ``loss``,
@@ -61,6 +63,7 @@ def finetune(
         XPrunerError: If the loss is not finite (the student has its last good weights again), or the disk is full.
     """
     place = accelerator()
+    precision = resolve_precision(precision, place.device)
     channels = None if stream is None else torch.tensor(list(stream), device=place.device)
     job = Job(place, train, config, batch_size, workers, seed, precision, channels)
     job.check()

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from xpruner.data.spec import InputSpec
 from xpruner.errors import UsageError, XPrunerError
 from xpruner.files import write_text, write_whole
+from xpruner.models.about import About, known_classes, note
+from xpruner.models.preprocessing import to_processor
 from xpruner.models.tensors import check_tensors, in_float32
 from xpruner.outputs import tensors_of
 from xpruner.plan import Plan
@@ -23,6 +25,7 @@ from xpruner.training.evaluate import evaluating
 from xpruner.units import DEFAULT_KINDS, prunable_parts
 
 WEIGHTS, STRUCTURE, CONFIG = "model.safetensors", "structure.json", "config.json"
+PROCESSOR = "preprocessor_config.json"
 PICKLES = (".bin", ".pth", ".pt")
 
 
@@ -33,6 +36,7 @@ def save(
     kwargs: Mapping[str, Any] | None = None,
     input_spec: InputSpec | None = None,
     class_names: Sequence[str] | None = None,
+    top1: float | None = None,
 ) -> None:
     """Writes a model, dense or pruned; the folder is complete once its ``structure.json`` is there.
 
@@ -45,27 +49,32 @@ def save(
             transformers knows its configuration itself; where that can express what was cut, the folder can be read by
             ``from_pretrained`` too.
         input_spec: The images that the model expects; as the model says when absent.
-        class_names: Of the classifier's outputs in order.
+        class_names: Of the classifier's outputs in order; as the model knows them when absent.
+        top1: Its accuracy, 0 to 1, to be noted beside it.
 
     Raises:
         UsageError: If the model cannot be rebuilt from its architecture and arguments, or its weights are not finite or
             not of floating point.
         XPrunerError: If the disk is full or the folder cannot be written.
     """
-    names = list(class_names) if class_names is not None else None
-    structure = _describe(model, kwargs, input_spec or InputSpec.of(model), names)
+    names = class_names if class_names is not None else known_classes(model).names
+    about = About(input_spec or InputSpec.of(model), None if names is None else tuple(names), top1)
+    structure = _describe(model, kwargs, about)
     folder = Path(folder).expanduser()
     weights = {name: tensor.cpu().clone().contiguous() for name, tensor in model.state_dict().items()}  # some are tied
     config = _own_config(model, structure, weights)
 
     def write_weights(temporary: Path) -> None:  # safetensors' own save_file does not tell a full disk by its errno
         temporary.write_bytes(safetensors.torch.save(weights, {"format": "pt"}))
-        for older in (STRUCTURE, CONFIG):  # must never stand beside these weights
+        for older in (STRUCTURE, CONFIG, PROCESSOR):  # must never stand beside these weights
             (folder / older).unlink(missing_ok=True)
 
     write_whole(folder / WEIGHTS, write_weights)
     if config:
         write_text(folder / CONFIG, config)
+        processor = to_processor(structure.input)
+        if processor:
+            write_text(folder / PROCESSOR, json.dumps(processor, indent=1))
     write_text(folder / STRUCTURE, structure.to_json())
 
 
@@ -98,6 +107,8 @@ def load(folder: str | Path) -> nn.Module:
         ) from misfit
     if structure.library == "timm":
         model.pretrained_cfg.update(structure.input.to_dict())
+    names = structure.class_names
+    note(model, input=structure.input, class_names=None if names is None else tuple(names), top1=structure.top1)
     return model
 
 
@@ -111,7 +122,7 @@ def arguments_of(model: nn.Module, kwargs: Mapping[str, Any] | None = None) -> d
     Raises:
         UsageError: If the model cannot be rebuilt from its architecture and arguments.
     """
-    return _describe(model, kwargs, InputSpec.of(model), None).kwargs
+    return _describe(model, kwargs, About()).kwargs
 
 
 def read_structure(folder: str | Path) -> Structure:
@@ -148,16 +159,14 @@ def first_difference(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) 
     return None
 
 
-def _describe(
-    model: nn.Module, kwargs: Mapping[str, Any] | None, spec: InputSpec, class_names: list[str] | None
-) -> Structure:
+def _describe(model: nn.Module, kwargs: Mapping[str, Any] | None, about: About) -> Structure:
     """Returns the model's structure, proven by rebuilding the model from it."""
     prunable_parts(model)  # a model that cannot be pruned is refused before it is asked where it comes from
     library, architecture = identify(model)
     misfits = []
     for arguments in guesses(model, library, architecture) if kwargs is None else [_as_json(kwargs)]:
         try:
-            return _proven(model, library, architecture, arguments, spec, class_names)
+            return _proven(model, library, architecture, arguments, about)
         except Misfit as misfit:
             misfits.append((arguments, misfit))
     arguments, first = misfits[0]
@@ -174,8 +183,7 @@ def _proven(
     library: str,
     architecture: str,
     arguments: dict[str, Any],
-    spec: InputSpec,
-    class_names: list[str] | None,
+    about: About,
 ) -> Structure:
     dense, weights = skeleton(library, architecture, arguments), model.state_dict()
     biases = [
@@ -185,7 +193,9 @@ def _proven(
     ]
     counts = _counts(model, dense)
     made_with = version_of(library)
-    structure = Structure(architecture, arguments, counts, biases, spec, class_names, library, made_with)
+    spec = about.input or InputSpec.of(model)
+    names = None if about.class_names is None else list(about.class_names)
+    structure = Structure(architecture, arguments, counts, biases, spec, names, library, made_with, about.top1)
     if not _same_outputs(_fit(dense, structure, weights), model, spec):
         raise Misfit("its outputs are others")
     return structure

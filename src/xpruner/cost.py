@@ -31,7 +31,13 @@ class Trace:
 
 
 def input_size(model: Any) -> tuple[int, int, int]:
-    """Returns (channels, height, width) of the images that a timm or transformers model takes as it was built."""
+    """Returns (channels, height, width) of the images that a timm or transformers model takes.
+
+    What was noted of the model (``models.about``) wins over what it was built for.
+    """
+    noted = getattr(getattr(model, "about", None), "input", None)
+    if noted is not None:
+        return noted.shape
     config: Any = getattr(model, "config", None)
     config = getattr(config, "vision_config", config)
     if getattr(config, "image_size", None):

@@ -24,6 +24,7 @@ class Structure:
         class_names: Of the classifier's outputs in order, where known.
         library: ``timm`` or ``transformers``.
         made_with: The version of that library that the model was saved with.
+        top1: The accuracy of the model, 0 to 1, where it was measured.
     """
 
     architecture: str
@@ -34,6 +35,7 @@ class Structure:
     class_names: list[str] | None = None
     library: str = "timm"
     made_with: str = ""
+    top1: float | None = None
 
     def to_json(self) -> str:
         """Returns the structure as JSON text."""
@@ -61,14 +63,33 @@ class Structure:
             return cls(
                 architecture=str(data["architecture"]),
                 kwargs=dict(data["kwargs"]),
-                units={key: int(count) for key, count in data["units"].items()},
-                biases=list(data["biases"]),
+                units={key: _whole(count) for key, count in data["units"].items()},
+                biases=_texts(data["biases"]),
                 input=InputSpec.from_dict(data["input"]),
-                class_names=data["class_names"],
+                class_names=None if data["class_names"] is None else _texts(data["class_names"]),
                 library=library,
                 made_with=str(data["made_with"] if "made_with" in data else data["timm"]),  # as version 1 named it
+                top1=_share(data.get("top1")),
             )
         except KeyError as error:
             raise XPrunerError(f"The structure lacks {error}; save the model again.") from error
         except (ValueError, TypeError, AttributeError) as error:
             raise XPrunerError(f"The structure is damaged ({error}); save the model again.") from error
+
+
+def _whole(count: Any) -> int:
+    if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+        raise ValueError(f"a group has {count!r} units")
+    return count
+
+
+def _texts(names: Any) -> list[str]:
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{names!r} is no list of names")
+    return names
+
+
+def _share(value: Any) -> float | None:
+    if value is not None and not (isinstance(value, int | float) and 0 <= value <= 1):
+        raise ValueError(f"top1 is {value!r}")
+    return value

@@ -50,6 +50,13 @@ RULES: dict[type, list[Rule]] = {
     ModelConfig: [
         _at_least("num_classes", 2),
         _at_least("img_size", 1),
+        ("mean", lambda model: model.mean is None or len(model.mean) == 3, "three numbers, one a channel"),
+        (
+            "std",
+            lambda model: model.std is None or (len(model.std) == 3 and min(model.std) > 0),
+            "three positive numbers",
+        ),
+        ("crop_pct", lambda model: model.crop_pct is None or 0 < model.crop_pct <= 1, "above 0 and at most 1"),
     ],
     DataConfig: [
         _at_least("train_size", 1),

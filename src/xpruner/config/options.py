@@ -15,6 +15,13 @@ class ModelConfig:
         pretrained: Ask timm for its published weights (needs a network).
         num_classes: Outputs of the classifier; the data's number of classes when absent.
         img_size: Input side in pixels; the model's own when absent.
+        mean: Of each channel, for pixels in 0..1, in place of what the model's folder or its library says; likewise
+            the four below.
+        std: Of each channel, for pixels in 0..1.
+        interpolation: Of resizing.
+        crop_pct: Side of the crop over the side of the resized image; 1 for no crop.
+        crop_mode: How other aspect ratios are met, in timm's words: cut off (``center``), distorted (``squash``) or
+            filled up (``border``).
         kwargs: Further arguments of ``timm.create_model``, such as ``depths`` or ``embed_dim``.
     """
 
@@ -23,6 +30,11 @@ class ModelConfig:
     pretrained: bool = False
     num_classes: int | None = None
     img_size: int | None = None
+    mean: list[float] | None = None
+    std: list[float] | None = None
+    interpolation: Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"] | None = None
+    crop_pct: float | None = None
+    crop_mode: Literal["center", "squash", "border"] | None = None
     kwargs: dict[str, Any] = field(default_factory=dict)
 
 
@@ -35,6 +47,9 @@ class DataConfig:
             ``test``/``val`` folders of class folders), a folder of parquet files, or any dataset name that
             ``timm.data.create_dataset`` reads, such as ``hfds/user/name``.
         root: Where a named dataset lies on disk; absent, it is asked from the hub.
+        class_order: Which label the folder of a class has, where the model does not know the names of its classes:
+            ``natural`` (``2`` before ``10``, as timm), ``alphabetical`` (as torchvision and datasets), or a text file
+            with a class on each line.
         train_size: At most this many training images (after the held-out ones are set aside); all when absent.
         val_size: Images held out of the training set for tuning, the same whatever the seed; 0 for none.
         test_size: At most this many test images; all when absent.
@@ -50,6 +65,7 @@ class DataConfig:
 
     name: str = "digits"
     root: str | None = None
+    class_order: str = "natural"
     train_size: int | None = None
     val_size: int = 0
     test_size: int | None = None

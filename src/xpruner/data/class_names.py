@@ -71,21 +71,20 @@ def mapping(names: Sequence[str], wanted: Sequence[str], dataset: str) -> list[i
     Raises:
         UsageError: If the names are not the same set; the first that one side lacks are named.
     """
-    plain = {_plain(name): label for label, name in enumerate(wanted)}
-    here = [_plain(name) for name in names]
-    if len(plain) < len(wanted) or len(set(here)) < len(here):  # names that several classes share tell no order
-        plain, here = {name: label for label, name in enumerate(wanted)}, list(names)
-    missing = [name for name in wanted if _plain(name) not in map(_plain, names)]
-    strange = [name for name in names if _plain(name) not in map(_plain, wanted)]
-    if missing or strange or len(names) != len(wanted):
-        parts = [f"the data lack {_listed(missing)}"] * bool(missing) + [f"the model lacks {_listed(strange)}"] * bool(
-            strange
-        )
-        raise UsageError(
-            f"The classes of {dataset!r} are not those of the model: {' and '.join(parts) or 'some names are repeated'}; "
-            "give images of the model's classes in folders of their names, or another model."
-        )
-    return [plain[name] for name in here]
+    for key in (_plain, str):
+        here, there = [key(name) for name in names], [key(name) for name in wanted]
+        if here == there:
+            return list(range(len(names)))
+        if sorted(here) == sorted(set(there)):
+            return [there.index(name) for name in here]
+    missing = [name for name in wanted if _plain(name) not in set(map(_plain, names))]
+    strange = [name for name in names if _plain(name) not in set(map(_plain, wanted))]
+    parts = [f"the data lack {_listed(missing)}"] if missing else []
+    parts += [f"the model lacks {_listed(strange)}"] if strange else []
+    raise UsageError(
+        f"The classes of {dataset!r} are not those of the model: {' and '.join(parts) or 'some names are repeated'}; "
+        "give images of the model's classes in folders of their names, or another model."
+    )
 
 
 def likely_cause(source: Source) -> str:
@@ -93,7 +92,7 @@ def likely_cause(source: Source) -> str:
     if source.class_names is None and not (source.labels == 0).any():
         return "no image has label 0, so the labels may start at 1 where they must start at 0: correct them, or "
     if source.found.empty:
-        return f"{_listed(source.found.empty)} {'holds' if len(source.found.empty) == 1 else 'hold'} no image that is read: add some, or "
+        return f"no image is read of {_listed(source.found.empty)}: add some, or "
     return ""
 
 
@@ -115,7 +114,7 @@ def chosen_order(names: Sequence[str], order: str) -> list[str]:
     path = Path(order)
     if not path.is_file():
         raise UsageError(
-            f"data.class_order is {order!r}; it must be natural, alphabetical, or a text file with a class on each line."
+            f"data.class_order is {order!r}; it must be natural, alphabetical, or a text file of a class a line."
         )
     lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     if sorted(lines) != sorted(names):

@@ -46,13 +46,32 @@ class InputSpec:
         if not all(map(math.isfinite, self.mean)):
             raise UsageError(f"The preprocessing has mean {self.mean}; it must be finite.")
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of an image."""
+        return (self.channels, *self.size)
+
+    def __str__(self) -> str:
+        """Says it in one line."""
+        crop = (
+            f"{self.crop_mode} crop {self.crop_pct:.4g}"
+            if self.crop_pct != 1 or self.crop_mode != "center"
+            else "whole"
+        )
+        mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (self.mean, self.std))
+        return f"{self.size[1]} x {self.size[0]} px, {self.interpolation}, {crop}, mean {mean}, std {std}"
+
     @classmethod
     def of(cls, model: nn.Module) -> "InputSpec":
         """Reads the input of a model of timm or transformers.
 
-        The size that the model was built for wins over the one of its published weights. The crop belongs to those
-        weights: with another size, or where none were published, images are taken whole.
+        What was noted of the model (``models.about``), such as its own preprocessing, wins. Else the size that the
+        model was built for wins over the one of its published weights. The crop belongs to those weights: with another
+        size, or where none were published, images are taken whole.
         """
+        noted = getattr(getattr(model, "about", None), "input", None)
+        if noted is not None:
+            return noted
         config = resolve_model_data_config(model)
         published = getattr(model, "pretrained_cfg", None) or {}
         published_size = tuple(config["input_size"][1:])

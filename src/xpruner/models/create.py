@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,14 @@ from torch import nn
 from xpruner._compat import declare_torchvision_ops
 from xpruner.checkpoint import CONFIG, STRUCTURE, load, read_structure
 from xpruner.config import FinetuneConfig, ModelConfig
+from xpruner.data.spec import InputSpec
 from xpruner.errors import UsageError, XPrunerError
+from xpruner.models.about import note
 from xpruner.models.arguments import check_timm
 from xpruner.models.classifier import check_single_label
+from xpruner.models.of_timm import is_timm_folder, read_timm_folder
 from xpruner.models.of_transformers import read_transformers
+from xpruner.models.preprocessing import read_preprocessing
 from xpruner.models.weights import load_weights
 from xpruner.outputs import classes_of
 from xpruner.skeleton import unknown_model
@@ -25,6 +30,8 @@ import timm
 
 log = logging.getLogger("xpruner")
 
+PREPROCESSING = ("mean", "std", "interpolation", "crop_pct", "crop_mode")
+"""The options that say how images are prepared; with all of them a model's own processor need not be read."""
 PREFIX = "transformers:"
 """In front of a name on the hub of transformers, to tell it from a folder."""
 
@@ -45,8 +52,22 @@ def load_model(config: ModelConfig, num_classes: int | None = None) -> tuple[nn.
             those of this model, not finite or not of floating point.
         XPrunerError: If a file is damaged, or published weights cannot be fetched.
     """
+    model, kwargs = _found(config, num_classes)
+    given = {name: getattr(config, name) for name in PREPROCESSING if getattr(config, name) is not None}
+    if given:
+        note(model, input=replace(InputSpec.of(model), **{name: _plain(value) for name, value in given.items()}))
+    return model, kwargs
+
+
+def _plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _found(config: ModelConfig, num_classes: int | None) -> tuple[nn.Module, dict[str, Any] | None]:
     if _of_transformers(config.name):
         return _from_transformers(config), None
+    if is_timm_folder(config.name):
+        return _from_timm_folder(config)
     if _is_folder(config.name):
         return _from_folder(config, num_classes)
     if not timm.is_model(config.name):
@@ -87,8 +108,10 @@ def load_teacher(recipe: FinetuneConfig, dense: nn.Module) -> nn.Module | None:
 
 
 def _of_transformers(name: str) -> bool:
+    if name.startswith(PREFIX):
+        return True
     folder = Path(name).expanduser()
-    return name.startswith(PREFIX) or ((folder / CONFIG).is_file() and not (folder / STRUCTURE).is_file())
+    return (folder / CONFIG).is_file() and not (folder / STRUCTURE).is_file() and not is_timm_folder(name)
 
 
 def _from_transformers(config: ModelConfig) -> nn.Module:
@@ -96,7 +119,24 @@ def _from_transformers(config: ModelConfig) -> nn.Module:
     settled = [key for key in ("checkpoint", "num_classes", "img_size") if getattr(config, key)]
     if settled:
         raise UsageError(f"{config.name} is complete as it is; leave out model.{' and model.'.join(settled)}.")
-    return read_transformers(config.name.removeprefix(PREFIX), config.kwargs)
+    name = config.name.removeprefix(PREFIX)
+    model = read_transformers(name, config.kwargs)
+    if any(getattr(config, name) is None for name in PREPROCESSING):
+        folder = Path(name).expanduser()
+        note(model, input=read_preprocessing(str(folder) if folder.is_dir() else name, folder.is_dir()))
+    return model
+
+
+def _from_timm_folder(config: ModelConfig) -> tuple[nn.Module, dict[str, Any]]:
+    """Reads a model from a folder as timm saves it for the hub."""
+    settled = [key for key in ("checkpoint", "pretrained", "num_classes", "img_size", "kwargs") if getattr(config, key)]
+    if settled:
+        raise UsageError(f"{config.name} is complete as it is; leave out model.{' and model.'.join(settled)}.")
+    found = read_timm_folder(Path(config.name).expanduser())
+    model = _create(replace(config, name=found.architecture), found.kwargs)
+    load_weights(model, found.weights)
+    note(model, input=found.preprocessing(InputSpec.of(model)), class_names=found.class_names)
+    return model.eval(), found.kwargs
 
 
 def _is_folder(name: str) -> bool:

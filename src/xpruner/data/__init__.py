@@ -1,7 +1,7 @@
 """From the name of a dataset to batches of normalised image tensors, the same ones in every run with the same seed."""
 
-from xpruner.data.dataset import ImageDataset, batches
+from xpruner.data.dataset import ImageDataset, batches, calibration_batches
 from xpruner.data.spec import InputSpec
 from xpruner.data.splits import Splits, class_names, load_data
 
-__all__ = ["ImageDataset", "InputSpec", "Splits", "batches", "class_names", "load_data"]
+__all__ = ["ImageDataset", "InputSpec", "Splits", "batches", "calibration_batches", "class_names", "load_data"]

@@ -2,6 +2,8 @@
 
 import copy
 import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ from xpruner.data.rgb import as_rgb
 from xpruner.data.sources import Source
 from xpruner.data.spec import InputSpec
 from xpruner.data.transforms import make_transform
-from xpruner.errors import XPrunerError
+from xpruner.errors import UsageError, XPrunerError
 
 logger = logging.getLogger("xpruner")
 
@@ -40,7 +42,9 @@ class Reader:
         self.source = source
         self.max_unreadable = max_unreadable
         self.cache = cache
-        self._unreadable = torch.zeros(len(source.labels), dtype=torch.bool).share_memory_()  # by all loader processes
+        count = len(source.labels)
+        self._unreadable = torch.zeros(count, dtype=torch.bool).share_memory_()  # by all loader processes
+        self._tried = np.zeros(count, bool)
 
     def read(self, record: int) -> Image.Image | None:
         """Returns an image upright and as RGB, or nothing if it is unreadable.
@@ -48,23 +52,70 @@ class Reader:
         Raises:
             UnreadableImagesError: It is one unreadable image too many.
         """
+        image = self._decoded(record)
+        if isinstance(image, Image.Image):
+            return image
+        self._note(record, image)
+        return None
+
+    def readable(self, records: np.ndarray, count: int | None = None) -> np.ndarray:
+        """Returns the records whose images can be read, in their order, or the first ``count`` of them.
+
+        They are decoded for it, each once in the life of the reader.
+
+        Raises:
+            UnreadableImagesError: One image too many is unreadable, or none can be read.
+        """
+        count = len(records) if count is None else count
+        found, left = records[:0], records
+        while len(left) and len(found) < count:
+            some, left = np.split(left, [count - len(found)])
+            self._try(some)
+            found = np.concatenate([found, self.without_unreadable(some)])
+        if len(records) and count and not len(found):
+            raise _nothing_readable(len(records))
+        return found
+
+    def without_unreadable(self, records: np.ndarray) -> np.ndarray:
+        """Returns the records but for those whose images are known to be unreadable; decodes nothing."""
+        return records[~self._unreadable.numpy()[records]]
+
+    def _decoded(self, record: int) -> Image.Image | Exception:
         try:
             return as_rgb(self.source.open(record))
         except Exception as error:  # damaged bytes make decoders raise nearly anything
-            self._note(record, error)
-            return None
+            return error
+
+    def _try(self, records: np.ndarray) -> None:
+        new = records[~self._tried[records]].tolist()
+        with ThreadPoolExecutor() as pool:  # decoders run side by side
+            for record, error in zip(new, pool.map(self._error, new), strict=True):
+                if error is not None:
+                    self._note(record, error)
+        self._tried[records] = True
+
+    def _error(self, record: int) -> Exception | None:
+        image = self._decoded(record)
+        return image if isinstance(image, Exception) else None
 
     def _note(self, record: int, error: Exception) -> None:
         name = self.source.name(record)
         if not self._unreadable[record]:
             self._unreadable[record] = True
-            logger.warning("Image %s cannot be read (%s); the next one takes its place.", name, error)
+            logger.warning(
+                "Image %s cannot be read (%s); it is left out, and in training the next one takes its place.",
+                name, error,
+            )  # fmt: skip
         count = int(self._unreadable.sum())
         if count > self.max_unreadable:
             raise UnreadableImagesError(
                 f"{count} images cannot be read, the last of them {name}, and max_unreadable allows "
                 f"{self.max_unreadable}; repair or remove the files named in the log, or raise max_unreadable."
             )
+
+
+def _nothing_readable(count: int) -> UnreadableImagesError:
+    return UnreadableImagesError(f"None of these {count} images can be read; repair the files named in the log.")
 
 
 class ImageDataset(Dataset[tuple[Tensor, int]]):
@@ -101,6 +152,24 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         """Returns the same images, or the first ``size`` of them, without augmentation."""
         return ImageDataset(self.reader, self.records[:size], self.spec)
 
+    def only(self, numbers: Sequence[int]) -> "ImageDataset":
+        """Returns some of the images, by their number here, with the same augmentation."""
+        return self._of(self.records[list(numbers)])
+
+    def readable(self, count: int | None = None) -> "ImageDataset":
+        """Returns the images that can be read, or the first ``count`` of them, as figures need them: in a batch of the
+        others, as training has it, a neighbour stands for an image that cannot be read.
+
+        Raises:
+            UnreadableImagesError: One image too many is unreadable, or none can be read.
+        """
+        return self._of(self.reader.readable(self.records, count))
+
+    def _of(self, records: np.ndarray) -> "ImageDataset":
+        some = copy.copy(self)
+        some.records = records
+        return some
+
     def set_epoch(self, epoch: int) -> None:
         """Chooses the augmentation of one epoch, counted from 0."""
         self.epoch = epoch
@@ -116,7 +185,7 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
             if settled is not None:
                 pixels = self._transform.vary(settled, (self.seed, self.epoch, record))
                 return pixels, int(self.reader.source.labels[record])
-        raise UnreadableImagesError(f"None of these {len(self)} images can be read; repair the files named in the log.")
+        raise _nothing_readable(len(self))
 
     def _settled(self, record: int) -> Any:
         if record in self._kept:
@@ -177,3 +246,20 @@ def batches(
         num_workers=workers,
         generator=torch.Generator().manual_seed(seed),
     )
+
+
+def calibration_batches(images: Dataset, batch_size: int, workers: int = 0) -> list[tuple[Tensor, Tensor]]:
+    """Returns all batches of some images in their order, once it is known that they differ.
+
+    Raises:
+        UsageError: There is one image alone, or all are the same.
+    """
+    found = list(batches(images, batch_size, seed=0, shuffle=False, workers=workers))
+    first, count = found[0][0][:1], sum(len(labels) for _, labels in found)
+    if all((batch == first).all() for batch, _ in found):
+        alike = "there is only one" if count == 1 else f"all {count} are the same"
+        raise UsageError(
+            f"The calibration images say nothing about the units, as {alike}; look at the images of the data, or raise "
+            "data.calibration_size."
+        )
+    return found

@@ -1,10 +1,12 @@
 """Finds the images that a dataset's name stands for, and which of them are for testing."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from xpruner._compat import declare_torchvision_ops
+from xpruner.data.folders import is_hidden, visible_folders
 from xpruner.data.sources import ClassFolders, Digits, Source, Table, Torchvision
 from xpruner.errors import UsageError, XPrunerError, unknown
 
@@ -13,7 +15,12 @@ declare_torchvision_ops()
 from timm.data import create_dataset
 
 HUB_NAMES = {"cifar10": "uoft-cs/cifar10", "imagenet": "ILSVRC/imagenet-1k"}
-TEST_SPLITS = ("test", "val", "validation", "valid")
+SPLITS = {
+    "train": ("train", "training", "trainset"),
+    "test": ("test", "testing", "testset"),
+    "validation": ("val", "valid", "validation", "dev", "eval"),
+}
+"""What splits are called, whatever the case."""
 STREAMS = ("wds", "tfds", "hfids")
 WRITTEN = ("torch/mnist", "torch/kmnist", "torch/qmnist")  # mirrored writing is other writing
 
@@ -24,8 +31,8 @@ T = TypeVar("T")
 def find_sources(name: str, root: str | None = None) -> Sources:
     """Returns the training images of a dataset, and its test images if it sets some aside itself.
 
-    The test images are its ``test`` split or else its validation split; ImageNet's are those for validation, as its
-    test split is published without labels.
+    The test images are its test split or else its validation split; ImageNet's are those for validation, as its
+    test split is published without labels. What splits are called, :data:`SPLITS` tells.
 
     Args:
         name: As in ``DataConfig``.
@@ -35,7 +42,7 @@ def find_sources(name: str, root: str | None = None) -> Sources:
         UsageError: There is no such dataset or folder, or it is not laid out as it must be.
         XPrunerError: It cannot be fetched, or its files are damaged.
     """
-    test_splits = (*TEST_SPLITS[1:], "test") if name == "imagenet" else TEST_SPLITS
+    test_splits = ("validation", "test") if name == "imagenet" else ("test", "validation")
     kind, _, rest = name.partition("/")
     if name == "digits":
         return Digits(), None
@@ -57,26 +64,62 @@ def _in_folder(folder: Path, test_splits: Sequence[str]) -> Sources:
     folder = folder.expanduser()
     if not folder.is_dir():
         raise UsageError(f"Dataset {str(folder)!r} is not a folder that exists; correct the path.")
-    files = sorted(folder.glob("*.parquet")) or sorted(folder.glob("*/*.parquet"))
-    if files:
+    if files := _parquet_files(folder) or [file for child in visible_folders(folder) for file in _parquet_files(child)]:
         return _in_parquet(folder, files, test_splits)
-    if not (folder / "train").is_dir():
+    folders = visible_folders(folder)
+    named = {child.name: child for child in folders}
+    if not any(visible_folders(child) for child in folders if split_of(child.name) == "train"):
+        if folders and all(map(split_of, named)):
+            raise UsageError(
+                f"The folders in {folder} are named like splits ({', '.join(named)}), but none holds class folders of "
+                f"training images; give a folder such as {folder / 'train' / 'cat' / '1.jpg'} lies in."
+            )
         return ClassFolders(folder), None
-    train = ClassFolders(folder / "train")
-    test = _first({split: folder / split for split in test_splits if (folder / split).is_dir()}, test_splits)
-    return train, ClassFolders(test, train.class_names) if test else None
+    train_folder, test_folder = _train_and_test(named, test_splits, f"Folder {folder}")
+    train = ClassFolders(train_folder)
+    return train, ClassFolders(test_folder, train.class_names) if test_folder else None
+
+
+def split_of(name: str) -> str | None:
+    """Returns which of the :data:`SPLITS` something of this name is; None for another thing."""
+    return next((split for split, names in SPLITS.items() if name.lower() in names), None)
+
+
+def _train_and_test(named: Mapping[str, T], test_splits: Sequence[str], place: str) -> tuple[Any, T | None]:
+    """Returns what there is for training and, of the first of the splits that is there, for testing."""
+    tests = (_of_split(named, split, place) for split in test_splits)
+    return _of_split(named, "train", place), next((test for test in tests if test is not None), None)
+
+
+def _of_split(named: Mapping[str, T], split: str, place: str) -> T | None:
+    names = [name for name in named if split_of(name) == split]
+    if len(names) > 1:
+        raise UsageError(f"{place} has {names[0]!r} and {names[1]!r}, both for the same split; keep one of them.")
+    return named[names[0]] if names else None
+
+
+def _parquet_files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.glob("*") if file.suffix.lower() == ".parquet" and not is_hidden(file.name))
 
 
 def _in_parquet(folder: Path, files: list[Path], test_splits: Sequence[str]) -> Sources:
-    named = {split: [file for file in files if file.name.startswith(split)] for split in ("train", *test_splits)}
-    train = named["train"] or [file for file in files if not file.name.startswith(tuple(test_splits))]
+    by_split: dict[str | None, list[Path]] = {}
+    for file in files:
+        by_split.setdefault(_split_of_file(file.relative_to(folder)), []).append(file)
+    train = by_split.get("train") or by_split.get(None)
     if not train:
         raise UsageError(f"Folder {folder} has no train*.parquet beside {files[0].name}; add the training images.")
-    test = _first(named, test_splits)
-    return _parquet_table(train), _parquet_table(test) if test else None
+    test = next((by_split[split] for split in test_splits if split in by_split), None)
+    return _parquet_table(train, folder), _parquet_table(test, folder) if test else None
 
 
-def _parquet_table(files: list[Path]) -> Table:
+def _split_of_file(file: Path) -> str | None:
+    """Returns the split of which the first word in a file's name tells, or else in that of the folder it lies in."""
+    words = re.findall("[a-z]+", f"{file.stem} {file.parent.name}".lower())
+    return next(filter(None, map(split_of, words)), None)
+
+
+def _parquet_table(files: list[Path], folder: Path) -> Table:
     import datasets
 
     title = str(files[0]) if len(files) == 1 else f"{files[0]} and the {len(files) - 1} after it"
@@ -84,11 +127,12 @@ def _parquet_table(files: list[Path]) -> Table:
         table = datasets.load_dataset("parquet", data_files=[str(file) for file in files], split="train")
     except Exception as error:  # from pyarrow, datasets or the file system
         raise XPrunerError(f"{title} cannot be read ({_reason(error)}); fetch the files again.") from error
-    return Table(table, title)
+    return Table(table, title, [folder])
 
 
 def _on_hub(name: str, cache: str | None, test_splits: Sequence[str]) -> Sources:
     import datasets
+    from huggingface_hub.constants import HF_HUB_CACHE
 
     try:
         splits = datasets.load_dataset(name, cache_dir=cache)
@@ -97,10 +141,13 @@ def _on_hub(name: str, cache: str | None, test_splits: Sequence[str]) -> Sources
             f"Dataset {name!r} cannot be fetched from the hub ({_reason(error)}); give as root, or as the name, a "
             f"folder with its train*.parquet and test*.parquet files, or with train and test folders of class folders."
         ) from error
-    if "train" not in splits:
+    filled = {split: table for split, table in splits.items() if len(table)}
+    train, test = _train_and_test(filled, test_splits, f"Dataset {name!r}")
+    if train is None:
         raise UsageError(f"Dataset {name!r} has no train split, only {', '.join(splits)}; give another dataset.")
-    test = _first(splits, test_splits)
-    return Table(splits["train"], f"{name} (train)"), Table(test, f"{name} (test)") if test else None
+    places = [Path(place) for place in (cache, datasets.config.HF_DATASETS_CACHE, HF_HUB_CACHE) if place]
+    test_source = None if test is None else Table(test, f"{name} (test)", places)
+    return Table(train, f"{name} (train)", places), test_source
 
 
 def _in_torchvision(name: str, root: str | None) -> Sources:
@@ -116,10 +163,6 @@ def _in_torchvision(name: str, root: str | None) -> Sources:
         raise XPrunerError(
             f"Dataset {name!r} cannot be read from {root} or fetched ({_reason(error)}); check its name and its folder."
         ) from error
-
-
-def _first(splits: Mapping[str, T], order: Sequence[str]) -> T | None:
-    return next((splits[split] for split in order if splits.get(split)), None)
 
 
 def _reason(error: Exception) -> str:

@@ -1,7 +1,14 @@
-"""From whatever mode an image file has to RGB, 8 bits a channel: the one way in which all images are read."""
+"""From an image file in whatever format and mode to RGB, 8 bits a channel: the one way in which all images are read."""
+
+from functools import cache
+from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
+"""What is decoded. Pillow knows more, and runs other programs for some of them, such as EPS."""
 
 DEEP = ("I", "F")
 """Beginnings of the modes in Pillow with more than 8 bits; its own conversion to RGB cuts them off at 255."""
@@ -10,6 +17,21 @@ WHITES = {"I;16": (65535,), "I": (65535, 2**31 - 1), "F": (1, 255, 65535, 2**32 
 in TIFF files; for mode F there is no rule but custom."""
 ORIENTATION = 0x0112
 """Where cameras note which side is up."""
+
+
+@cache
+def image_extensions() -> frozenset[str]:
+    """Returns the extensions of files in one of the :data:`FORMATS`, such as ``.png``."""
+    return frozenset(name for name, kind in Image.registered_extensions().items() if kind in FORMATS)
+
+
+def open_image(file: str | Path | BinaryIO) -> Image.Image:
+    """Returns an image in whatever mode it has, before its pixels are decoded; whatever its name says.
+
+    Raises:
+        Exception: ``PIL.UnidentifiedImageError`` for any other format, or whatever the decoder does.
+    """
+    return Image.open(file, formats=FORMATS)
 
 
 def as_rgb(image: Image.Image) -> Image.Image:

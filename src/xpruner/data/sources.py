@@ -1,7 +1,7 @@
 """Kinds of places that images come from, each read through the same few names: ``Source``."""
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -10,12 +10,12 @@ import numpy as np
 from PIL import Image
 
 from xpruner._compat import declare_torchvision_ops
+from xpruner.data.folders import Found, find_images
+from xpruner.data.rgb import image_extensions, open_image
 from xpruner.errors import UsageError
 
 declare_torchvision_ops()
 
-from timm.data import get_img_extensions
-from timm.data.readers.reader_image_folder import find_images_and_targets
 from timm.utils.misc import natural_key
 
 if TYPE_CHECKING:
@@ -33,11 +33,13 @@ class Source(Protocol):
         labels: int64 (images,).
         class_names: By label, where the source tells them.
         mirror: Whether a mirrored image still shows its class.
+        found: How many files were read and passed over, where images are files of their own.
     """
 
     labels: np.ndarray
     class_names: list[str] | None
     mirror: bool
+    found: Found
 
     def open(self, record: int) -> Image.Image:
         """Returns an image in any mode; raises whatever its decoder does if it is damaged."""
@@ -47,8 +49,28 @@ class Source(Protocol):
         """Returns what an image is called in messages."""
         ...
 
+    def sizes(self, records: np.ndarray) -> np.ndarray:
+        """Returns the bytes that images take as they are stored, int64 (records,); -1 where they are not."""
+        ...
 
-class Digits:
+    def stored(self, record: int) -> bytes:
+        """Returns an image as it is stored; raises OSError if that cannot be read."""
+        ...
+
+
+class _NotStored:
+    """What sources have in common that hold pixels, not encoded images."""
+
+    found = Found()
+
+    def sizes(self, records: np.ndarray) -> np.ndarray:
+        return np.full(len(records), -1)
+
+    def stored(self, record: int) -> bytes:
+        raise NotImplementedError(f"{type(self).__name__} holds no encoded images.")
+
+
+class Digits(_NotStored):
     """The 1797 handwritten digits of scikit-learn, 8 x 8 pixels in gray."""
 
     mirror = False
@@ -68,8 +90,15 @@ class Digits:
         return f"digit {record}"
 
 
+def class_order(names: Iterable[str]) -> list[str]:
+    """Returns class names in timm's order, where ``2`` comes before ``10``."""
+    return sorted(names, key=lambda name: (natural_key(name), name))
+
+
 class ClassFolders:
-    """Image files below one folder for each class; the classes lie in timm's order, where ``2`` comes before ``10``.
+    """Image files below one folder for each class; the classes lie in :func:`class_order`.
+
+    A folder without an image file is no class.
 
     Args:
         folder: The folder of class folders.
@@ -77,34 +106,42 @@ class ClassFolders:
 
     Raises:
         UsageError: There are no images, or some of a class that ``class_names`` lacks.
+        XPrunerError: A folder cannot be read.
     """
 
     mirror = True
 
     def __init__(self, folder: Path, class_names: list[str] | None = None) -> None:
-        children = [child for child in folder.iterdir() if child.is_dir() and not child.name.startswith(".")]
-        found = {child.name: [path for path, _ in find_images_and_targets(str(child))[0]] for child in children}
-        found = {name: paths for name, paths in found.items() if paths}
-        if not found:
+        images, self.found = find_images(folder)
+        if not images:
+            there = ", ".join(f"{count} {kind}" for kind, count in self.found.left_out.items())
             raise UsageError(
-                f"Folder {folder} holds no images ({', '.join(sorted(get_img_extensions()))}) in class folders; "
+                f"Folder {folder} holds no images ({', '.join(sorted(image_extensions()))}) in class folders"
+                f"{there and f', but {there}'}; "
                 f"give a folder of parquet files, or one such as {folder / 'cat' / '1.jpg'} lies in."
             )
-        names = class_names or sorted(found, key=natural_key)
-        if strange := sorted(found.keys() - set(names)):
+        names = class_names or class_order(images)
+        if strange := sorted(images.keys() - set(names)):
             raise UsageError(
                 f"Folder {folder} has the class {strange[0]!r}, which the training images lack; "
                 f"remove its folder, or add training images of it."
             )
         self.class_names: list[str] | None = names
-        self._paths = [path for name in names for path in found.get(name, [])]
-        self.labels = np.repeat(np.arange(len(names)), [len(found.get(name, [])) for name in names])
+        self._paths = [path for name in names for path in images.get(name, [])]
+        self.labels = np.repeat(np.arange(len(names)), [len(images.get(name, [])) for name in names])
 
     def open(self, record: int) -> Image.Image:
-        return Image.open(self._paths[record])
+        return open_image(self._paths[record])
 
     def name(self, record: int) -> str:
         return self._paths[record]
+
+    def sizes(self, records: np.ndarray) -> np.ndarray:
+        paths = (Path(self._paths[record]) for record in records)
+        return np.array([path.stat().st_size if path.exists() else -1 for path in paths], np.int64)
+
+    def stored(self, record: int) -> bytes:
+        return Path(self._paths[record]).read_bytes()
 
 
 class Table:
@@ -113,14 +150,16 @@ class Table:
     Args:
         table: A table on disk or in memory; only rows that are asked for are read.
         title: What it is called in messages.
+        places: Folders in which image files may lie that the table names instead of holding them; no other is opened.
 
     Raises:
         UsageError: It has no column of images or none of whole-number labels.
     """
 
     mirror = True
+    found = Found()
 
-    def __init__(self, table: "datasets.Dataset", title: str) -> None:
+    def __init__(self, table: "datasets.Dataset", title: str, places: Sequence[Path] = ()) -> None:
         import datasets
         import pyarrow
 
@@ -134,18 +173,38 @@ class Table:
         label = _preferred(labels, LABEL_COLUMNS, "whole-number labels", types, title)
         self._table = table
         self._title = title
+        self._places = [place.resolve() for place in places]
         self.labels = table.data.column(label).cast(pyarrow.int64()).fill_null(-1).to_numpy()
         named = isinstance(features[label], datasets.ClassLabel)
         self.class_names: list[str] | None = features[label].names if named else None
 
     def open(self, record: int) -> Image.Image:
-        # 5 times as fast as indexing the table, which would format a row
-        cell: Any = self._table.data.column(self._image)[record].as_py()
-        encoded = cell["bytes"] if isinstance(cell, dict) else cell
-        return Image.open(cell["path"] if encoded is None else io.BytesIO(encoded))
+        return open_image(io.BytesIO(self.stored(record)))
 
     def name(self, record: int) -> str:
         return f"in row {record} of {self._title}"
+
+    def sizes(self, records: np.ndarray) -> np.ndarray:
+        import pyarrow.compute
+
+        column = self._table.data.column(self._image)
+        encoded = pyarrow.compute.struct_field(column, "bytes") if pyarrow.types.is_struct(column.type) else column
+        return pyarrow.compute.binary_length(encoded).cast(pyarrow.int64()).fill_null(-1).to_numpy()[records]
+
+    def stored(self, record: int) -> bytes:
+        # 5 times as fast as indexing the table, which would format a row
+        cell: Any = self._table.data.column(self._image)[record].as_py()
+        encoded = cell["bytes"] if isinstance(cell, dict) else cell
+        return self._file_named(cell) if encoded is None else encoded
+
+    def _file_named(self, cell: Any) -> bytes:
+        """Returns the file that a row without an image names; what a stranger's table names may be any file."""
+        named = cell and cell.get("path")
+        for place in self._places if named else ():
+            path = (place / named).resolve()
+            if path.is_relative_to(place):
+                return path.read_bytes()
+        raise OSError(f"its row holds no image, and {named!r} is no file of the data set")
 
 
 def _holds_bytes(kind: "pyarrow.DataType") -> bool:
@@ -166,7 +225,7 @@ def _preferred(found: list[str], names: tuple[str, ...], what: str, columns: Ite
 
 
 @dataclass
-class Torchvision:
+class Torchvision(_NotStored):
     """A torchvision dataset, which must know its ``targets`` and may know its ``classes``."""
 
     dataset: Any

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from xpruner.config import DataConfig
+from xpruner.data.by_class import absent, size_to_hold_out, stratified_order
 from xpruner.data.dataset import ImageDataset, Reader
+from xpruner.data.duplicates import find_duplicates
 from xpruner.data.lookup import find_sources
 from xpruner.data.sources import Source
 from xpruner.data.spec import InputSpec
@@ -27,7 +29,7 @@ class Splits:
         train: With augmentation; ``train.plain()`` is without.
         val: Held out of the training images for tuning, if asked for.
         test: For the final figures.
-        calibration: Some of ``train``, without augmentation.
+        calibration: The first of ``train``, without augmentation.
         class_names: By label.
     """
 
@@ -48,7 +50,10 @@ def load_data(config: DataConfig, spec: InputSpec, seed: int) -> Splits:
 
     The seed decides which images are left when fewer are asked for, their order, and the augmentation. Neither the
     images that are held out for tuning nor the test images depend on it: a model that was trained without them has not
-    seen them in a run with another seed either.
+    seen them in a run with another seed either. Both are held out by class.
+
+    Images for figures are decoded once before anything is computed: those that cannot be read are left out. What a
+    user should know of the data is logged.
 
     Args:
         config: Which images, and how many of them for what.
@@ -57,35 +62,56 @@ def load_data(config: DataConfig, spec: InputSpec, seed: int) -> Splits:
 
     Raises:
         UsageError: The dataset does not exist, is not laid out as it must be, or has fewer images than asked for.
-        XPrunerError: It cannot be fetched, or its labels are not those of its classes.
+        XPrunerError: It cannot be fetched, its labels are not those of its classes, or too many images are unreadable.
     """
     if spec.channels != 3:
         raise UsageError(f"The model takes {spec.channels} channels, but images are read as RGB; give a model with 3.")
     train_source, test_source = find_sources(config.name, config.root)
     names = _class_names(train_source, config.name)
-    train_reader = Reader(train_source, config.max_unreadable, config.cache)
-    records = np.arange(len(train_source.labels))
+    reader = test_reader = Reader(train_source, config.max_unreadable, config.cache)
     if test_source is None:
-        test_reader = train_reader
-        records, test = _hold_out_test(records, config)
+        records, test = _hold_out_test(train_source.labels, config)
     else:
         _check_test(test_source, train_source, names, config.name)
         test_reader = Reader(test_source, config.max_unreadable, config.cache)
+        records = np.arange(len(train_source.labels))
         test = np.random.default_rng(TEST_SEED).permutation(len(test_source.labels))
     val_size = _checked("val_size", config.val_size, 0, len(records) - 1)
-    val = np.random.default_rng(VAL_SEED).permutation(records)[:val_size]
+    val = records[stratified_order(train_source.labels[records], VAL_SEED)[:val_size]]
     shuffled = np.random.default_rng(seed).permutation(records)
     rest = shuffled[~np.isin(shuffled, val)]
     train_size = _checked("train_size", config.train_size, 1, len(rest))
     test_size = _checked("test_size", config.test_size, 1, len(test))
-    train = ImageDataset(train_reader, rest[:train_size], spec, config.augment, seed)
-    return Splits(
+    calibration_size = _calibration_size(config.calibration_size, train_size)
+    reader.readable(rest, calibration_size)
+    train = ImageDataset(reader, reader.without_unreadable(rest)[:train_size], spec, config.augment, seed)
+    splits = Splits(
         train=train,
-        val=ImageDataset(train_reader, val, spec) if val_size else None,
-        test=ImageDataset(test_reader, np.sort(test[:test_size]), spec),
-        calibration=train.plain(_calibration_size(config.calibration_size, len(train))),
+        val=ImageDataset(reader, val, spec).readable() if val_size else None,
+        test=ImageDataset(test_reader, np.sort(test[:test_size]), spec).readable(),
+        calibration=train.plain(calibration_size),
         class_names=names,
     )
+    _warn(splits)
+    return splits
+
+
+def _warn(splits: Splits) -> None:
+    """Logs what is likely to be other than a user thinks: classes without images, and images on both sides."""
+    for name, kinds in splits.train.reader.source.found.empty.items():
+        there = ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "nothing"
+        logger.warning("Folder %r holds no image and is no class: %s lies in it.", name, there)
+    if unseen := [splits.class_names[label] for label in absent(splits.train.labels, splits.num_classes)]:
+        logger.warning(
+            "%d of %d classes have no training images, so that nothing is known of them: %s.",
+            len(unseen), splits.num_classes, _abridged(unseen),
+        )  # fmt: skip
+    pairs = find_duplicates(splits.train, [part for part in (splits.val, splits.test) if part is not None])
+    if pairs:
+        logger.warning(
+            "%d images that accuracy is measured on are among the training images too, such as %s, the same as %s; "
+            "remove them, or accuracy is overestimated.", len(pairs), *reversed(pairs[0]),
+        )  # fmt: skip
 
 
 def class_names(config: DataConfig) -> list[str]:
@@ -98,15 +124,22 @@ def class_names(config: DataConfig) -> list[str]:
     return _class_names(find_sources(config.name, config.root)[0], config.name)
 
 
-def _hold_out_test(records: np.ndarray, config: DataConfig) -> tuple[np.ndarray, np.ndarray]:
+def _hold_out_test(labels: np.ndarray, config: DataConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the records that are left and those held out for testing."""
     if not 0 < config.test_share < 1:
         raise UsageError(f"test_share is {config.test_share}, but must lie between 0 and 1, such as 0.2.")
-    size = max(1, round(len(records) * config.test_share))
-    shuffled = np.random.default_rng(TEST_SEED).permutation(records)
+    size = size_to_hold_out(labels, config.test_share)
+    if not size:
+        raise UsageError(
+            f"Dataset {config.name!r} has one image of each class and no test images, so that none can be held out; "
+            "add images."
+        )
     logger.info(
-        "%s has no test images of its own: %d of its %d training images are held out.", config.name, size, len(records)
-    )
-    return shuffled[size:], shuffled[:size]
+        "%s has no test images of its own: %d of its %d training images are held out, by class.",
+        config.name, size, len(labels),
+    )  # fmt: skip
+    order = stratified_order(labels, TEST_SEED)
+    return np.sort(order[size:]), order[:size]
 
 
 def _class_names(source: Source, name: str) -> list[str]:
@@ -146,8 +179,10 @@ def _checked(option: str, asked: int | None, least: int, most: int) -> int:
 
 
 def _calibration_size(asked: int, train_size: int) -> int:
-    if asked < 1:
-        raise UsageError(f"calibration_size is {asked}, but must be at least 1.")
+    if asked < 2:
+        raise UsageError(
+            f"calibration_size is {asked}, but must be at least 2: one image says nothing about the units."
+        )
     if asked > train_size:
         logger.info("calibration_size %d is cut to the %d training images that are there.", asked, train_size)
     return min(asked, train_size)

@@ -1,0 +1,48 @@
+"""Images counted class by class, and an order of them from which each class can give its share."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def place_in_class(labels: Tensor) -> Tensor:
+    """Returns of each image how many of its class come before it, (images,)."""
+    order = labels.argsort(stable=True)
+    counts = torch.bincount(labels)
+    places = torch.empty_like(order)
+    places[order] = torch.arange(len(labels)) - (counts.cumsum(0) - counts)[labels[order]]
+    return places
+
+
+def absent(labels: Tensor, classes: int) -> list[int]:
+    """Returns the classes, 0 to ``classes`` - 1, that none of the labels (images,) names."""
+    return (torch.bincount(labels, minlength=classes) == 0).nonzero().flatten().tolist()
+
+
+def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
+    """Returns the numbers of images in a random order whose first ones hold the same share of every class.
+
+    One of each class that has two comes before all others, and the last one of each class behind all others.
+
+    Args:
+        labels: int64 (images,), not negative.
+        seed: Of the order within a class, and among classes of one size.
+    """
+    shuffled = np.random.default_rng(seed).permutation(len(labels))
+    labels = labels[shuffled]
+    counts = np.bincount(labels)[labels]
+    places = place_in_class(torch.from_numpy(labels)).numpy()
+    turns = (places + 0.5) / counts
+    turns[places == 0] = 0
+    turns[places == counts - 1] = 1
+    return shuffled[turns.argsort(kind="stable")]
+
+
+def size_to_hold_out(labels: np.ndarray, share: float) -> int:
+    """Returns how many of the images of :func:`stratified_order` are about a share of each class.
+
+    A class with two images or more has one at least on either side, and all others stay whole.
+    """
+    counts = np.bincount(labels)
+    least, most = (counts > 1).sum(), len(labels) - (counts > 0).sum()
+    return int(np.clip(round(len(labels) * share), least, most))

@@ -18,16 +18,19 @@ from xpruner.config import RunConfig
 from xpruner.config.checks import check
 from xpruner.config.files import expanded
 from xpruner.cost import count_macs, count_params
-from xpruner.data import InputSpec, Splits, batches, class_names, load_data
+from xpruner.data import ImageDataset, InputSpec, batches, class_names, load_data
+from xpruner.data.fingerprint import fingerprints
+from xpruner.data.overview import in_one_line, overview
 from xpruner.errors import UsageError
 from xpruner.explain.finished import remember_data
 from xpruner.guard_images import guarded_calibration, to_measure
+from xpruner.identity import Identity, check_identity, model_identity
 from xpruner.latency import compare_latency
 from xpruner.methods import Problem, find_method
 from xpruner.methods.base import DENSE_MASKS, MASKS, check_compensation, kinds_for, prepared, write_masks
 from xpruner.models import load_model, load_teacher
+from xpruner.models.about import known_classes, warn_of_accuracy
 from xpruner.models.own_copy import own_copy
-from xpruner.outputs import classes_of
 from xpruner.plan import Budget, Plan
 from xpruner.run import Run
 from xpruner.surgery import apply
@@ -101,17 +104,25 @@ class _Pipeline:
             model, self.kwargs = load_model(config.model, classes)
         self.dense = model.eval()
         self.spec = InputSpec.of(self.dense)
-        self.data = load_data(config.data, self.spec, config.seed)
-        check_classes(self.dense, self.data)
+        self.data = load_data(config.data, self.spec, config.seed, known_classes(self.dense))
+        self.found = overview(self.data)
+        log.info("%s", in_one_line(self.found, self.spec))
         self.units = find_units(self.dense, kinds_for(config, self.dense))
         self.budget = Budget.parse(config.budget, config.round_to)
         self.teacher = load_teacher(config.finetune, self.dense)
         self._check()
         self.run_folder = Run(config)
         self.config = self.run_folder.config
+        check_identity(self.run_folder.folder, self._identity())
         tracker.open()
         remember_data(config)
         self._calibration: list[tuple[Tensor, Tensor]] | None = None
+
+    def _identity(self) -> Identity:
+        """Returns what the run belongs to."""
+        models = {"model": self.dense, "teacher": self.teacher}
+        known = {name: model_identity(model, self.spec.shape) for name, model in models.items() if model is not None}
+        return {**known, **fingerprints(self.data)}
 
     def _check(self) -> None:
         """Raises UsageError where a later stage could not work on this model and these images."""
@@ -146,8 +157,10 @@ class _Pipeline:
 
     def _dense(self) -> dict[str, Any]:
         dense = prepared(self.dense, self._calibration_batches(), self.config)
-        self._save(dense, self.run_folder.folder / "dense")
-        return self._figures(dense)
+        figures = self._figures(dense)
+        warn_of_accuracy(self.dense, figures["top1"], len(self._images()))
+        self._save(dense, self.run_folder.folder / "dense", figures["top1"])
+        return {**figures, "data": self.found}
 
     def _search(self) -> dict[str, Any]:
         start = time.perf_counter()
@@ -221,8 +234,9 @@ class _Pipeline:
             on_step=self.tracker.scalars("finetune"),
         )
         seconds = time.perf_counter() - start
-        self._save(model, self.run_folder.folder / "pruned")
-        return {**self._figures(model), "seconds": seconds}
+        figures = self._figures(model)
+        self._save(model, self.run_folder.folder / "pruned", figures["top1"])
+        return {**figures, "seconds": seconds}
 
     def _teacher(self) -> nn.Module | None:
         """Returns what fine-tuning distils from: the dense model as its heads were turned, unless another is named."""
@@ -235,33 +249,27 @@ class _Pipeline:
 
     def _figures(self, model: nn.Module) -> dict[str, Any]:
         """Label-free top-1 on the test images, or on the held-out ones of a run that is for tuning."""
-        images = self.data.test if self.data.val is None else self.data.val
         top1 = evaluate(
             model,
-            images,
+            self._images(),
             batch_size=max(self.config.data.batch_size, 64),
             workers=self.config.data.workers,
             precision=self.config.precision,
         )
         return {"top1": top1, "macs": count_macs(model, self.units.input_size), "params": count_params(model)}
 
-    def _save(self, model: nn.Module, folder: Path) -> None:
-        save(model, folder, kwargs=self.kwargs, input_spec=self.spec, class_names=self.data.class_names)
+    def _images(self) -> ImageDataset:
+        return self.data.test if self.data.val is None else self.data.val
+
+    def _save(self, model: nn.Module, folder: Path, top1: float | None = None) -> None:
+        names = self.data.class_names
+        save(model, folder, kwargs=self.kwargs, input_spec=self.spec, class_names=names, top1=top1)
 
     def _calibration_batches(self) -> list[tuple[Tensor, Tensor]]:
         if self._calibration is None:
             loader = batches(self.data.calibration, self.config.data.batch_size, seed=0, shuffle=False)
             self._calibration = list(loader)
         return self._calibration
-
-
-def check_classes(model: Any, data: Splits) -> None:
-    """Raises UsageError unless the model has a class for each of the data's."""
-    if classes_of(model) != data.num_classes:
-        raise UsageError(
-            f"The model has {classes_of(model)} classes but the data have {data.num_classes}; give a model whose "
-            "classifier was trained on these classes."
-        )
 
 
 def environment(precision: str) -> dict[str, Any]:

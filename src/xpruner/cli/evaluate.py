@@ -1,12 +1,15 @@
 """``xpruner evaluate``: how accurate, large and fast one model is."""
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from xpruner.cli.options import parse
 from xpruner.config import DataConfig, ModelConfig
+
+log = logging.getLogger("xpruner")
 
 
 @dataclass
@@ -51,31 +54,37 @@ def measure(options: EvaluateOptions) -> dict[str, Any]:
     """Returns the figures of a model.
 
     Returns:
-        ``model``, ``images``, ``precision``, ``top1`` (0 to 1), ``macs``, ``params`` and, where it is asked for,
-        ``latency`` (ms by batch size).
+        ``model``, ``images``, ``precision``, ``top1`` (0 to 1), ``macs``, ``params``, what was found of the
+        images as ``data`` and, where it is asked for, ``latency`` (ms by batch size).
     """
     from xpruner.cost import count_macs, count_params
     from xpruner.data import InputSpec, class_names, load_data
+    from xpruner.data.overview import in_one_line, overview
     from xpruner.latency import compare_latency
     from xpruner.models import load_model
+    from xpruner.models.about import known_classes, warn_of_accuracy
     from xpruner.training import evaluate
     from xpruner.training.devices import accelerator
     from xpruner.training.precision import resolve_precision
 
     model, _ = load_model(options.model, len(class_names(options.data)))
     spec = InputSpec.of(model)
-    data = load_data(options.data, spec, options.seed)
+    data = load_data(options.data, spec, options.seed, known_classes(model))
+    found = overview(data)
+    log.info("%s", in_one_line(found, spec))
     images = data.test if data.val is None else data.val
     loading = {"batch_size": options.data.batch_size, "workers": options.data.workers}
     precision = resolve_precision(options.precision, accelerator().device)
-    figures = {
+    figures: dict[str, Any] = {
         "model": options.model.name,
         "images": len(images),
         "precision": precision,
         "top1": evaluate(model, images, **loading, precision=precision),
         "macs": count_macs(model),
         "params": count_params(model),
+        "data": found,
     }
+    warn_of_accuracy(model, figures["top1"], len(images))
     if not options.latency:
         return figures
     times = compare_latency({"model": model}, (spec.channels, *spec.size), options.latency)

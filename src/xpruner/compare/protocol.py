@@ -15,12 +15,14 @@ from xpruner.compensation import compensate
 from xpruner.config import RunConfig
 from xpruner.cost import count_macs, count_params
 from xpruner.data import InputSpec, Splits, batches, class_names, load_data
+from xpruner.data.overview import in_one_line, overview
 from xpruner.errors import XPrunerError
 from xpruner.guard_images import guarded_calibration
 from xpruner.methods import Outcome, Problem, find_method
 from xpruner.methods.base import kinds_for, prepared, read_outcome, write_outcome
 from xpruner.models import load_model, load_teacher
-from xpruner.pipeline import check_classes, environment
+from xpruner.models.about import known_classes, warn_of_accuracy
+from xpruner.pipeline import environment
 from xpruner.plan import Budget, Plan
 from xpruner.run import comparable
 from xpruner.surgery import apply
@@ -63,11 +65,13 @@ def set_up(config: RunConfig) -> Bench:
     """
     classes = config.model.num_classes or len(class_names(config.data))
     dense = load_model(config.model, classes)[0].eval()
-    data = load_data(config.data, InputSpec.of(dense), config.seed)
-    check_classes(dense, data)
+    data = load_data(config.data, InputSpec.of(dense), config.seed, known_classes(dense))
+    log.info("%s", in_one_line(overview(data), InputSpec.of(dense)))
     calibration = list(batches(data.calibration, config.data.batch_size, seed=0, shuffle=False))
     images = data.test if data.val is None else data.val
-    return Bench(dense, data, calibration, images, *predict(dense, images, **_forward(config)))
+    said, labels = predict(dense, images, **_forward(config))
+    warn_of_accuracy(dense, (said == labels).float().mean().item(), len(labels))
+    return Bench(dense, data, calibration, images, said, labels)
 
 
 def run_one(bench: Bench, run: RunOfMany, folder: Path) -> dict[str, Any]:

@@ -4,7 +4,6 @@ import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -92,37 +91,8 @@ def likely_cause(source: Source) -> str:
     if source.class_names is None and not (source.labels == 0).any():
         return "no image has label 0, so the labels may start at 1 where they must start at 0: correct them, or "
     if source.found.empty:
-        return f"no image is read of {_listed(source.found.empty)}: add some, or "
+        return f"no image is read of {_listed(list(source.found.empty))}: add some, or "
     return ""
-
-
-def chosen_order(names: Sequence[str], order: str) -> list[str]:
-    """Returns class names in the order that a run asks for.
-
-    Args:
-        names: In the order in which they were found.
-        order: ``alphabetical`` as torchvision and datasets sort folders, ``natural`` with ``2`` before ``10`` as timm
-            does, or a text file with a name on each line.
-
-    Raises:
-        UsageError: If there is no such file, or its names are others.
-    """
-    if order == "natural":
-        return list(names)
-    if order == "alphabetical":
-        return sorted(names)
-    path = Path(order)
-    if not path.is_file():
-        raise UsageError(
-            f"data.class_order is {order!r}; it must be natural, alphabetical, or a text file of a class a line."
-        )
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if sorted(lines) != sorted(names):
-        lacks = sorted(set(names) - set(lines)) or sorted(set(lines) - set(names)) or ["a name once more"]
-        raise UsageError(
-            f"The classes in {path} are not those of the data: {_listed(lacks)} differs; correct the file."
-        )
-    return lines
 
 
 def _comparable(names: Sequence[str], wanted: Sequence[str]) -> bool:

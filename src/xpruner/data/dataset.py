@@ -76,6 +76,11 @@ class Reader:
             raise _nothing_readable(len(records))
         return found
 
+    @property
+    def unreadable(self) -> int:
+        """How many images are known to be unreadable."""
+        return int(self._unreadable.sum())
+
     def without_unreadable(self, records: np.ndarray) -> np.ndarray:
         """Returns the records but for those whose images are known to be unreadable; decodes nothing."""
         return records[~self._unreadable.numpy()[records]]

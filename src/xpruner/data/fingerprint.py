@@ -6,9 +6,16 @@ from typing import Any
 import numpy as np
 
 from xpruner.data.sources import Source
+from xpruner.data.splits import Splits
 
 SIZES, CONTENTS = 100_000, 256
 """Of so many images, evenly spread, the sizes and the contents go into the checksum."""
+
+
+def fingerprints(data: Splits) -> dict[str, dict[str, Any]]:
+    """Returns the :func:`fingerprint` of the training images and of the test images, whichever of them are used."""
+    parts = {"training images": data.train, "test images": data.test}
+    return {name: fingerprint(part.reader.source) for name, part in parts.items()}
 
 
 def fingerprint(source: Source) -> dict[str, Any]:

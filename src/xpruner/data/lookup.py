@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from xpruner._compat import declare_torchvision_ops
+from xpruner.data.class_order import NATURAL
 from xpruner.data.folders import is_hidden, visible_folders
 from xpruner.data.sources import ClassFolders, Digits, Source, Table, Torchvision
 from xpruner.errors import UsageError, XPrunerError, unknown
@@ -28,7 +29,7 @@ Sources = tuple[Source, Source | None]
 T = TypeVar("T")
 
 
-def find_sources(name: str, root: str | None = None) -> Sources:
+def find_sources(name: str, root: str | None = None, order: str = NATURAL) -> Sources:
     """Returns the training images of a dataset, and its test images if it sets some aside itself.
 
     The test images are its test split or else its validation split; ImageNet's are those for validation, as its
@@ -37,6 +38,7 @@ def find_sources(name: str, root: str | None = None) -> Sources:
     Args:
         name: As in ``DataConfig``.
         root: The folder of a named dataset, or where to keep what is fetched.
+        order: Of class folders, as for ``class_order``.
 
     Raises:
         UsageError: There is no such dataset or folder, or it is not laid out as it must be.
@@ -47,7 +49,7 @@ def find_sources(name: str, root: str | None = None) -> Sources:
     if name == "digits":
         return Digits(), None
     if name in HUB_NAMES:
-        return _in_folder(Path(root), test_splits) if root else _on_hub(HUB_NAMES[name], None, test_splits)
+        return _in_folder(Path(root), test_splits, order) if root else _on_hub(HUB_NAMES[name], None, test_splits)
     if kind == "hfds":
         return _on_hub(rest, root, test_splits)
     if kind == "torch":
@@ -55,12 +57,12 @@ def find_sources(name: str, root: str | None = None) -> Sources:
     if kind in STREAMS:
         raise UsageError(f"Dataset {name!r} is a stream, which cannot be shuffled exactly; give a folder or hfds/...")
     if kind != name or Path(name).exists():
-        return _in_folder(Path(name), test_splits)
+        return _in_folder(Path(name), test_splits, order)
     known = ("digits", *HUB_NAMES, "hfds/<user>/<name>", "torch/<name>", "the path of a folder")
     raise unknown("dataset", name, known)
 
 
-def _in_folder(folder: Path, test_splits: Sequence[str]) -> Sources:
+def _in_folder(folder: Path, test_splits: Sequence[str], order: str) -> Sources:
     folder = folder.expanduser()
     if not folder.is_dir():
         raise UsageError(f"Dataset {str(folder)!r} is not a folder that exists; correct the path.")
@@ -74,9 +76,9 @@ def _in_folder(folder: Path, test_splits: Sequence[str]) -> Sources:
                 f"The folders in {folder} are named like splits ({', '.join(named)}), but none holds class folders of "
                 f"training images; give a folder such as {folder / 'train' / 'cat' / '1.jpg'} lies in."
             )
-        return ClassFolders(folder), None
+        return ClassFolders(folder, order=order), None
     train_folder, test_folder = _train_and_test(named, test_splits, f"Folder {folder}")
-    train = ClassFolders(train_folder)
+    train = ClassFolders(train_folder, order=order)
     return train, ClassFolders(test_folder, train.class_names) if test_folder else None
 
 

@@ -9,14 +9,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from PIL import Image
 
-from xpruner._compat import declare_torchvision_ops
+from xpruner.data.class_order import NATURAL, class_order
 from xpruner.data.folders import Found, find_images
 from xpruner.data.rgb import image_extensions, open_image
 from xpruner.errors import UsageError
-
-declare_torchvision_ops()
-
-from timm.utils.misc import natural_key
 
 if TYPE_CHECKING:
     import datasets
@@ -90,11 +86,6 @@ class Digits(_NotStored):
         return f"digit {record}"
 
 
-def class_order(names: Iterable[str]) -> list[str]:
-    """Returns class names in timm's order, where ``2`` comes before ``10``."""
-    return sorted(names, key=lambda name: (natural_key(name), name))
-
-
 class ClassFolders:
     """Image files below one folder for each class; the classes lie in :func:`class_order`.
 
@@ -103,6 +94,7 @@ class ClassFolders:
     Args:
         folder: The folder of class folders.
         class_names: The classes by label; those found, when absent.
+        order: Of those found, as for :func:`class_order`.
 
     Raises:
         UsageError: There are no images, or some of a class that ``class_names`` lacks.
@@ -111,7 +103,7 @@ class ClassFolders:
 
     mirror = True
 
-    def __init__(self, folder: Path, class_names: list[str] | None = None) -> None:
+    def __init__(self, folder: Path, class_names: list[str] | None = None, order: str = NATURAL) -> None:
         images, self.found = find_images(folder)
         if not images:
             there = ", ".join(f"{count} {kind}" for kind, count in self.found.left_out.items())
@@ -120,7 +112,7 @@ class ClassFolders:
                 f"{there and f', but {there}'}; "
                 f"give a folder of parquet files, or one such as {folder / 'cat' / '1.jpg'} lies in."
             )
-        names = class_names or class_order(images)
+        names = class_names or class_order(images, order)
         if strange := sorted(images.keys() - set(names)):
             raise UsageError(
                 f"Folder {folder} has the class {strange[0]!r}, which the training images lack; "

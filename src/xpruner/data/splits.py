@@ -7,6 +7,7 @@ import numpy as np
 
 from xpruner.config import DataConfig
 from xpruner.data.by_class import absent, size_to_hold_out, stratified_order
+from xpruner.data.class_names import Classes, match
 from xpruner.data.dataset import ImageDataset, Reader
 from xpruner.data.duplicates import find_duplicates
 from xpruner.data.lookup import find_sources
@@ -45,7 +46,7 @@ class Splits:
         return len(self.class_names)
 
 
-def load_data(config: DataConfig, spec: InputSpec, seed: int) -> Splits:
+def load_data(config: DataConfig, spec: InputSpec, seed: int, classes: Classes | None = None) -> Splits:
     """Finds the images of a dataset and divides them.
 
     The seed decides which images are left when fewer are asked for, their order, and the augmentation. Neither the
@@ -59,20 +60,20 @@ def load_data(config: DataConfig, spec: InputSpec, seed: int) -> Splits:
         config: Which images, and how many of them for what.
         spec: The input that the model expects.
         seed: Not negative.
+        classes: Those of the model, whose labels the images are given; absent, they keep their own.
 
     Raises:
-        UsageError: The dataset does not exist, is not laid out as it must be, or has fewer images than asked for.
+        UsageError: The dataset does not exist, is not laid out as it must be, has fewer images than asked for, or other
+            classes than the model.
         XPrunerError: It cannot be fetched, its labels are not those of its classes, or too many images are unreadable.
     """
     if spec.channels != 3:
         raise UsageError(f"The model takes {spec.channels} channels, but images are read as RGB; give a model with 3.")
-    train_source, test_source = find_sources(config.name, config.root)
-    names = _class_names(train_source, config.name)
+    train_source, test_source, names = _sources(config, classes)
     reader = test_reader = Reader(train_source, config.max_unreadable, config.cache)
     if test_source is None:
         records, test = _hold_out_test(train_source.labels, config)
     else:
-        _check_test(test_source, train_source, names, config.name)
         test_reader = Reader(test_source, config.max_unreadable, config.cache)
         records = np.arange(len(train_source.labels))
         test = np.random.default_rng(TEST_SEED).permutation(len(test_source.labels))
@@ -94,6 +95,17 @@ def load_data(config: DataConfig, spec: InputSpec, seed: int) -> Splits:
     )
     _warn(splits)
     return splits
+
+
+def _sources(config: DataConfig, classes: Classes | None) -> tuple[Source, Source | None, list[str]]:
+    """Returns the training images, the test images where there are some, and the classes by label, all checked."""
+    train, test = find_sources(config.name, config.root, config.class_order)
+    names = _class_names(train, config.name)
+    if test is not None:
+        _check_test(test, train, names, config.name)
+    if classes is not None:
+        names = match([source for source in (train, test) if source is not None], classes, config.name)
+    return train, test, names
 
 
 def _warn(splits: Splits) -> None:
@@ -121,7 +133,7 @@ def class_names(config: DataConfig) -> list[str]:
         UsageError: As :func:`load_data`.
         XPrunerError: As :func:`load_data`.
     """
-    return _class_names(find_sources(config.name, config.root)[0], config.name)
+    return _class_names(find_sources(config.name, config.root, config.class_order)[0], config.name)
 
 
 def _hold_out_test(labels: np.ndarray, config: DataConfig) -> tuple[np.ndarray, np.ndarray]:

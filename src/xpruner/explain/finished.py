@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -19,16 +20,21 @@ from torch.utils.data import Subset
 from xpruner.checkpoint import load, read_structure
 from xpruner.config import DataConfig, RunConfig
 from xpruner.data import ImageDataset, InputSpec, Splits, batches, load_data
+from xpruner.data.fingerprint import fingerprints
 from xpruner.data.lookup import HUB_NAMES
 from xpruner.errors import UsageError, XPrunerError
 from xpruner.files import write_text
 from xpruner.guard import GuardFigures, weighed
+from xpruner.identity import first_difference, read_identity
 from xpruner.masks import Importance, reduce_classes
 from xpruner.methods.base import DENSE_MASKS, MASKS, kinds_for
+from xpruner.models.about import known_classes
 from xpruner.moments import Batches
 from xpruner.plan import Budget, Plan
 from xpruner.training import predict
 from xpruner.units import Units, find_units
+
+log = logging.getLogger("xpruner")
 
 Options = TypeVar("Options")
 Content = TypeVar("Content")
@@ -177,7 +183,11 @@ class FinishedRun:
             UsageError: If they are not where they were when the run was started.
             XPrunerError: If they cannot be read.
         """
-        return load_data(self._data_config(), InputSpec.of(self.dense), self.config.seed)
+        data = load_data(self._data_config(), InputSpec.of(self.dense), self.config.seed, known_classes(self.dense))
+        difference = first_difference(read_identity(self.folder) or {}, fingerprints(data))
+        if difference:
+            log.warning("The run in %s was made on %s; what is said of images may be untrue.", self.folder, difference)
+        return data
 
     @property
     def images(self) -> ImageDataset:

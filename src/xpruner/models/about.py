@@ -1,5 +1,6 @@
 """What is known of a model besides its weights: how its images are prepared, its classes, how accurate it was."""
 
+import logging
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,6 +10,10 @@ from xpruner.data.class_names import Classes
 from xpruner.data.spec import InputSpec
 from xpruner.outputs import classes_of
 
+log = logging.getLogger("xpruner")
+
+FAR, ERRORS = 0.03, 3
+"""So much less top-1 than was noted, and so many standard errors, are more than other kernels or images explain."""
 UNNAMED = "LABEL_"
 """What transformers calls classes of which it knows no name, before their number."""
 
@@ -43,6 +48,28 @@ def known_classes(model: Any) -> Classes:
     count = classes_of(model)
     names = about(model).class_names or _of_transformers(model) or _of_timm(model)
     return Classes(count, tuple(map(str, names)) if names and len(names) == count else None)
+
+
+def warn_of_accuracy(model: nn.Module, top1: float, images: int) -> None:
+    """Logs a warning where a dense model does hardly better than chance, or far worse than was noted beside it.
+
+    Args:
+        model: The model.
+        top1: Its accuracy on the data at hand, 0 to 1.
+        images: On how many images that was measured.
+    """
+    count, noted = classes_of(model), about(model).top1
+    chance = 1 / count
+    if top1 <= chance + ERRORS * (chance * (1 - chance) / images) ** 0.5:
+        seen = f"near chance ({chance:.2%} for {count} classes)"
+    elif noted is not None and top1 < noted - max(FAR, ERRORS * (noted * (1 - noted) / images) ** 0.5):
+        seen = f"far below the {noted:.2%} that its folder notes"
+    else:
+        return
+    log.warning(
+        "The dense model's top-1 of %.2f %% is %s; check the preprocessing (model.mean, std, interpolation, crop_pct), "
+        "the order of the classes (data.class_order) and the checkpoint.", 100 * top1, seen,
+    )  # fmt: skip
 
 
 def _of_transformers(model: Any) -> list[str] | None:

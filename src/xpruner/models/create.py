@@ -69,7 +69,7 @@ def _found(config: ModelConfig, num_classes: int | None) -> tuple[nn.Module, dic
     if is_timm_folder(config.name):
         return _from_timm_folder(config)
     if _is_folder(config.name):
-        return _from_folder(config, num_classes)
+        return _from_folder(config)
     if not timm.is_model(config.name):
         raise unknown_model(config.name)
     kwargs = {
@@ -144,7 +144,7 @@ def _is_folder(name: str) -> bool:
     return (folder / STRUCTURE).is_file() or (not timm.is_model(name) and (folder.exists() or "/" in name))
 
 
-def _from_folder(config: ModelConfig, num_classes: int | None) -> tuple[nn.Module, dict[str, Any]]:
+def _from_folder(config: ModelConfig) -> tuple[nn.Module, dict[str, Any]]:
     settled = [key for key in ("checkpoint", "pretrained", "img_size", "kwargs") if getattr(config, key)]
     if settled:
         raise UsageError(
@@ -153,11 +153,10 @@ def _from_folder(config: ModelConfig, num_classes: int | None) -> tuple[nn.Modul
     structure = read_structure(config.name)
     model: Any = load(config.name)
     check_single_label(model)
-    wanted = config.num_classes or num_classes or classes_of(model)
-    if wanted != classes_of(model):
+    if config.num_classes not in (None, classes_of(model)):
         raise UsageError(
-            f"The model saved in {config.name} has {classes_of(model)} classes where {wanted} are asked for; "
-            "give another model, or data of as many classes."
+            f"The model saved in {config.name} has {classes_of(model)} classes where model.num_classes is "
+            f"{config.num_classes}; leave that out, or give another model."
         )
     return model, structure.kwargs
 

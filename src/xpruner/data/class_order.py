@@ -1,0 +1,44 @@
+"""Which label the folder of a class has, where nothing but the folders tells."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from xpruner._compat import declare_torchvision_ops
+from xpruner.errors import UsageError
+
+declare_torchvision_ops()
+
+from timm.utils.misc import natural_key
+
+NATURAL, ALPHABETICAL = "natural", "alphabetical"
+
+
+def class_order(names: Iterable[str], order: str = NATURAL) -> list[str]:
+    """Returns class names by label.
+
+    Args:
+        names: Of the folders.
+        order: ``natural``, in which ``2`` comes before ``10``, as in timm; ``alphabetical``, as torchvision and
+            datasets sort folders; or a text file with a name on each line.
+
+    Raises:
+        UsageError: If there is no such file, or its names are others.
+    """
+    found = sorted(names)
+    if order == NATURAL:
+        return sorted(found, key=natural_key)
+    if order == ALPHABETICAL:
+        return found
+    path = Path(order)
+    if not path.is_file():
+        raise UsageError(
+            f"data.class_order is {order!r}; it must be natural, alphabetical, or a text file with a class a line."
+        )
+    lines = [line.strip() for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    if sorted(lines) != found:
+        others = sorted(set(found) ^ set(lines)) or lines
+        raise UsageError(
+            f"The classes in {path} are not those of the data, such as {others[0]!r}, which must be once in both; "
+            "correct the file."
+        )
+    return lines

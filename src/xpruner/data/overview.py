@@ -1,0 +1,61 @@
+"""What was found of a run's data and how images are prepared: one line that shows what is wrong with them."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from xpruner.data.splits import Splits
+
+SHOWN = 6
+"""So many class names at the most stand in the line."""
+
+
+def overview(data: Splits) -> dict[str, Any]:
+    """Returns what was found, as JSON values.
+
+    ``classes`` by label, ``images`` of each part, ``fewest`` and ``most`` training images of a class with its name,
+    ``read`` and ``left_out`` files by kind, ``unreadable`` images, and ``input``, how images are prepared.
+    """
+    parts = {"training": data.train, "held out": data.val, "test": data.test}
+    readers = list({id(part.reader): part.reader for part in parts.values() if part is not None}.values())
+    counts = torch.bincount(data.train.labels, minlength=data.num_classes)
+    extremes = {"fewest": int(counts.argmin()), "most": int(counts.argmax())}
+    return {
+        "classes": list(data.class_names),
+        "images": {name: len(part) for name, part in parts.items() if part is not None},
+        **{name: [data.class_names[label], int(counts[label])] for name, label in extremes.items()},
+        "read": _summed([reader.source.found.read for reader in readers]),
+        "left_out": _summed([reader.source.found.left_out for reader in readers]),
+        "unreadable": sum(reader.unreadable for reader in readers),
+        "input": data.train.spec.to_dict(),
+    }
+
+
+def in_one_line(found: Mapping[str, Any], spec: object) -> str:
+    """Returns an overview in words.
+
+    Args:
+        found: As from :func:`overview`.
+        spec: How images are prepared, said by its ``str``.
+    """
+    names = found["classes"]
+    listed = ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+    images = ", ".join(f"{count} {name}" for name, count in found["images"].items())
+    parts = [f"{len(names)} classes ({listed})", f"images: {images}"]
+    (least, fewest), (_, most) = found["fewest"], found["most"]
+    parts.append(f"training images a class: {most if fewest == most else f'{fewest} ({least}) to {most}'}")
+    for title, kinds in (("files read", found["read"]), ("passed over", found["left_out"])):
+        if kinds:
+            parts.append(f"{title}: {', '.join(f'{count} {kind}' for kind, count in kinds.items())}")
+    if found["unreadable"]:
+        parts.append(f"unreadable: {found['unreadable']}")
+    return "; ".join([*parts, f"input {spec}"])
+
+
+def _summed(counts: Sequence[Mapping[str, int]]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for each in counts:
+        total.update(each)
+    return dict(total.most_common())

@@ -53,7 +53,7 @@ def save(
         XPrunerError: If the disk is full or the folder cannot be written.
     """
     names = list(class_names) if class_names is not None else None
-    structure = _describe(model, kwargs, input_spec or InputSpec.of(model), names)
+    structure = _describe(model, kwargs, input_spec, names)
     folder = Path(folder).expanduser()
     weights = {name: tensor.cpu().clone().contiguous() for name, tensor in model.state_dict().items()}  # some are tied
     config = _own_config(model, structure, weights)
@@ -111,7 +111,7 @@ def arguments_of(model: nn.Module, kwargs: Mapping[str, Any] | None = None) -> d
     Raises:
         UsageError: If the model cannot be rebuilt from its architecture and arguments.
     """
-    return _describe(model, kwargs, InputSpec.of(model), None).kwargs
+    return _describe(model, kwargs, None, None).kwargs
 
 
 def read_structure(folder: str | Path) -> Structure:
@@ -149,11 +149,12 @@ def first_difference(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) 
 
 
 def _describe(
-    model: nn.Module, kwargs: Mapping[str, Any] | None, spec: InputSpec, class_names: list[str] | None
+    model: nn.Module, kwargs: Mapping[str, Any] | None, spec: InputSpec | None, class_names: list[str] | None
 ) -> Structure:
     """Returns the model's structure, proven by rebuilding the model from it."""
     prunable_parts(model)  # a model that cannot be pruned is refused before it is asked where it comes from
     library, architecture = identify(model)
+    spec = spec or InputSpec.of(model)
     misfits = []
     for arguments in guesses(model, library, architecture) if kwargs is None else [_as_json(kwargs)]:
         try:

@@ -15,7 +15,7 @@ from xpruner.errors import UsageError, XPrunerError
 from xpruner.models.arguments import check_timm
 from xpruner.models.classifier import check_single_label
 from xpruner.models.of_transformers import read_transformers
-from xpruner.models.weights import load_weights
+from xpruner.models.weights import classes_in, load_weights
 from xpruner.outputs import classes_of
 from xpruner.skeleton import unknown_model
 
@@ -56,6 +56,8 @@ def load_model(config: ModelConfig, num_classes: int | None = None) -> tuple[nn.
         **config.kwargs,
         **{key: getattr(config, key) for key in ("num_classes", "img_size") if getattr(config, key) is not None},
     }
+    if config.checkpoint and kwargs["num_classes"] is None:
+        kwargs["num_classes"] = classes_in(Path(config.checkpoint).expanduser(), config.name)
     kwargs = {key: value for key, value in kwargs.items() if value is not None}
     model = _create(config, kwargs)
     if config.checkpoint:

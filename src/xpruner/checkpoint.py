@@ -58,7 +58,7 @@ def save(
         XPrunerError: If the disk is full or the folder cannot be written.
     """
     names = class_names if class_names is not None else known_classes(model).names
-    about = About(input_spec or InputSpec.of(model), None if names is None else tuple(names), top1)
+    about = About(input_spec, None if names is None else tuple(names), top1)
     structure = _describe(model, kwargs, about)
     folder = Path(folder).expanduser()
     weights = {name: tensor.cpu().clone().contiguous() for name, tensor in model.state_dict().items()}  # some are tied
@@ -163,6 +163,7 @@ def _describe(model: nn.Module, kwargs: Mapping[str, Any] | None, about: About) 
     """Returns the model's structure, proven by rebuilding the model from it."""
     prunable_parts(model)  # a model that cannot be pruned is refused before it is asked where it comes from
     library, architecture = identify(model)
+    spec = spec or InputSpec.of(model)
     misfits = []
     for arguments in guesses(model, library, architecture) if kwargs is None else [_as_json(kwargs)]:
         try:

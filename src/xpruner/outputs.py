@@ -26,7 +26,12 @@ def logits_of(output: Any) -> Tensor:
 
 
 def classes_of(model: Any) -> int:
-    """Returns how many classes a classifier of timm or transformers tells apart."""
+    """Returns how many classes a classifier of timm or transformers tells apart.
+
+    The layer that makes the logits knows best: training scripts put another one there and leave the number as it was.
+    """
+    for path in classifiers(model)[:1]:
+        return model.get_submodule(path).out_features
     return model.num_classes if hasattr(model, "num_classes") else model.config.num_labels
 
 

@@ -2,7 +2,6 @@
 
 import difflib
 import importlib.metadata
-import inspect
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -89,7 +88,7 @@ def _with_timm(architecture: str, kwargs: Mapping[str, Any]) -> nn.Module:
 def _with_transformers(architecture: str, config: Mapping[str, Any]) -> nn.Module:
     library = require("transformers", "load this model")
     made: Any = getattr(library, architecture, None)
-    if not (inspect.isclass(made) and library.PreTrainedModel in made.__mro__):
+    if library.PreTrainedModel not in getattr(made, "__mro__", ()):
         raise UsageError(f"transformers has no model class {architecture!r}; update transformers or the architecture.")
     return made(made.config_class.from_dict(dict(config)))
 

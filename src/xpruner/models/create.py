@@ -14,13 +14,13 @@ from xpruner.checkpoint import CONFIG, STRUCTURE, load, read_structure
 from xpruner.config import FinetuneConfig, ModelConfig
 from xpruner.data.spec import InputSpec
 from xpruner.errors import UsageError, XPrunerError
-from xpruner.models.about import note
+from xpruner.models.about import known_classes, note
 from xpruner.models.arguments import check_timm
 from xpruner.models.classifier import check_single_label
 from xpruner.models.of_timm import is_timm_folder, read_timm_folder
 from xpruner.models.of_transformers import read_transformers
 from xpruner.models.preprocessing import read_preprocessing
-from xpruner.models.weights import load_weights
+from xpruner.models.weights import classes_in, load_weights
 from xpruner.outputs import classes_of
 from xpruner.skeleton import unknown_model
 
@@ -41,7 +41,7 @@ def load_model(config: ModelConfig, num_classes: int | None = None) -> tuple[nn.
 
     Args:
         config: Its name, its weights, its arguments.
-        num_classes: Of the data, for a configuration that does not say it.
+        num_classes: Of the data, where neither the configuration nor the weights say it.
 
     Returns:
         The model, and the arguments of ``timm.create_model`` that made it, for ``xpruner.save``; None for a model of
@@ -72,11 +72,11 @@ def _found(config: ModelConfig, num_classes: int | None) -> tuple[nn.Module, dic
         return _from_folder(config)
     if not timm.is_model(config.name):
         raise unknown_model(config.name)
-    kwargs = {
-        "num_classes": num_classes,
-        **config.kwargs,
-        **{key: getattr(config, key) for key in ("num_classes", "img_size") if getattr(config, key) is not None},
-    }
+    stated = {key: getattr(config, key) for key in ("num_classes", "img_size") if getattr(config, key) is not None}
+    kwargs = {**config.kwargs, **stated}
+    if "num_classes" not in kwargs:  # the weights know better than the data, whose classes are compared later
+        found = classes_in(Path(config.checkpoint).expanduser(), config.name) if config.checkpoint else None
+        kwargs["num_classes"] = found or num_classes
     kwargs = {key: value for key, value in kwargs.items() if value is not None}
     model = _create(config, kwargs)
     if config.checkpoint:
@@ -90,7 +90,8 @@ def load_teacher(recipe: FinetuneConfig, dense: nn.Module) -> nn.Module | None:
     """Returns what fine-tuning distils from: the model that the recipe names, else the dense one; None without either.
 
     Raises:
-        UsageError: If there is no such model, or its classes are not as many as the dense model's.
+        UsageError: If there is no such model, its classes are not those of the dense model, or it takes no images of
+            that size.
         XPrunerError: If its published weights cannot be fetched.
     """
     if recipe.distill == 0:
@@ -104,7 +105,27 @@ def load_teacher(recipe: FinetuneConfig, dense: nn.Module) -> nn.Module | None:
             f"The teacher {recipe.teacher} has {classes_of(teacher)} classes but the model {classes_of(dense)}; give a "
             "teacher of the same classes, or leave it out."
         )
+    _check_teacher(teacher, dense, recipe.teacher)
     return teacher
+
+
+def _check_teacher(teacher: nn.Module, dense: nn.Module, name: str) -> None:
+    """Raises UsageError where a teacher's outputs for the dense model's images would be no answers to learn from."""
+    theirs, ours = known_classes(teacher).names, known_classes(dense).names
+    if theirs and ours and theirs != ours:
+        raise UsageError(f"The teacher {name} has its classes in another order than the model; give one with the same.")
+    theirs_input, ours_input = InputSpec.of(teacher), InputSpec.of(dense)
+    if (theirs_input.mean, theirs_input.std) != (ours_input.mean, ours_input.std):
+        log.warning("The teacher %s expects %s, but is shown images as the model: %s.", name, theirs_input, ours_input)
+    try:
+        with torch.no_grad():
+            teacher.eval()(torch.zeros(1, *ours_input.shape))
+    except Exception as error:  # whatever the library raises at images of another size
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise UsageError(
+            f"The teacher {name} does not take the model's images of {ours_input.size[0]} x {ours_input.size[1]} "
+            f"pixels ({reason}); give a teacher of that size, or leave it out."
+        ) from error
 
 
 def _of_transformers(name: str) -> bool:

@@ -42,7 +42,7 @@ def read_transformers(name: str, kwargs: Mapping[str, Any]) -> nn.Module:
         )
     except UsageError:
         raise
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # from the hub, or whatever transformers raises at a folder that it cannot read
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise UsageError(
             f"transformers cannot load {name!r} ({reason}); give a folder or hub name of an image classifier whose "

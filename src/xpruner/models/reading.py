@@ -8,6 +8,7 @@ from torch import nn
 
 from xpruner._compat import declare_torchvision_ops
 from xpruner.cost import input_size
+from xpruner.outputs import classes_of
 from xpruner.units.blocks import SkippedBlock
 from xpruner.units.branch import ConstantBranch
 
@@ -32,7 +33,7 @@ def outside(model: Any, plain: Any, recorded: Collection[str] = ()) -> dict[str,
         recorded: Arguments that are known to have been given, and may have changed since.
     """
     size = _side(getattr(getattr(model, "patch_embed", None), "img_size", None))
-    shown = {"num_classes": model.num_classes} | ({} if size is None else {"img_size": size})
+    shown: dict[str, Any] = {"num_classes": classes_of(model)} | ({} if size is None else {"img_size": size})
     for name, own, usual in (
         ("in_chans", input_size(model)[0], input_size(plain)[0]),
         ("global_pool", getattr(model, "global_pool", None), getattr(plain, "global_pool", None)),
@@ -82,7 +83,7 @@ def _read(model: Any) -> dict[str, Any]:
     embed, windowed = model.patch_embed, isinstance(model, SwinTransformer)
     heads = [_heads(stage) for stage in _stages(model)]
     return {
-        "num_classes": model.num_classes,
+        "num_classes": classes_of(model),
         "img_size": _side(embed.img_size),
         "patch_size": _side(embed.patch_size),
         "in_chans": embed.proj.in_channels,

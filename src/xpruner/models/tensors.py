@@ -54,8 +54,10 @@ def check_tensors(tensors: Mapping[str, Tensor], parameters: Collection[str], wh
 def check_types(folder: Path, parameters: Collection[str]) -> None:
     """Raises UsageError with the name of the first tensor in a folder's safetensors that is of no type to be pruned.
 
-    Transformers turns every type into the one it computes in, so that what it loaded does not tell.
+    Transformers turns every type into the one it computes in, so that what it loaded does not tell. That weights are
+    read in float32 which lie there in another type is logged.
     """
+    others = set()
     for path in sorted(folder.glob("*.safetensors")):
         try:
             with safe_open(path, "pt") as file:
@@ -67,18 +69,25 @@ def check_types(folder: Path, parameters: Collection[str]) -> None:
             known = kind in ("F32", "F16", "BF16", "F64")
             if not known and (name in parameters or kind not in ("I64", "I32", "I16", "BOOL")):
                 raise UsageError(f"The weight {name!r} in {path} is of the type {kind}; {REMEDY}.")
+            others |= {kind} & {"F16", "BF16", "F64"}
+    if others:
+        _log_types(folder, others)
 
 
 def in_float32(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
     """Returns tensors with those of other floating-point types turned into float32, which is logged."""
-    others = sorted({_word(tensor.dtype) for tensor in tensors.values() if _turns(tensor)})
+    others = {_word(tensor.dtype) for tensor in tensors.values() if _turns(tensor)}
     if others:
-        log.info("%s has weights in %s; they are read in float32.", where, " and ".join(others))
+        _log_types(where, others)
     return {name: tensor.float() if _turns(tensor) else tensor for name, tensor in tensors.items()}
 
 
+def _log_types(where: object, types: Collection[str]) -> None:
+    log.info("%s has weights in %s; they are read in float32.", where, " and ".join(sorted(types)))
+
+
 def _turns(tensor: Tensor) -> bool:
-    return tensor.is_floating_point() and tensor.dtype != torch.float32
+    return tensor.dtype in READ and tensor.dtype != torch.float32
 
 
 def _is_odd(dtype: torch.dtype) -> bool:

@@ -1,16 +1,38 @@
 """A model of timm gets the weights that training left in a file."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from xpruner._compat import declare_torchvision_ops
 from xpruner.checkpoint import first_difference
 from xpruner.errors import UsageError, XPrunerError
-from xpruner.models.files import read_weights
+from xpruner.models.checkpoint_files import read_weights
 from xpruner.models.tensors import check_tensors, in_float32
+
+declare_torchvision_ops()
+
+import timm
+
+ARRAYS = (".npz", ".npy")
+
+
+def classes_in(path: Path, name: str) -> int | None:
+    """Returns how many classes the weights in a file tell apart, for a model that timm knows by this name.
+
+    Raises:
+        UsageError: If there is no such file, or it holds no weights.
+        XPrunerError: If it is damaged.
+    """
+    if path.suffix.lower() in ARRAYS:
+        return None
+    weights = read_weights(path)
+    published = timm.get_pretrained_cfg(name)
+    classifiers = (weights.get(f"{head}.weight") for head in _heads(published and published.classifier))
+    return next((len(classifier) for classifier in classifiers if classifier is not None), None)
 
 
 def load_weights(model: Any, path: Path) -> None:
@@ -20,11 +42,11 @@ def load_weights(model: Any, path: Path) -> None:
         UsageError: If there is no such file, or its weights are not those of this model.
         XPrunerError: If it is damaged.
     """
-    if path.suffix.lower() in (".npz", ".npy") and path.is_file():
+    if path.suffix.lower() in ARRAYS and path.is_file():
         _load_arrays(model, path)
         return
     weights = read_weights(path)
-    for head in _heads(model):
+    for head in _heads(model.pretrained_cfg.get("classifier")):
         classifier = weights.get(f"{head}.weight")
         if classifier is not None:
             _check_classes(path, len(classifier), model.num_classes)
@@ -58,9 +80,8 @@ def _load_arrays(model: Any, path: Path) -> None:
         ) from error
 
 
-def _heads(model: Any) -> tuple[str, ...]:
-    heads = model.pretrained_cfg.get("classifier") or ()
-    return (heads,) if isinstance(heads, str) else tuple(heads)
+def _heads(classifier: str | Sequence[str] | None) -> tuple[str, ...]:
+    return (classifier,) if isinstance(classifier, str) else tuple(classifier or ())
 
 
 def _check_classes(path: Path, given: int, wanted: int) -> None:

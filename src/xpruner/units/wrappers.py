@@ -38,6 +38,14 @@ def check_module(model: nn.Module) -> None:
 def _remedy(path: str, module: nn.Module) -> str | None:
     """Returns what is the matter with one module and what to do about it, or None."""
     home, own = f"{type(module).__module__}.", module._parameters
+    if home.startswith(QUANTISED):
+        return "is quantised; prune the float32 model first and quantise what comes out"
+    if home.startswith(SHARDED) or any(base.__name__ == "FSDPModule" for base in type(module).__mro__):
+        return (
+            "is sharded; gather the weights into a plain model first (get_model_state_dict with full_state_dict=True)"
+        )
+    if home.startswith(COMPILED):
+        return "is compiled code; pass the model as it was before"
     if home.startswith("peft.") or "base_layer" in module._modules or any(name.startswith("lora_") for name in own):
         return "is an adapter beside the weights; merge the adapters first (in peft: model = model.merge_and_unload())"
     if parametrize.is_parametrized(module):
@@ -50,14 +58,6 @@ def _remedy(path: str, module: nn.Module) -> str | None:
             call, weight = undo
             call = f"torch.nn.utils.{call}({_written(path)}, {weight!r})"
             return f"computes its {weight} from others; make it plain first: {call}"
-    if home.startswith(QUANTISED):
-        return "is quantised; prune the float32 model first and quantise what comes out"
-    if home.startswith(SHARDED) or any(base.__name__ == "FSDPModule" for base in type(module).__mro__):
-        return (
-            "is sharded; gather the weights into a plain model first (get_model_state_dict with full_state_dict=True)"
-        )
-    if home.startswith(COMPILED):
-        return "is compiled code; pass the model as it was before"
     if any(isinstance(parameter, UninitializedParameter) for parameter in own.values()):
         return "has no shape yet; run one image through the model first"
     return None

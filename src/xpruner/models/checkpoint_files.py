@@ -117,8 +117,8 @@ def _read_pickle(path: Path) -> Any:
             raise UsageError(
                 f"The checkpoint {path} is a TorchScript archive, which is code; give a file of its state_dict()."
             ) from error
-        reason = " ".join(str(error).split())[:100]
-        raise XPrunerError(f"The checkpoint {path} is damaged ({reason}); fetch it again.") from error
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
+        raise XPrunerError(f"The checkpoint {path} is damaged, or none ({reason}); fetch it again.") from error
 
 
 def _code_in(path: Path) -> str:

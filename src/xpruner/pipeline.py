@@ -15,9 +15,10 @@ from xpruner.checkpoint import load, save
 from xpruner.compensation import check_focus, check_handed_over, compensate
 from xpruner.config import RunConfig
 from xpruner.cost import count_macs, count_params
-from xpruner.data import InputSpec, Splits, batches, class_names, load_data
+from xpruner.data import InputSpec, Splits, calibration_batches, class_names, load_data
+from xpruner.data.by_class import absent
 from xpruner.errors import UsageError
-from xpruner.explain.finished import remember_data
+from xpruner.explain.finished import UNSEEN, remember_data
 from xpruner.guard_images import guarded_calibration, to_measure
 from xpruner.latency import compare_latency
 from xpruner.methods import Problem, find_method
@@ -88,6 +89,7 @@ class _Pipeline:
         self.spec = InputSpec.of(self.dense)
         self.data = load_data(config.data, self.spec, config.seed)
         check_classes(self.dense, self.data)
+        self.unseen = unseen_classes(config, self.data)
         self.units = find_units(self.dense, kinds_for(config, self.dense))
         self.budget = Budget.parse(config.budget, config.round_to)
         self.budget.target(self.units)  # out of reach is known before anything is computed
@@ -138,7 +140,8 @@ class _Pipeline:
         if outcome.model is not None:
             self._save(outcome.model, self._found)
         outcome.plan.save(self.run_folder.folder / "plan.json")
-        return {**outcome.figures, "seconds": time.perf_counter() - start}
+        unseen = {UNSEEN: self.unseen} if self.unseen else {}
+        return {**outcome.figures, **unseen, "seconds": time.perf_counter() - start}
 
     @property
     def _found(self) -> Path:
@@ -213,8 +216,7 @@ class _Pipeline:
 
     def _calibration_batches(self) -> list[tuple[Tensor, Tensor]]:
         if self._calibration is None:
-            loader = batches(self.data.calibration, self.config.data.batch_size, seed=0, shuffle=False)
-            self._calibration = list(loader)
+            self._calibration = calibration_batches(self.data.calibration, self.config.data.batch_size)
         return self._calibration
 
 
@@ -225,6 +227,20 @@ def check_classes(model: Any, data: Splits) -> None:
             f"The model has {classes_of(model)} classes but the data have {data.num_classes}; give a model whose "
             "classifier was trained on these classes."
         )
+
+
+def unseen_classes(config: RunConfig, data: Splits) -> list[int]:
+    """Returns the classes without an image among those that X-Pruner's masks are made of, and says what to do."""
+    if config.method != "xpruner":
+        return []
+    seen = data.train if config.masks.steps else data.calibration
+    unseen = absent(seen.labels, data.num_classes)
+    if more := len(unseen) - len(absent(data.train.labels, data.num_classes)):
+        log.warning(
+            "%d of %d classes have training images, but none among the %d for calibration, so that their masks are the "
+            "mean of the others'; raise data.calibration_size.", more, data.num_classes, len(seen),
+        )  # fmt: skip
+    return unseen
 
 
 def check_guard(config: RunConfig) -> None:

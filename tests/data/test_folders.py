@@ -89,7 +89,5 @@ def test_files_lie_in_natural_order(tmp_path):
 
 def test_where_no_image_is_found_what_lies_there_is_told(tmp_path):
     touch(tmp_path / "cat" / "1.heic", tmp_path / "1.png")
-    with pytest.raises(
-        UsageError, match=r"\.bmp, .* in class folders, but 1 outside of class folders, 1 \.heic;"
-    ):
+    with pytest.raises(UsageError, match=r"\.bmp, .* in class folders, but 1 outside of class folders, 1 \.heic;"):
         ClassFolders(tmp_path)

@@ -33,7 +33,6 @@ import numpy as np
 from nuwa import Found, nuwa
 from table import markdown, percent
 from torch import nn
-from torch.utils.data import Subset
 
 from xpruner.compare.results import provenance
 from xpruner.cost import count_macs, count_params
@@ -137,10 +136,9 @@ class Task:
     def nuwa(self) -> tuple[Found, float]:
         """What NuWa's recipe finds, and the seconds it takes."""
         start, config = time.perf_counter(), self.run.config
-        numbers = ImagesOf(self.run.data.train, self.labels).numbers
         found = nuwa(
-            self.run.dense, Subset(self.run.data.train, numbers), self.calibration, self.bench.budget, seed=self.seed,
-            precision=config.precision,
+            self.run.dense, ImagesOf(self.run.data.train, self.labels).images, self.calibration, self.bench.budget,
+            seed=self.seed, precision=config.precision,
         )  # fmt: skip
         return found, time.perf_counter() - start
 

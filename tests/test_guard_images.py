@@ -1,14 +1,31 @@
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.utils.data import TensorDataset
 
 from xpruner.config import DataConfig, RunConfig
+from xpruner.data import ImageDataset, InputSpec
+from xpruner.data.dataset import Reader
+from xpruner.data.sources import Digits
 from xpruner.errors import UsageError
-from xpruner.guard_images import IMAGES, guarded_calibration, place_in_class, to_measure, weighed_calibration
+from xpruner.guard_images import IMAGES, guarded_calibration, to_measure, unseen, weighed_calibration
 
 
-def test_images_are_numbered_within_their_class():
-    assert place_in_class(torch.tensor([2, 0, 2, 2, 0])).tolist() == [0, 0, 1, 2, 1]
+def test_drops_are_measured_on_no_image_that_cannot_be_read():
+    """Of 40 digits the first 10 are for calibration and the next 15 measured; of those one is damaged."""
+
+    class Damaged(Digits):
+        def open(self, record: int) -> Image.Image:
+            return Image.open("gone") if record == 12 else super().open(record)
+
+    train = ImageDataset(Reader(Damaged(), 1), np.arange(40), InputSpec((8, 8), (0.5,) * 3, (0.5,) * 3), "light")
+    calibration = [(torch.zeros(10, 3, 8, 8), train.labels[:10])]
+    measured = unseen(SimpleNamespace(train=train, calibration=calibration), limit=100.0)
+    assert measured.records.tolist() == [10, 11, *range(13, 25)]
+    assert torch.equal(measured[2][0], train.plain()[13][0])
 
 
 def test_more_images_are_taken_where_the_limit_needs_them():

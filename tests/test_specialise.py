@@ -1,13 +1,18 @@
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import tiny_transformers
 import torch
+from PIL import Image
 from tiny_models import MODELS, tiny
 from torch import nn
 
 import xpruner
 from xpruner.config import ThresholdConfig
+from xpruner.data import ImageDataset, InputSpec
+from xpruner.data.dataset import Reader
+from xpruner.data.sources import Digits
 from xpruner.errors import UsageError
 from xpruner.explain.finished import FinishedRun, open_run
 from xpruner.masks import reduce_classes
@@ -44,10 +49,31 @@ def test_images_of_some_classes_are_labelled_by_their_place(finished_folder):
     images = open_run(finished_folder).images
     chosen = ImagesOf(images, [7, 2])
     assert len(chosen) == int(((images.labels == 7) | (images.labels == 2)).sum())
-    for index, number in enumerate(chosen.numbers):
+    numbers = [number for number, label in enumerate(images.labels) if label in (7, 2)]
+    for index, number in enumerate(numbers):
         assert [7, 2][chosen[index][1]] == images.labels[number]
         assert torch.equal(chosen[index][0], images[number][0])
-    assert ImagesOf(images, [7, 2], 3).numbers == chosen.numbers[:3]
+    first = ImagesOf(images, [7, 2], 3)
+    assert len(first) == 3 and all(torch.equal(first[i][0], chosen[i][0]) for i in range(3))
+
+
+class ThirdIsDamaged(Digits):
+    """Digits 0, 1, 2, ..., of which number 2 cannot be read."""
+
+    def open(self, record: int) -> Image.Image:
+        if record == 2:
+            raise OSError("it is damaged")
+        return super().open(record)
+
+
+def test_no_image_of_another_class_stands_for_one_that_cannot_be_read():
+    spec = InputSpec((8, 8), (0.5,) * 3, (0.5,) * 3)
+    images = ImageDataset(Reader(ThirdIsDamaged(), max_unreadable=1), np.arange(13), spec)
+    to_train_with = ImagesOf(images, [2, 1])  # records 2, 12 and 1, 11
+    assert [label for _, label in to_train_with] == [1, 1, 1, 0]
+    assert torch.equal(to_train_with[1][0], images[11][0])
+    to_measure_on = ImagesOf(images, [2, 1], 10)
+    assert [label for _, label in to_measure_on] == [1, 1, 0]
 
 
 def test_the_units_that_the_chosen_classes_need_most_stay(finished_folder):

@@ -163,7 +163,6 @@ def _describe(model: nn.Module, kwargs: Mapping[str, Any] | None, about: About) 
     """Returns the model's structure, proven by rebuilding the model from it."""
     prunable_parts(model)  # a model that cannot be pruned is refused before it is asked where it comes from
     library, architecture = identify(model)
-    spec = spec or InputSpec.of(model)
     misfits = []
     for arguments in guesses(model, library, architecture) if kwargs is None else [_as_json(kwargs)]:
         try:

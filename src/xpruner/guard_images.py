@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from xpruner.config import DataConfig, RunConfig
-from xpruner.data import batches
+from xpruner.data import ImageDataset, batches
+from xpruner.data.by_class import place_in_class
 from xpruner.errors import UsageError
 from xpruner.moments import Batches
 
@@ -57,17 +58,18 @@ def weighed_calibration(
     numbers = free.nonzero().flatten()
     wanted = (weights * torch.bincount(labels[:seen], minlength=len(weights))).round()
     chosen = numbers[place_in_class(labels[numbers]) < wanted[labels[numbers]]].tolist()
-    return list(batches(Subset(_plain(train), chosen), config.batch_size, seed=0, shuffle=False))
+    return list(batches(_chosen(train, chosen), config.batch_size, seed=0, shuffle=False))
 
 
 def unseen(problem: "Problem", limit: float) -> Dataset:
     """Returns training images without augmentation that are not for calibration, as :func:`to_measure` chooses."""
     seen = sum(len(labels) for _, labels in problem.calibration)
-    return Subset(_plain(problem.train), to_measure(_labels(problem.train), seen, limit))
+    return _chosen(problem.train, to_measure(_labels(problem.train), seen, limit))
 
 
-def _plain(train: Any) -> Dataset:
-    return train.plain() if hasattr(train, "plain") else train
+def _chosen(train: Dataset, numbers: list[int]) -> Dataset:
+    """Returns some of the training images without augmentation, but for those that cannot be read."""
+    return train.plain().only(numbers).readable() if isinstance(train, ImageDataset) else Subset(train, numbers)
 
 
 def _labels(train: Any) -> Tensor:
@@ -103,12 +105,3 @@ def to_measure(labels: Tensor, seen: int, limit: float) -> list[int]:
     most = min(IMAGES, len(left) // 2 if first else len(left))
     wanted = (torch.arange(len(left)) < most) | (place_in_class(left) < needed)
     return (first + wanted.nonzero().flatten()).tolist()
-
-
-def place_in_class(labels: Tensor) -> Tensor:
-    """Returns of each image how many of its class come before it, (images,)."""
-    order = labels.argsort(stable=True)
-    counts = torch.bincount(labels)
-    places = torch.empty_like(order)
-    places[order] = torch.arange(len(labels)) - (counts.cumsum(0) - counts)[labels[order]]
-    return places

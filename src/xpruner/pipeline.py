@@ -18,11 +18,12 @@ from xpruner.config import RunConfig
 from xpruner.config.checks import check
 from xpruner.config.files import expanded
 from xpruner.cost import count_macs, count_params
-from xpruner.data import ImageDataset, InputSpec, batches, class_names, load_data
+from xpruner.data import ImageDataset, InputSpec, Splits, calibration_batches, class_names, load_data
+from xpruner.data.by_class import absent
 from xpruner.data.fingerprint import fingerprints
 from xpruner.data.overview import in_one_line, overview
 from xpruner.errors import UsageError
-from xpruner.explain.finished import remember_data
+from xpruner.explain.finished import UNSEEN, remember_data
 from xpruner.guard_images import guarded_calibration, to_measure
 from xpruner.identity import Identity, check_identity, model_identity
 from xpruner.latency import compare_latency
@@ -105,8 +106,9 @@ class _Pipeline:
         self.dense = model.eval()
         self.spec = InputSpec.of(self.dense)
         self.data = load_data(config.data, self.spec, config.seed, known_classes(self.dense))
-        self.found = overview(self.data)
-        log.info("%s", in_one_line(self.found, self.spec))
+        self.overview = overview(self.data)
+        log.info("%s", in_one_line(self.overview, self.spec))
+        self.unseen = unseen_classes(config, self.data)
         self.units = find_units(self.dense, kinds_for(config, self.dense))
         self.budget = Budget.parse(config.budget, config.round_to)
         self.teacher = load_teacher(config.finetune, self.dense)
@@ -160,7 +162,7 @@ class _Pipeline:
         figures = self._figures(dense)
         warn_of_accuracy(self.dense, figures["top1"], len(self._images()))
         self._save(dense, self.run_folder.folder / "dense", figures["top1"])
-        return {**figures, "data": self.found}
+        return {**figures, "data": self.overview}
 
     def _search(self) -> dict[str, Any]:
         start = time.perf_counter()
@@ -175,7 +177,8 @@ class _Pipeline:
         if outcome.model is not None:
             self._save(outcome.model, self._found)
         outcome.plan.save(self.run_folder.folder / "plan.json")
-        return {**outcome.figures, "seconds": time.perf_counter() - start}
+        unseen = {UNSEEN: self.unseen} if self.unseen else {}
+        return {**outcome.figures, **unseen, "seconds": time.perf_counter() - start}
 
     def _problem(self, calibration: list[tuple[Tensor, Tensor]]) -> Problem:
         return Problem(
@@ -267,9 +270,22 @@ class _Pipeline:
 
     def _calibration_batches(self) -> list[tuple[Tensor, Tensor]]:
         if self._calibration is None:
-            loader = batches(self.data.calibration, self.config.data.batch_size, seed=0, shuffle=False)
-            self._calibration = list(loader)
+            self._calibration = calibration_batches(self.data.calibration, self.config.data.batch_size)
         return self._calibration
+
+
+def unseen_classes(config: RunConfig, data: Splits) -> list[int]:
+    """Returns the classes without an image among those that X-Pruner's masks are made of, and says what to do."""
+    if config.method != "xpruner":
+        return []
+    seen = data.train if config.masks.steps else data.calibration
+    unseen = absent(seen.labels, data.num_classes)
+    if more := len(unseen) - len(absent(data.train.labels, data.num_classes)):
+        log.warning(
+            "%d of %d classes have training images, but none among the %d for calibration, so that their masks are the "
+            "mean of the others'; raise data.calibration_size.", more, data.num_classes, len(seen),
+        )  # fmt: skip
+    return unseen
 
 
 def environment(precision: str) -> dict[str, Any]:

@@ -233,7 +233,10 @@ def solve(units: Units, scores: Mapping[str, torch.Tensor], budget: Budget, meth
     for group in units:
         values = scores[group.key].detach().double().cpu()
         if not torch.isfinite(values).all():
-            raise XPrunerError(f"The scores of {group.key!r} are not all finite numbers; lower the learning rate.")
+            raise XPrunerError(
+                f"The scores of {group.key!r} are not all finite numbers; look at the weights of the model and at the "
+                "calibration images, or lower the learning rate where scores are learned."
+            )
         order = values.argsort(descending=True, stable=True).tolist()
         multiple = budget.multiple(group)
         least = minimum(group, multiple)

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from xpruner.checkpoint import read_structure, save
 from xpruner.compensation import compensate
 from xpruner.cost import count_macs, count_params
-from xpruner.data import ImageDataset, batches
+from xpruner.data import ImageDataset, calibration_batches
 from xpruner.errors import UsageError
 from xpruner.explain.finished import BATCH, FinishedRun, different
 from xpruner.methods import Problem, find_method
@@ -154,7 +154,7 @@ def calibration(run: FinishedRun, labels: Sequence[int]) -> list[tuple[Tensor, T
     """Returns training images of some classes in batches, without augmentation."""
     config = run.config.data
     images = ImagesOf(run.data.train.plain(), labels, max(IMAGES, config.calibration_size))
-    return list(batches(images, config.batch_size, seed=0, shuffle=False, workers=config.workers))
+    return calibration_batches(images, config.batch_size, config.workers)
 
 
 def compensated(run: FinishedRun, dense: nn.Module, plan: Plan, images: Batches) -> nn.Module:
@@ -216,20 +216,21 @@ class ImagesOf(Dataset[tuple[Tensor, int]]):
     Args:
         images: Of all classes.
         labels: The chosen ones.
-        count: At most so many, the first ones; all when absent.
+        count: At most so many, the first ones that can be read; all when absent.
     """
 
     def __init__(self, images: ImageDataset, labels: Sequence[int], count: int | None = None):
-        self.images, self.place = images, {label: place for place, label in enumerate(labels)}
-        self.numbers = torch.isin(images.labels, torch.tensor(list(labels))).nonzero().flatten()[:count].tolist()
+        chosen = images.only(torch.isin(images.labels, torch.tensor(list(labels))).nonzero().flatten().tolist())
+        self.images = chosen if count is None else chosen.readable(count)
+        self.place = {label: place for place, label in enumerate(labels)}
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the augmentation of one epoch, counted from 0."""
         self.images.set_epoch(epoch)
 
     def __len__(self) -> int:
-        return len(self.numbers)
+        return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        pixels, label = self.images[self.numbers[index]]
+        pixels, label = self.images[index]
         return pixels, self.place[label]

@@ -117,7 +117,7 @@ def test_an_image_is_explained(finished_folder, tmp_path, capsys):
     [
         (["--class", "eigt"], "Unknown class 'eigt'"),
         (["--method", "gradkam"], "Unknown explanation method 'gradkam'; did you mean 'gradcam'?"),
-        ([], "digit.png cannot be read (its format is unknown); give a PNG or JPEG file."),
+        ([], "digit.png cannot be read (its format is unknown); give a PNG, JPEG, WEBP, BMP, TIFF, GIF or PPM file."),
     ],
 )
 def test_an_image_that_cannot_be_explained_gets_one_sentence(finished_folder, tmp_path, capsys, flags, message):

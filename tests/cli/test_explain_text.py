@@ -65,11 +65,16 @@ def test_the_text_of_a_class_card():
     assert rows_of(table) == [["m:head", "2 of 3", "87.5", "1 (3.2×), 0 (2,345×, cut)"]]
 
 
+def test_of_a_class_that_no_image_was_seen_of_the_card_says_that_nothing_is_known():
+    (text,) = class_text(ClassCard("owl", [], seen=False))
+    assert text.startswith("Nothing is known of class owl: the masks of this run have seen no image of it;")
+
+
 def test_the_text_of_an_audit():
     """Of four cats, images 0 to 3, two are lost and one is gained; the dog stays right."""
     labels = torch.tensor([0, 0, 0, 0, 1])
     found = audit(torch.tensor([0, 0, 0, 1, 1]), torch.tensor([0, 2, 2, 0, 1]), labels, ["cat", "dog", "owl"])
-    table, worst, lost, rising = audit_text(found)
+    table, worst, lost, rising, without = audit_text(found)
     assert [column.header for column in table.columns][4] == "pruned, 95 % interval"
     cat, dog, everything = rows_of(table)
     assert cat == ["cat", "4", "75.00", "50.00", "15.0–85.0", "25.00", "2", "1", "1.000"]
@@ -78,7 +83,8 @@ def test_the_text_of_an_audit():
     assert worst == "cat pays most, with 25.00 points."
     assert lost == "Numbers of the images that were lost: cat 1, 2."
     assert rising == "Confusions that rose most: cat taken for owl (0 to 2)."
-    assert audit_text(replace(found, guard=GUARD))[4:5] == guard_text(GUARD, found.class_names)[:1]
+    assert without == "Nothing is known of classes without an image here: owl."
+    assert audit_text(replace(found, guard=GUARD))[5:6] == guard_text(GUARD, found.class_names)[:1]
 
 
 def test_of_many_lost_images_the_first_are_named():
@@ -89,7 +95,7 @@ def test_of_many_lost_images_the_first_are_named():
 
 def test_no_class_pays_where_none_lost():
     said = torch.tensor([0, 1])
-    found: Audit = audit(said, said, torch.zeros(2, dtype=torch.long), ["cat", "dog"])
+    found: Audit = audit(said, said, said, ["cat", "dog"])
     assert audit_text(found)[1:] == [
         "No class pays.", "Numbers of the images that were lost: none.", "Confusions that rose most: none.",
     ]  # fmt: skip

@@ -1,5 +1,6 @@
 """Flags and YAML become the options of a run: what wins over what, and what a wrong one is answered with."""
 
+import json
 from dataclasses import asdict
 
 import pytest
@@ -213,3 +214,19 @@ def test_every_command_explains_its_flags(command):
     done = xpruner(command, "--help")
     assert done.returncode == 0
     assert done.stdout.startswith(f"usage: xpruner {command} ")
+
+
+@pytest.mark.parametrize(
+    ("written", "names"),
+    [
+        ("cat, dog,", ["cat", "dog"]),
+        ("[cat, 7, no]", ["cat", "7", "no"]),
+        ('["tench, Tinca tinca", "hen"]', ["tench, Tinca tinca", "hen"]),
+        ("['tench, Tinca tinca', hen]", ["tench, Tinca tinca", "hen"]),
+        ("[cat, dog", ["cat", "dog"]),
+        ("tench, Tinca tinca,hen", ["tench", "Tinca tinca", "hen"]),
+    ],
+)
+def test_a_list_in_brackets_is_taken_as_it_stands(written, names):
+    _, (flag,) = words_and_flags([f"--classes={written}"], {"classes": list[str]})
+    assert json.loads(flag.removeprefix("--classes=")) == names

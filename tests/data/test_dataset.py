@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from xpruner.data import ImageDataset, InputSpec, batches
+from xpruner.data import ImageDataset, InputSpec, batches, calibration_batches
 from xpruner.data.dataset import Reader
 from xpruner.data.sources import ClassFolders, Digits
 from xpruner.errors import UsageError, XPrunerError
@@ -25,7 +25,7 @@ def digits(spec, augment="none", seed=0, count=40) -> ImageDataset:
 def folder_of(tmp_path, *images) -> ClassFolders:
     for number, image in enumerate(images):
         path = tmp_path / "only" / f"{number}.png"
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(exist_ok=True, parents=True)
         if isinstance(image, bytes):
             path.write_bytes(image)
         elif isinstance(image, Image.Image):
@@ -256,6 +256,40 @@ def test_truncated_image_is_unreadable(tmp_path, spec):
 def test_only_unreadable_images_end_the_run(tmp_path, spec):
     with pytest.raises(XPrunerError, match="None of these 2 images can be read"):
         whole(folder_of(tmp_path, b"", b""), spec, max_unreadable=9)[0]
+
+
+def test_images_that_can_be_read_keep_their_order_and_are_decoded_once(tmp_path, spec, monkeypatch):
+    source = folder_of(tmp_path, b"", BLACK, b"no image", WHITE, RED, BLACK)
+    dataset = whole(source, spec, max_unreadable=2)
+    opened = []
+    open_file = ClassFolders.open
+    monkeypatch.setattr(ClassFolders, "open", lambda self, record: (opened.append(record), open_file(self, record))[1])
+    assert dataset.readable(2).records.tolist() == [1, 3] and sorted(opened) == [0, 1, 2, 3]
+    assert dataset.readable().records.tolist() == [1, 3, 4, 5] and sorted(opened) == [0, 1, 2, 3, 4, 5]
+    assert [label for _, label in dataset.readable()] == [0] * 4
+
+
+def test_looking_for_images_that_can_be_read_keeps_to_the_limit(tmp_path, spec):
+    with pytest.raises(XPrunerError, match=r"^2 images cannot be read, .*2\.png, and max_unreadable allows 1; repair"):
+        whole(folder_of(tmp_path, b"", BLACK, b"", WHITE), spec, max_unreadable=1).readable()
+    with pytest.raises(XPrunerError, match="None of these 2 images can be read"):
+        whole(folder_of(tmp_path / "none", b"", b""), spec, max_unreadable=9).readable()
+
+
+def test_some_images_are_taken_with_their_augmentation(spec):
+    dataset = digits(spec, "light", seed=3)
+    some = dataset.only([7, 2])
+    assert len(some) == 2 and torch.equal(some[0][0], dataset[7][0]) and some[1][1] == dataset.labels[2]
+
+
+def test_calibration_images_that_are_all_alike_are_refused(tmp_path, spec):
+    alike = whole(folder_of(tmp_path, RED, RED, RED), spec)
+    with pytest.raises(UsageError, match="say nothing about the units, as all 3 are the same; look at the images"):
+        calibration_batches(alike, 2)
+    with pytest.raises(UsageError, match="say nothing about the units, as there is only one;"):
+        calibration_batches(alike.only([0]), 2)
+    ((first, _), (second, _)) = calibration_batches(digits(spec, count=5), 3)
+    assert torch.equal(torch.cat([first, second]), torch.stack([pixels for pixels, _ in digits(spec, count=5)]))
 
 
 def test_loader_processes_count_together_and_fail_in_one_sentence(tmp_path, spec):

@@ -5,9 +5,9 @@ import warnings
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
-from xpruner.data.rgb import as_rgb
+from xpruner.data.rgb import as_rgb, image_extensions, open_image
 
 
 def pixels(image: Image.Image) -> list:
@@ -104,3 +104,19 @@ def test_an_image_is_put_upright_as_the_camera_noted():
 def test_damaged_notes_of_the_camera_are_no_reason_to_refuse_an_image():
     image = stored(Image.new("RGB", (4, 2), (9, 9, 9)), "jpeg", exif=b"Exif\x00\x00garbage!")
     assert as_rgb(image).size == (4, 2)
+
+
+def test_what_other_programs_would_decode_is_not_opened(tmp_path):
+    path = tmp_path / "1.png"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n")
+    assert Image.open(path).format == "EPS"  # whatever the name says
+    with pytest.raises(UnidentifiedImageError):
+        open_image(path)
+    assert ".eps" not in image_extensions() and {".png", ".jpeg", ".webp", ".tif", ".gif"} <= image_extensions()
+
+
+def test_an_image_far_too_large_is_told_and_not_decoded(tmp_path):
+    path = tmp_path / "1.ppm"
+    path.write_bytes(b"P6 60000 60000 255\n")
+    with pytest.raises(Image.DecompressionBombError, match="3600000000 pixels"):
+        open_image(path)

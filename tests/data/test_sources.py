@@ -49,6 +49,47 @@ def test_train_and_test_folders_share_the_labels(tmp_path, split):
     assert test.labels.tolist() == [1] and colour(test, 0) == RED
 
 
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [("Train", "Test"), ("training", "testing"), ("TRAIN", "Validation"), ("train", "dev"), ("train", "valid"),
+     ("trainset", "eval")],
+)  # fmt: skip
+def test_splits_are_known_by_any_usual_name(tmp_path, train, test):
+    paint(tmp_path / train / "cat" / "1.png")
+    paint(tmp_path / test / "cat" / "1.png", RED)
+    found_train, found_test = find_sources(str(tmp_path))
+    assert found_train.class_names == ["cat"]
+    assert colour(found_train, 0) == BLACK and colour(found_test, 0) == RED
+
+
+def test_the_test_split_wins_over_validation_but_for_imagenet(tmp_path):
+    for split, shade in (("train", BLACK), ("Val", RED), ("Test", WHITE)):
+        paint(tmp_path / split / "cat" / "1.png", shade)
+    assert colour(find_sources(str(tmp_path))[1], 0) == WHITE
+    assert colour(find_sources("imagenet", str(tmp_path))[1], 0) == RED
+
+
+@pytest.mark.parametrize("splits", [["Test"], ["test", "val"], ["Train", "Test"]])
+def test_splits_without_class_folders_of_training_images_are_refused(tmp_path, splits):
+    for split in splits:
+        paint(tmp_path / split / ("1.png" if split == "Train" else "cat/1.png"))
+    with pytest.raises(UsageError, match=r"are named like splits .*, but none holds class folders of training images"):
+        find_sources(str(tmp_path))
+
+
+def test_two_folders_for_the_same_split_are_refused(tmp_path):
+    for split in ("Train", "training"):
+        paint(tmp_path / split / "cat" / "1.png")
+    with pytest.raises(UsageError, match="has 'Train' and 'training', both for the same split"):
+        find_sources(str(tmp_path))
+
+
+def test_a_class_may_be_called_like_a_split(tmp_path):
+    for name in ("bus", "train", "test"):
+        paint(tmp_path / name / "1.png")
+    assert find_sources(str(tmp_path))[0].class_names == ["bus", "test", "train"]
+
+
 def test_a_test_class_that_was_never_trained_is_refused(tmp_path):
     for folder in ("train/cat", "train/dog", "test/owl"):
         paint(tmp_path / folder / "1.png")
@@ -80,6 +121,37 @@ def test_parquet_below_one_folder_with_paths_and_plain_bytes(tmp_path):
     )
     train, test = find_sources(str(tmp_path))
     assert colour(train, 0) == RED and colour(test, 0) == WHITE
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [("Train-00000-of-00001.parquet", "Test.parquet"), ("training.parquet", "validation_0.parquet"),
+     ("train/0000.parquet", "test/0000.parquet"), ("data/train-0.parquet", "data/dev-0.parquet"),
+     ("cats.parquet", "testset.PARQUET")],
+)  # fmt: skip
+def test_parquet_files_are_known_by_any_usual_name(tmp_path, train, test):
+    for name, shade in ((train, WHITE), (test, RED)):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_parquet(tmp_path / name, [png(shade)], [0])
+    (tmp_path / train).with_name("._train.parquet").write_bytes(b"left behind")
+    found_train, found_test = find_sources(str(tmp_path))
+    assert colour(found_train, 0) == WHITE and colour(found_test, 0) == RED
+
+
+@pytest.mark.parametrize("named", ["/etc/hostname", "../secret.png", "link.png", None])
+def test_a_table_opens_no_file_outside_of_its_folder(tmp_path, named):
+    import pyarrow
+
+    folder = tmp_path / "data"
+    paint(tmp_path / "secret.png", RED)
+    paint(folder / "own.png", WHITE)
+    (folder / "link.png").symlink_to(tmp_path / "secret.png")
+    rows = {"image": [{"bytes": None, "path": path} for path in ("own.png", named)], "label": [0, 1]}
+    pyarrow.parquet.write_table(pyarrow.table(rows), folder / "train.parquet")
+    source, _ = find_sources(str(folder))
+    assert colour(source, 0) == WHITE
+    with pytest.raises(OSError, match=f"its row holds no image, and {named!r} is no file of the data set"):
+        source.open(1)
 
 
 def test_named_dataset_is_read_from_its_root_and_imagenet_prefers_validation(tmp_path):

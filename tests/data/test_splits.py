@@ -103,11 +103,66 @@ def test_calibration_is_cut_to_the_training_images(folder, spec, caplog):
         ({"val_size": -1}, "val_size is -1"),
         ({"test_size": 5}, "test_size is 5, but must lie in 1..4"),
         ({"calibration_size": 0}, "calibration_size is 0"),
+        ({"calibration_size": 1}, "calibration_size is 1, but must be at least 2"),
     ],
 )
 def test_sizes_that_are_not_there_are_refused(folder, spec, sizes, message):
     with pytest.raises(UsageError, match=message):
         load_data(DataConfig(str(folder), **sizes), spec, seed=0)
+
+
+def test_images_are_held_out_by_class(tmp_path, spec):
+    """Of a long tail each class with two images has one on either side; of digits each gives a fifth."""
+    for name, count in (("a", 20), ("b", 5), ("c", 2), ("d", 1)):
+        for number in range(count):
+            paint(tmp_path / name / f"{number}.png", (number,) * 3)
+    splits = load_data(DataConfig(str(tmp_path), val_size=4), spec, seed=0)
+    by_class = [part.labels.bincount(minlength=4).tolist() for part in (splits.test, splits.val, splits.train)]
+    assert by_class == [[4, 1, 1, 0], [3, 1, 0, 0], [13, 3, 1, 1]]
+    digits = load_data(DataConfig("digits"), spec, seed=0)
+    assert digits.test.labels.bincount().tolist() == [36, 36, 35, 37, 36, 36, 36, 36, 35, 36]
+
+
+def test_single_images_of_each_class_cannot_be_held_out(tmp_path, spec):
+    for name in ("cat", "dog"):
+        paint(tmp_path / name / "1.png")
+    with pytest.raises(UsageError, match="has one image of each class and no test images"):
+        load_data(DataConfig(str(tmp_path)), spec, seed=0)
+
+
+def test_classes_without_training_images_and_empty_folders_are_named_once(folder, spec, caplog):
+    (folder / "train" / "owl").mkdir()
+    (folder / "train" / "yak").mkdir()
+    (folder / "train" / "yak" / "1.heic").write_bytes(b"")
+    with caplog.at_level(logging.WARNING, "xpruner"):
+        splits = load_data(DataConfig(str(folder), train_size=2, calibration_size=2), spec, seed=7)
+    assert splits.train.labels.tolist() == [0, 0] and splits.class_names == ["cat", "dog"]
+    said = [record.getMessage() for record in caplog.records if "among" not in record.getMessage()]
+    assert said == [
+        "Folder 'owl' holds no image and is no class: nothing lies in it.",
+        "Folder 'yak' holds no image and is no class: 1 .heic lies in it.",
+        "1 of 2 classes have no training images, so that nothing is known of them: dog.",
+    ]
+
+
+@pytest.mark.parametrize("as_table", [False, True])
+def test_unreadable_images_are_left_out_of_what_is_measured_and_calibrated_on(tmp_path, spec, as_table):
+    """Ten of twelve test images can be read, and so can the four calibration images."""
+    images = [b"" if number in (3, 7) else png((number,) * 3) for number in range(12)]
+    for split in ("train", "test"):
+        if as_table:
+            write_parquet(tmp_path / f"{split}.parquet", images, [0, 1] * 6)
+        for number, data in enumerate(() if as_table else images):
+            path = tmp_path / split / "01"[number % 2] / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+    splits = load_data(DataConfig(str(tmp_path), calibration_size=9, max_unreadable=2), spec, seed=0)
+    assert len(splits.test) == 10 and splits.test.labels.tolist().count(1) == 4
+    assert torch.cat([images for images, _ in batches(splits.test, 4, seed=0, workers=1)]).unique(dim=0).shape[0] == 10
+    assert len(splits.calibration) == 9 and records(splits.calibration) == set(splits.train.records[:9].tolist())
+    assert torch.stack([image for image, _ in splits.calibration]).unique(dim=0).shape[0] == 9
+    with pytest.raises(XPrunerError, match=r"2 images cannot be read, .* max_unreadable allows 1"):
+        load_data(DataConfig(str(tmp_path), max_unreadable=1), spec, seed=0)
 
 
 def test_one_class_is_refused(tmp_path, spec):

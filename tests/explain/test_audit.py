@@ -24,7 +24,7 @@ def test_each_class_has_its_accuracies_and_the_images_that_changed():
 def test_the_class_that_lost_most_is_named_and_one_without_images_left_out():
     audited = audit(DENSE, PRUNED, LABELS, NAMES)
     assert audited.worst.name == "owl"
-    assert [c.name for c in audited.classes] == ["cat", "dog", "owl"]
+    assert [c.name for c in audited.classes] == ["cat", "dog", "owl"] and audited.without_images == ["yak"]
 
 
 def test_confusions_that_became_more_come_largest_first():

@@ -1,4 +1,5 @@
 import json
+import shutil
 from dataclasses import asdict, replace
 
 import pytest
@@ -9,8 +10,8 @@ from xpruner.config import DataConfig
 from xpruner.errors import UsageError
 from xpruner.explain import cards
 from xpruner.explain.audit import Drop
-from xpruner.explain.cards import class_card, find_class, find_unit, unit_card
-from xpruner.explain.finished import FinishedRun
+from xpruner.explain.cards import ClassCard, class_card, find_unit, unit_card
+from xpruner.explain.finished import UNSEEN, FinishedRun, open_run
 from xpruner.explain.without import Loss, losses_without
 from xpruner.units import Units
 
@@ -38,29 +39,6 @@ def test_a_unit_that_is_not_there_is_refused(name, message):
     with pytest.raises(UsageError) as caught:
         find_unit(name, UNITS)
     assert str(caught.value) == message
-
-
-def test_a_class_is_found_by_name_or_number():
-    assert find_class("dog", ["cat", "dog"]) == 1
-    assert find_class("0", ["cat", "dog"]) == 0
-    assert find_class("0", ["9", "0"]) == 1
-    with pytest.raises(UsageError, match="Unknown class 'dgo'; did you mean 'dog'"):
-        find_class("dgo", ["cat", "dog"])
-    with pytest.raises(UsageError, match="Unknown class '2'"):
-        find_class("2", ["cat", "dog"])
-
-
-def test_a_number_is_written_in_plain_digits():
-    with pytest.raises(UsageError, match="Unknown class '²'"):
-        find_class("²", ["cat", "dog", "owl"])
-
-
-def test_of_classes_that_share_a_name_the_numbers_are_asked_for():
-    names = ["crane", "dog", "crane"]
-    with pytest.raises(UsageError) as caught:
-        find_class("crane", names)
-    assert str(caught.value) == "2 classes are called 'crane', those of numbers 0 and 2; give a number."
-    assert [find_class(name, names) for name in ("0", "2", "crane (2)")] == [0, 2, 2]
 
 
 def test_a_unit_card_says_what_is_there_and_what_is_measured(finished):
@@ -132,6 +110,19 @@ def test_a_class_card_lists_every_layer_with_what_the_class_keeps(finished):
     assert first.unit == odds[3].argmax() and first.mask == masks[3].max() and first.kept == (first.unit in kept)
     others = [label for label in range(10) if label != 3]
     assert first.times == pytest.approx((odds[3, first.unit] / odds[others, first.unit].mean()).item(), rel=1e-3)
+
+
+def test_a_class_that_the_masks_have_seen_no_image_of_is_unknown(finished_folder, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished_folder, folder)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics["search"][UNSEEN] = [3]
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    run = open_run(folder)
+    assert class_card(run, 3) == ClassCard("3", [], seen=False)
+    assert class_card(run, 4).layers and class_card(run, 4).seen
+    card = unit_card(run, "blocks.0.attn:head", 0, count=20)
+    assert card.serves.keys() == card.decided.keys() == set("012456789")
 
 
 def test_a_class_card_needs_no_images(finished):

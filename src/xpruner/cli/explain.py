@@ -190,7 +190,8 @@ def _unit(run: "FinishedRun", name: str, options: UnitOptions) -> "UnitCard":
 
 
 def _class(run: "FinishedRun", name: str, _options: ExplainOptions) -> "ClassCard":
-    from xpruner.explain.cards import class_card, find_class
+    from xpruner.explain.cards import class_card
+    from xpruner.explain.classes import find_class
 
     return class_card(run, find_class(name, run.class_names))
 
@@ -202,7 +203,7 @@ def _audit(run: "FinishedRun", _name: str, _options: ExplainOptions) -> "Audit":
 
 
 def _image(run: "FinishedRun", name: str, options: ImageOptions) -> "ImageCard":
-    from xpruner.explain.cards import find_class
+    from xpruner.explain.classes import find_class
     from xpruner.explain.image import image_card
 
     label = None if options.class_name is None else find_class(options.class_name, run.class_names)

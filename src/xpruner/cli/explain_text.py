@@ -11,7 +11,7 @@ from xpruner.explain.cards import ClassCard, ImageOf, UnitCard
 from xpruner.explain.image import ImageCard
 
 SHOWN, NUMBERS = 5, 8
-"""Of classes and confusions, and of the images of a class."""
+"""Of classes and confusions; and of the images of a class, and of classes without any."""
 
 
 def unit_text(card: UnitCard) -> list[Table | str]:
@@ -40,6 +40,11 @@ def unit_text(card: UnitCard) -> list[Table | str]:
 
 def class_text(card: ClassCard) -> list[Table | str]:
     """Returns layer by layer what stayed of the units that the class needs."""
+    if not card.seen:
+        return [
+            f"Nothing is known of class {card.name}: the masks of this run have seen no image of it; give the run "
+            "training images of it, or raise data.calibration_size where there are some."
+        ]
     table = new_table("layer", "units kept", "evidence kept %", "carried by")
     for layer in card.layers:
         units = ", ".join(
@@ -71,8 +76,14 @@ def audit_text(found: Audit) -> list[Table | str]:
         f"{worst.name} pays most, with {worst.drop:.2f} points." if worst.drop > 0 else "No class pays.",
         f"Numbers of the images that were lost: {'; '.join(lost) or 'none'}.",
         f"Confusions that rose most: {'; '.join(rising) or 'none'}.",
+        *_without_images(found.without_images),
         *(guard_text(found.guard, found.class_names) if found.guard else []),
     ]
+
+
+def _without_images(names: Sequence[str]) -> list[str]:
+    more = f" and {len(names) - NUMBERS} more" if len(names) > NUMBERS else ""
+    return [f"Nothing is known of classes without an image here: {', '.join(names[:NUMBERS])}{more}."] if names else []
 
 
 def image_text(card: ImageCard) -> list[Table | str]:

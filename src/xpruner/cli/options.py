@@ -1,6 +1,7 @@
 """Flags and YAML files, both made of the fields of a dataclass."""
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import re
@@ -144,6 +145,12 @@ def _flag(argument: str, rest: list[str], known: dict[str, Any]) -> tuple[str, s
 
 
 def _names(text: str) -> list[str]:
+    """Returns names between commas or, as they stand, those of a list in brackets, in which they may be quoted."""
+    if text.startswith("["):
+        with contextlib.suppress(yaml.YAMLError):
+            names = yaml.load(text, yaml.BaseLoader)  # which makes nothing but strings, lists and dicts
+            if isinstance(names, list) and all(isinstance(name, str) for name in names):
+                return names
     parts = (part.strip(" '\"") for part in text.strip("[]").split(","))
     return [part for part in parts if part]
 

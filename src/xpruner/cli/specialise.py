@@ -21,8 +21,8 @@ class SpecialiseOptions:
 
     Attributes:
         run: The run directory, the ``--output`` of an ``xpruner prune``; may stand without ``--run``.
-        classes: Names or numbers of the classes, as the model is to put them out, such as ``cat,dog``; said more than
-            once, they add up.
+        classes: Names or numbers of the classes, as the model is to put them out, such as ``cat,dog``, or as a list,
+            ``["tench, Tinca tinca", "hen"]``; said more than once, they add up.
         budget: What the model may cost: a share of the dense model such as ``0.3``, or ``60M``, ``params:1M``.
         steps: Of fine-tuning on images of these classes, with the dense model as the teacher.
         output: Folder for the model, its plan and its figures; one named after classes and budget, in ``specialised``
@@ -48,14 +48,14 @@ def run(arguments: Sequence[str]) -> None:
         raise UsageError(f"--steps is {options.steps}; it must be 0 or more.")
     from xpruner.cli.console import show, showing_log
     from xpruner.cli.tables import stages_of
-    from xpruner.explain.cards import find_class
+    from xpruner.explain.classes import find_classes
     from xpruner.explain.finished import open_run
     from xpruner.files import write_text
     from xpruner.specialise import save_specialised, specialise
 
     with showing_log():
         opened = open_run(options.run)
-        labels = [find_class(name, opened.class_names) for name in options.classes]
+        labels = find_classes(options.classes, opened.class_names)
         found = specialise(opened, labels, options.budget, options.steps)
         name = folder_name(found.class_names, options.budget, options.steps)
         folder = Path(options.output) if options.output else opened.folder / "specialised" / name

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils.data import Subset
 
 from xpruner.compare.measure import measured
 from xpruner.compare.plan_of_runs import DENSE, RunOfMany
 from xpruner.compensation import compensate
 from xpruner.config import RunConfig
 from xpruner.cost import count_macs, count_params
-from xpruner.data import InputSpec, Splits, batches, class_names, load_data
+from xpruner.data import InputSpec, Splits, calibration_batches, class_names, load_data
 from xpruner.data.overview import in_one_line, overview
 from xpruner.errors import XPrunerError
 from xpruner.guard_images import guarded_calibration
@@ -67,7 +66,7 @@ def set_up(config: RunConfig) -> Bench:
     dense = load_model(config.model, classes)[0].eval()
     data = load_data(config.data, InputSpec.of(dense), config.seed, known_classes(dense))
     log.info("%s", in_one_line(overview(data), InputSpec.of(dense)))
-    calibration = list(batches(data.calibration, config.data.batch_size, seed=0, shuffle=False))
+    calibration = calibration_batches(data.calibration, config.data.batch_size)
     images = data.test if data.val is None else data.val
     said, labels = predict(dense, images, **_forward(config))
     warn_of_accuracy(dense, (said == labels).float().mean().item(), len(labels))
@@ -189,7 +188,7 @@ class _Protocol:
         """Counts what a model gets right of the training images behind those of calibration, or of the latter alone."""
         data = self.bench.data
         seen, plain = len(data.calibration), data.train.plain(2 * len(data.calibration))
-        images = Subset(plain, range(seen, len(plain))) if len(plain) > seen else plain
+        images = plain.only(range(seen, len(plain))).readable() if len(plain) > seen else plain
         predicted, labels = predict(model, images, **_forward(self.config))
         return int((predicted == labels).sum())
 

@@ -97,9 +97,7 @@ def _files(folder: str | Path, seen: set[str], deep: bool = True) -> Iterator[tu
     seen.add(real)
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
-            at = (
-                Path(entry) if entry.is_symlink() else entry
-            )  # an entry cannot be asked about a link that leads nowhere
+            at = Path(entry) if entry.is_symlink() else entry  # an entry cannot tell of a link that leads nowhere
             if is_hidden(entry.name):
                 yield from ((entry.path, HIDDEN) for _ in range(_count(entry)))
             elif at.is_dir():

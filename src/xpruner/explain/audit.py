@@ -107,6 +107,7 @@ class Audit:
         confusions: Those that became more, the largest increase first.
         class_names: Of all classes, by label.
         guard: What the run's guard of the classes came to, before training and on training images; None without one.
+        without_images: Names of the classes of which there is no image, so that nothing is known of them.
         worst: The class that lost most.
     """
 
@@ -115,10 +116,13 @@ class Audit:
     confusions: list[Confusion]
     class_names: list[str]
     guard: GuardFigures | None = None
+    without_images: list[str] = field(init=False)
     worst: ClassAudit = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "worst", max(self.classes, key=lambda audited: audited.drop))
+        audited = {found.name for found in self.classes}
+        object.__setattr__(self, "without_images", [name for name in self.class_names if name not in audited])
+        object.__setattr__(self, "worst", max(self.classes, key=lambda found: found.drop))
 
 
 def audit(dense: Tensor, pruned: Tensor, labels: Tensor, class_names: Sequence[str]) -> Audit:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from xpruner.data.by_class import place_in_class
 from xpruner.errors import UsageError, unknown
 from xpruner.explain.audit import Drop
 from xpruner.explain.finished import BATCH, FinishedRun, different
 from xpruner.explain.reasons import Decision
 from xpruner.explain.without import losses_without, stand_ins, strengths
-from xpruner.guard_images import place_in_class
 from xpruner.masks import odds
 from xpruner.moments import Batches
 from xpruner.units import DEFAULT_KINDS, Units
@@ -53,8 +53,9 @@ class UnitCard:
 
     Attributes:
         name: ``<group key>:<index>``.
-        serves: Mask value in the dense model by class name, the largest first.
-        decided: Mask value by class name in the network that was left when the plan last looked at the unit, on the
+        serves: Mask value in the dense model by class name, the largest first, but for classes that the masks have seen
+            no image of.
+        decided: Mask value of these classes in the network that was left when the plan last looked at the unit, on the
             scale of the last look.
         images: How many of each class were looked at, by class name.
         importance: What decided: the latter masks over the classes as one number, as the plan read them.
@@ -123,10 +124,17 @@ class Layer:
 
 @dataclass(frozen=True)
 class ClassCard:
-    """One class, layer by layer in the order of the forward pass."""
+    """One class.
+
+    Attributes:
+        name: Of the class.
+        layers: In the order of the forward pass; none where the class is not ``seen``.
+        seen: Whether the masks have seen an image of the class; else nothing is known of it.
+    """
 
     name: str
     layers: list[Layer]
+    seen: bool = True
 
 
 def find_unit(name: str, units: Units) -> tuple[str, int]:
@@ -150,24 +158,6 @@ def find_unit(name: str, units: Units) -> tuple[str, int]:
     if index >= units[key].size:
         raise UsageError(f"{key} has units 0 to {units[key].size - 1}, and no {index}; choose one of them.")
     return key, index
-
-
-def find_class(name: str, class_names: Sequence[str]) -> int:
-    """Returns the label of a class, which is given by name or by number.
-
-    Raises:
-        UsageError: If there is none, with the nearest; or several have the name, with their numbers.
-    """
-    labels = [label for label, known in enumerate(class_names) if known == name]
-    if len(labels) > 1:
-        numbers = f"{', '.join(map(str, labels[:-1]))} and {labels[-1]}"
-        raise UsageError(f"{len(labels)} classes are called {name!r}, those of numbers {numbers}; give a number.")
-    labels = labels or [label for label, known in enumerate(different(class_names)) if known == name]
-    if labels:
-        return labels[0]
-    if re.fullmatch("[0-9]+", name) and int(name) < len(class_names):
-        return int(name)
-    raise unknown("class", name, class_names)
 
 
 def unit_card(run: FinishedRun, key: str, index: int, count: int = 1000) -> UnitCard:
@@ -196,8 +186,8 @@ def unit_card(run: FinishedRun, key: str, index: int, count: int = 1000) -> Unit
     alone, together = _image_by_image(run, [{key: choice} for choice in choices], images)
     return UnitCard(
         name=f"{key}:{index}",
-        serves=_largest_first(names, run.dense_masks[key][:, index]),
-        decided=_largest_first(names, run.masks[key][:, index]),
+        serves=_largest_first(run, run.dense_masks[key][:, index]),
+        decided=_largest_first(run, run.masks[key][:, index]),
         images={names[label]: n for label, n in enumerate(torch.bincount(labels).tolist()) if n},
         importance=decision.importance,
         threshold=decision.threshold,
@@ -222,6 +212,9 @@ def class_card(run: FinishedRun, label: int) -> ClassCard:
         UsageError: If the run has no masks.
         XPrunerError: If a file of the run is missing or damaged.
     """
+    name = different(run.class_names)[label]
+    if label in run.unseen:
+        return ClassCard(name, [], seen=False)
     layers = []
     for group in run.units:
         masks, stayed = run.dense_masks[group.key].double(), set(run.plan.keep.get(group.key, range(group.size)))
@@ -234,7 +227,7 @@ def class_card(run: FinishedRun, label: int) -> ClassCard:
             for unit, times in zip(top.tolist(), (evidence[top] / others).tolist(), strict=True)
         ]
         layers.append(Layer(group.key, group.size, len(stayed), held.item(), carried))
-    return ClassCard(different(run.class_names)[label], layers)
+    return ClassCard(name, layers)
 
 
 @dataclass(frozen=True)
@@ -284,8 +277,10 @@ def _cost(without: list[int], seen: _Images, labels: Tensor, names: Sequence[str
     return Cost(without, {name: top1[name] for name in ordered}, _sorted(nats), noise)
 
 
-def _largest_first(names: Sequence[str], values: Tensor) -> dict[str, float]:
-    return _sorted(dict(zip(names, values.tolist(), strict=True)))
+def _largest_first(run: FinishedRun, values: Tensor) -> dict[str, float]:
+    """Returns (classes,) values by name, but for classes that the masks have seen no image of."""
+    names = enumerate(different(run.class_names))
+    return _sorted({name: values[label].item() for label, name in names if label not in run.unseen})
 
 
 def _sorted(values: Mapping[str, float]) -> dict[str, float]:

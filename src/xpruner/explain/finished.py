@@ -41,6 +41,8 @@ Content = TypeVar("Content")
 BATCH = 128
 METRICS, DATA = "metrics.json", "data.json"
 """The figures of a run's stages, and where its images lay when it was started, as absolute paths."""
+UNSEEN = "unseen_classes"
+"""Among the figures of the search, the classes that its masks have seen no image of; absent where there are none."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,15 @@ class FinishedRun:
         if not (self.folder / METRICS).exists():
             return {}
         return self._read(METRICS, lambda path: json.loads(path.read_text(encoding="utf-8")).get("search", {}))
+
+    @property
+    def unseen(self) -> set[int]:
+        """The classes that the masks have seen no image of, whose rows tell nothing of them.
+
+        Raises:
+            XPrunerError: If the run's figures are damaged.
+        """
+        return self._read(METRICS, lambda _: {int(label) for label in self.search_figures.get(UNSEEN, [])})
 
     @property
     def importance_kind(self) -> Importance:

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 from torch import Tensor
 
 from xpruner.data import InputSpec
-from xpruner.data.rgb import as_rgb
+from xpruner.data.rgb import FORMATS, as_rgb, open_image
 from xpruner.data.transforms import Plain
 from xpruner.errors import UsageError
 from xpruner.explain.finished import FinishedRun, different
@@ -56,12 +56,15 @@ def read_image(path: str | Path, spec: InputSpec, name: str | None = None) -> Te
         UsageError: If it cannot be read.
     """
     try:
-        with Image.open(path) as file:
+        with open_image(path) as file:
             image = as_rgb(file)
     except Exception as error:  # damaged bytes make decoders raise nearly anything
         unknown = isinstance(error, UnidentifiedImageError)
         reason = "its format is unknown" if unknown else getattr(error, "strerror", None) or error
-        raise UsageError(f"The image {name or path} cannot be read ({reason}); give a PNG or JPEG file.") from error
+        raise UsageError(
+            f"The image {name or path} cannot be read ({reason}); give a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} "
+            "file."
+        ) from error
     return Plain(spec)(image)
 
 

@@ -7,7 +7,7 @@ from statistics import fmean
 import torch
 from torch import Tensor, nn
 
-from xpruner.data import batches
+from xpruner.data import calibration_batches
 from xpruner.errors import UsageError, unknown
 from xpruner.evidence import class_evidence
 from xpruner.explain.finished import BATCH, FinishedRun, different
@@ -81,7 +81,8 @@ def selectivity_card(
 ) -> SelectivityCard:
     """Returns what each class and the others lose without the units that its row of the masks, and Taylor's, marks.
 
-    Taylor's score is the class evidence per MAC, measured on the run's calibration images.
+    Taylor's score is the class evidence per MAC, measured on the run's calibration images. Classes that the masks have
+    seen no image of are left out.
 
     Args:
         run: A run with masks.
@@ -97,7 +98,7 @@ def selectivity_card(
         raise unknown("kind of unit in this run", kind, {EVERY, *(group.kind for group in run.units)})
     _check(share)
     masks, precision = run.dense_masks, run.config.precision
-    calibration = list(batches(run.data.calibration, BATCH, seed=0, shuffle=False))
+    calibration = calibration_batches(run.data.calibration, BATCH)
     evidence = class_evidence(run.dense, run.units, calibration, run.data.num_classes, precision=precision)
     tables = {
         "masks": {group.key: masks[group.key] for group in groups},
@@ -105,7 +106,13 @@ def selectivity_card(
     }
     numbers, images = run.some_images(len(run.images) if count is None else count)
     by = {
-        name: Summary.of(selectivity(run.dense, run.units, table, images, share=share, precision=precision))
+        name: Summary.of(
+            [
+                found
+                for found in selectivity(run.dense, run.units, table, images, share=share, precision=precision)
+                if found.label not in run.unseen
+            ]
+        )
         for name, table in tables.items()
     }
     return SelectivityCard(kind, share, len(numbers), different(run.class_names), by)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from xpruner.compensation import compensate
 from xpruner.config import CompensateConfig
-from xpruner.data import InputSpec, batches
+from xpruner.data import InputSpec, calibration_batches
 from xpruner.errors import UsageError
 from xpruner.explain.finished import FinishedRun
 from xpruner.explain.image import read_image
@@ -122,9 +122,9 @@ def models_of(run: FinishedRun, question: Question, images: int = IMAGES) -> Mod
     pruned = apply(dense, plan)
     if images:
         seen = ImagesOf(run.data.train.plain(), labels, images)
-        loader = batches(seen, run.config.data.batch_size, seed=0, shuffle=False)
+        calibration = calibration_batches(seen, run.config.data.batch_size)
         how = CompensateConfig("affine", run.config.compensate.ridge)
-        pruned = compensate(pruned, dense, plan, list(loader), how, precision=run.config.precision)
+        pruned = compensate(pruned, dense, plan, calibration, how, precision=run.config.precision)
     return Models(dense, pruned.eval(), [names[label] for label in labels])
 
 

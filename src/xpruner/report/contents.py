@@ -1,7 +1,7 @@
 """What the page says, as plain data: everything is computed here, and nothing is laid out."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -61,11 +61,13 @@ class Masks:
             others.
         evidence: Of all layers.
         tables: One for each group.
+        unseen: Names of the classes that the masks have seen no image of; they have no rows.
     """
 
     file: str
     evidence: Evidence
     tables: list[MaskTable]
+    unseen: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -170,19 +172,21 @@ def _layers(run: FinishedRun, importance: Mapping[str, Tensor]) -> list[LayerRat
 
 
 def _masks(run: FinishedRun, names: Sequence[str]) -> Masks:
-    masks = {key: m.float().numpy() for key, m in run.dense_masks.items()}
+    seen = [label for label in range(len(names)) if label not in run.unseen]
+    shown = [names[label] for label in seen]
+    masks = {key: m[seen].float().numpy() for key, m in run.dense_masks.items()}
     rows = class_rows(masks)
     most = width([group.size for group in run.units], len(rows))
     tables = [
-        mask_table(g.key, masks[g.key], list(run.plan.keep.get(g.key, range(g.size))), rows, names, most)
+        mask_table(g.key, masks[g.key], list(run.plan.keep.get(g.key, range(g.size))), rows, shown, most)
         for g in run.units
     ]
     file = DENSE_MASKS if (run.folder / DENSE_MASKS).exists() else MASKS
-    return Masks(file, _evidence(run, rows, names), tables)
+    return Masks(file, _evidence(run, seen, rows), tables, [names[label] for label in sorted(run.unseen)])
 
 
-def _evidence(run: FinishedRun, rows: Sequence[np.ndarray], names: Sequence[str]) -> Evidence:
-    cards = [class_card(run, label) for label in range(len(names))]
+def _evidence(run: FinishedRun, labels: Sequence[int], rows: Sequence[np.ndarray]) -> Evidence:
+    cards = [class_card(run, label) for label in labels]
     shares = torch.tensor([[layer.share_kept for layer in card.layers] for card in cards]).numpy()
     percent = (100 * np.stack([shares[row].mean(0) for row in rows])).round().astype(np.uint8)
-    return Evidence([[names[c] for c in row] for row in rows], [g.key for g in run.units], percent)
+    return Evidence([[cards[place].name for place in row] for row in rows], [g.key for g in run.units], percent)

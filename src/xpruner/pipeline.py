@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from xpruner.checkpoint import load, save
@@ -21,7 +20,7 @@ from xpruner.explain.finished import remember_data
 from xpruner.guard_images import guarded_calibration, to_measure
 from xpruner.latency import compare_latency
 from xpruner.methods import Problem, find_method
-from xpruner.methods.base import DENSE_MASKS, MASKS, kinds_for, prepared, write_masks
+from xpruner.methods.base import DENSE_MASKS, MASKS, kinds_for, prepared, read_masks, write_masks
 from xpruner.models import load_model, load_teacher
 from xpruner.outputs import classes_of
 from xpruner.plan import Budget, Plan
@@ -103,7 +102,7 @@ class _Pipeline:
         run.stage("dense", self._dense)
         self.dense = load(run.folder / "dense")  # turned, where its heads' dimensions are pruned
         run.stage("search", self._search)
-        plan = Plan.load(run.folder / "plan.json")
+        plan = Plan.load(run.folder / "plan.json", self.units, run.remedy)
         run.stage("pruned", lambda: self._pruned(plan))
         run.stage("compensated", lambda: self._compensated(plan))
         run.stage("finetuned", lambda: self._finetuned(plan))
@@ -111,8 +110,9 @@ class _Pipeline:
         if self.config.latency:
             run.stage("latency", lambda: self._latency(pruned))
         run.stage("environment", environment)
-        masks = run.folder / MASKS
-        return PruneResult(pruned, plan, load_file(masks) if masks.exists() else {}, run.metrics, run.folder)
+        path = run.folder / MASKS
+        masks = read_masks(path, self.units, self.data.num_classes, run.remedy) if path.exists() else {}
+        return PruneResult(pruned, plan, masks, run.metrics, run.folder)
 
     def _dense(self) -> dict[str, Any]:
         dense = prepared(self.dense, self._calibration_batches(), self.config)

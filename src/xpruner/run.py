@@ -10,8 +10,10 @@ from typing import Any
 import yaml
 
 from xpruner.config import RunConfig
-from xpruner.errors import UsageError, XPrunerError
+from xpruner.config.stored import stored_values
+from xpruner.errors import UsageError
 from xpruner.files import write_text
+from xpruner.metrics import METRICS, read_metrics
 
 log = logging.getLogger("xpruner")
 
@@ -33,7 +35,7 @@ class Run:
     def __init__(self, config: RunConfig):
         self.folder = Path(config.output)
         self.config = config
-        self.metrics: dict[str, Any] = self._read_metrics()
+        self.metrics: dict[str, Any] = read_metrics(self.folder)
         path = self.folder / "config.yaml"
         if path.exists():
             self._check(path)
@@ -49,30 +51,31 @@ class Run:
             return self.metrics[name]
         log.info("%s", name)
         self.metrics[name] = compute()
-        write_text(self.folder / "metrics.json", json.dumps(self.metrics, indent=2) + "\n")
+        write_text(self.folder / METRICS, json.dumps(self.metrics, indent=2) + "\n")
         return self.metrics[name]
+
+    @property
+    def remedy(self) -> str:
+        """What helps where a file of a finished stage cannot be read."""
+        return made_anew(self.folder)
 
     def state(self, name: str) -> Path:
         """Returns the folder in which a stage keeps what it needs to go on after a stop."""
         return self.folder / "state" / name
 
-    def _read_metrics(self) -> dict[str, Any]:
-        path = self.folder / "metrics.json"
-        if not path.exists():
-            return {}
-        try:
-            return json.loads(path.read_text())
-        except ValueError as error:
-            raise XPrunerError(f"{path} cannot be read ({error}); delete it to evaluate the run anew.") from error
-
     def _check(self, path: Path) -> None:
-        for key, before, now in differences(yaml.safe_load(path.read_text()) or {}, comparable(self.config)):
+        for key, before, now in differences(stored_values(path), comparable(self.config)):
             stage = CHANGEABLE_BEFORE.get(key.split(".")[0])
             if stage is None or stage in self.metrics:
                 raise UsageError(
                     f"{self.folder} belongs to a run with {key} {before!r}, not {now!r}; choose another output, or the "
                     "same configuration to continue that run."
                 )
+
+
+def made_anew(folder: Path) -> str:
+    """Returns what helps where a file of a run cannot be read."""
+    return f"copy it again, or make the run anew: `xpruner prune --config {folder / 'config.yaml'} --output ANOTHER`"
 
 
 def comparable(config: RunConfig) -> dict[str, Any]:

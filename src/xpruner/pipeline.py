@@ -19,6 +19,7 @@ from xpruner.errors import UsageError
 from xpruner.explain.finished import remember_data
 from xpruner.guard_images import guarded_calibration, to_measure
 from xpruner.latency import compare_latency
+from xpruner.locks import working_in
 from xpruner.methods import Problem, find_method
 from xpruner.methods.base import DENSE_MASKS, MASKS, kinds_for, prepared, read_masks, write_masks
 from xpruner.models import load_model, load_teacher
@@ -62,7 +63,8 @@ def run_pipeline(config: RunConfig, model: nn.Module | None = None) -> PruneResu
         model: The dense model, when it is at hand; else the config says which.
 
     Raises:
-        UsageError: If the configuration cannot be met; before anything is computed where that can be known.
+        UsageError: If the configuration cannot be met, before anything is computed where that can be known; or another
+            program works in the run directory.
         XPrunerError: If a stage fails; what was computed lies in the run directory.
     """
     if not find_method(config.method).plain:
@@ -70,7 +72,7 @@ def run_pipeline(config: RunConfig, model: nn.Module | None = None) -> PruneResu
     check_guard(config)
     check_signal(config)
     check_focus(config.compensate)
-    with Tracker(config.output) as tracker:
+    with working_in(Path(config.output)), Tracker(config.output) as tracker:
         return _Pipeline(config, model, tracker).run()
 
 

@@ -12,7 +12,7 @@ from tiny_comparison import write_comparison
 
 from xpruner.cli import main
 from xpruner.cli.compare import chosen_entries, read_comparison
-from xpruner.compare.claims import claimed
+from xpruner.locks import claimed
 
 SCRIPT = Path(__file__).parent / "compare_and_die.py"
 ENTRIES = {

@@ -16,12 +16,15 @@ def config(tmp_path, **changes) -> RunConfig:
     return replace(RunConfig(output=str(tmp_path / "run")), **changes)
 
 
+FIGURES = {"top1": 0.5, "macs": 20, "params": 10}
+
+
 def test_a_stage_is_computed_once(tmp_path):
     run = Run(config(tmp_path))
-    assert run.stage("dense", lambda: {"top1": 0.5}) == {"top1": 0.5}
+    assert run.stage("dense", lambda: FIGURES) == FIGURES
     again = Run(config(tmp_path))
-    assert again.stage("dense", lambda: pytest.fail("computed twice")) == {"top1": 0.5}
-    assert json.loads((tmp_path / "run" / "metrics.json").read_text()) == {"dense": {"top1": 0.5}}
+    assert again.stage("dense", lambda: pytest.fail("computed twice")) == FIGURES
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text()) == {"dense": FIGURES}
 
 
 def test_a_stage_that_fails_is_not_recorded(tmp_path):
@@ -46,7 +49,7 @@ def test_the_directory_may_be_moved(tmp_path):
 def test_fine_tuning_may_change_until_it_is_finished(tmp_path):
     Run(config(tmp_path))
     run = Run(config(tmp_path, finetune=FinetuneConfig(lr=1e-5)))
-    run.stage("finetuned", lambda: {"top1": 0.9})
+    run.stage("finetuned", lambda: FIGURES)
     with pytest.raises(UsageError, match=r"finetune\.lr 1e-05, not 0\.0002"):
         Run(config(tmp_path))
 
@@ -70,6 +73,13 @@ def test_another_precision_than_it_was_begun_in_is_refused_where_it_is_asked_for
     Run(config(tmp_path, precision="bf16"))
     with pytest.raises(UsageError, match="a run with precision 'bf16', not 'fp32'"):
         Run(config(tmp_path, precision="fp32"))
+
+
+def test_a_damaged_configuration_of_the_directory_is_named(tmp_path):
+    Run(config(tmp_path))
+    (tmp_path / "run" / "config.yaml").write_text("- seed")
+    with pytest.raises(XPrunerError, match=r"config\.yaml cannot be read \(the whole is \['seed'\], but must be dict"):
+        Run(config(tmp_path))
 
 
 def test_broken_figures_are_named(tmp_path):

@@ -11,6 +11,7 @@ from xpruner._compat import declare_torchvision_ops
 from xpruner.checkpoint import STRUCTURE, save
 from xpruner.config import DataConfig, FinetuneConfig, MaskConfig, ModelConfig, RunConfig, ThresholdConfig
 from xpruner.data import InputSpec, class_names, load_data
+from xpruner.locks import working_in
 from xpruner.pipeline import PruneResult, run_pipeline
 from xpruner.run import Run
 from xpruner.tracking import Tracker
@@ -58,11 +59,11 @@ def run_demo(config: RunConfig, sizes: Mapping[str, Any] = SIZES, recipe: Finetu
         recipe: For the dense model.
 
     Raises:
-        UsageError: If the output directory belongs to another run.
+        UsageError: If the output directory belongs to another run, or another program works in it.
         XPrunerError: If a stage fails; the same call continues.
     """
     folder = Path(config.model.name)
-    with Tracker(config.output) as tracker:
+    with working_in(Path(config.output)), Tracker(config.output) as tracker:
         Run(config)  # another run's directory is refused before anything is trained
         tracker.open()
         if not (folder / STRUCTURE).exists():

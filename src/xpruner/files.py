@@ -1,9 +1,9 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and those that are not as they were written."""
 
 import errno
 import os
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from xpruner.errors import XPrunerError
@@ -32,3 +32,17 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 def write_text(path: Path, text: str) -> None:
     """Writes UTF-8 text, whole or not at all."""
     write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+@contextmanager
+def reading(path: Path, remedy: str) -> Iterator[None]:
+    """Names a file, what is wrong with it and what helps, where the block that reads it fails.
+
+    Raises:
+        XPrunerError: In place of a missing file, and of a ``ValueError`` of its content.
+    """
+    try:
+        yield
+    except (XPrunerError, OSError, ValueError, RecursionError) as error:
+        reason = "it is missing" if not path.exists() else f"{error}".rstrip(".")
+        raise XPrunerError(f"{path} cannot be read ({reason}); {remedy}.") from error

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from xpruner.compensation import compensate
 from xpruner.errors import UsageError
 from xpruner.explain.without import class_means
-from xpruner.files import write_text
+from xpruner.files import reading, write_text
 from xpruner.guard_images import unseen, weighed_calibration
 from xpruner.masks import odds
 from xpruner.plan import Budget, Plan, solve
 from xpruner.surgery import apply
 from xpruner.training import predict
+from xpruner.typed import typed
 
 if TYPE_CHECKING:
     from xpruner.methods.base import Problem
@@ -59,6 +60,20 @@ class GuardFigures:
     largest_without: float
     budget: float
     budget_without: float | None
+
+    @classmethod
+    def of(cls, figures: Any, classes: int) -> "GuardFigures":
+        """Returns the figures that a run of so many classes kept.
+
+        Raises:
+            ValueError: If one is missing, of the wrong type or out of range, or they are of other classes.
+        """
+        found = typed(cls, figures, "search.guard", whole=True)
+        if not len(found.drops) == len(found.weights) == classes:
+            raise ValueError(f"search.guard has {len(found.weights)} weights, but the run has {classes} classes")
+        if min(found.weights) < 0 or found.images < 1:
+            raise ValueError("search.guard holds weights below 0, or speaks of no images")
+        return found
 
     @property
     def changed(self) -> bool:
@@ -147,7 +162,13 @@ class _Guard:
         return self.problem.state_dir / "guard.json" if self.problem.state_dir else None
 
     def _earlier(self) -> Tensor | None:
-        return torch.tensor(json.loads(self._kept.read_text())) if self._kept and self._kept.exists() else None
+        if self._kept is None or not self._kept.exists():
+            return None
+        with reading(self._kept, "delete it, and the same command searches anew"):
+            weights = typed(list[float], json.loads(self._kept.read_text(encoding="utf-8")))
+            if len(weights) != self.classes:
+                raise ValueError(f"it has {len(weights)} weights for {self.classes} classes")
+            return torch.tensor(weights)
 
     def _figures(self, first: _Measured, best: _Measured) -> GuardFigures:
         asked = self.problem.budget.share(self.problem.units)

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from xpruner.errors import UsageError, XPrunerError
-from xpruner.files import write_text
+from xpruner.errors import UsageError
+from xpruner.files import reading, write_text
 from xpruner.outputs import logits_of
 from xpruner.training.evaluate import evaluating
+from xpruner.typed import typed
 
 IDENTITY = "identity.json"
 Identity = dict[str, Any]
@@ -67,15 +68,8 @@ def read_identity(folder: Path) -> Identity | None:
     path = folder / IDENTITY
     if not path.exists():
         return None
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise XPrunerError(
-            f"{path} cannot be read ({error}); delete it to let the run belong to what is given now."
-        ) from error
-    if not (isinstance(found, dict) and all(isinstance(about, dict) for about in found.values())):
-        raise XPrunerError(f"{path} holds no subjects by name; delete it to let the run belong to what is given now.")
-    return found
+    with reading(path, "delete it, and the run belongs to what is given then"):
+        return typed(dict[str, dict[str, Any]], json.loads(path.read_text(encoding="utf-8")))
 
 
 def first_difference(before: Identity, now: Identity) -> str | None:

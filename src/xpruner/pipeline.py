@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from xpruner.checkpoint import arguments_of, load, save
@@ -27,8 +26,9 @@ from xpruner.explain.finished import UNSEEN, remember_data
 from xpruner.guard_images import guarded_calibration, to_measure
 from xpruner.identity import Identity, check_identity, model_identity
 from xpruner.latency import compare_latency
+from xpruner.locks import working_in
 from xpruner.methods import Problem, find_method
-from xpruner.methods.base import DENSE_MASKS, MASKS, check_compensation, kinds_for, prepared, write_masks
+from xpruner.methods.base import DENSE_MASKS, MASKS, check_compensation, kinds_for, prepared, read_masks, write_masks
 from xpruner.models import load_model, load_teacher
 from xpruner.models.about import known_classes, warn_of_accuracy
 from xpruner.models.own_copy import own_copy
@@ -75,7 +75,8 @@ def run_pipeline(
         kwargs: The arguments of ``timm.create_model`` that made it, where they cannot be deduced from it.
 
     Raises:
-        UsageError: If the configuration cannot be met; before anything is computed where that can be known.
+        UsageError: If the configuration cannot be met, before anything is computed where that can be known; or another
+            program works in the run directory.
         XPrunerError: If a stage fails; what was computed lies in the run directory.
     """
     config = expanded(config)
@@ -84,7 +85,7 @@ def run_pipeline(
         raise UsageError(f"The method {config.method!r} makes models that cannot be saved; `xpruner compare` runs it.")
     check_compensation(config)
     Budget.parse(config.budget, config.round_to)
-    with Tracker(config.output) as tracker:
+    with working_in(Path(config.output)), Tracker(config.output) as tracker:
         return _Pipeline(config, tracker, model, kwargs).run()
 
 
@@ -146,7 +147,7 @@ class _Pipeline:
         run.stage("dense", self._dense)
         self.dense = load(run.folder / "dense")  # turned, where its heads' dimensions are pruned
         run.stage("search", self._search)
-        plan = Plan.load(run.folder / "plan.json")
+        plan = Plan.load(run.folder / "plan.json", self.units, run.remedy)
         run.stage("pruned", lambda: self._pruned(plan))
         run.stage("compensated", lambda: self._compensated(plan))
         run.stage("finetuned", lambda: self._finetuned(plan))
@@ -154,8 +155,9 @@ class _Pipeline:
         if self.config.latency:
             run.stage("latency", lambda: self._latency(pruned))
         run.stage("environment", lambda: environment(self.config.precision))
-        masks = run.folder / MASKS
-        return PruneResult(pruned, plan, load_file(masks) if masks.exists() else {}, run.metrics, run.folder)
+        path = run.folder / MASKS
+        masks = read_masks(path, self.units, self.data.num_classes, run.remedy) if path.exists() else {}
+        return PruneResult(pruned, plan, masks, run.metrics, run.folder)
 
     def _dense(self) -> dict[str, Any]:
         dense = prepared(self.dense, self._calibration_batches(), self.config)

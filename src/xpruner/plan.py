@@ -10,10 +10,13 @@ from pathlib import Path
 import torch
 
 from xpruner.errors import UsageError, XPrunerError, unknown
-from xpruner.files import write_text
+from xpruner.files import reading, write_text
+from xpruner.plan_checks import check_read
+from xpruner.typed import typed
 from xpruner.units import Keep, UnitGroup, Units
 
 VERSION = 1
+REMEDY = "write it with Plan.save"
 MINIMA = {"head": 1, "hidden": 8, "qk": 4, "v": 4, "embed": 8, "block": 0}
 """How many units of each kind a plan from scores keeps of a group at least."""
 _SUFFIXES = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9}
@@ -192,22 +195,41 @@ class Plan:
             XPrunerError: If the text is no plan, or one of a newer version.
         """
         try:
-            data = json.loads(text)
-            version = data["version"]
-            if version > VERSION:
-                raise XPrunerError(f"The plan has version {version} but this xpruner reads up to {VERSION}; update it.")
-            return cls(**data)
-        except (ValueError, TypeError, KeyError) as error:
-            raise XPrunerError(f"The plan cannot be read ({error}); write it with Plan.save.") from error
+            return cls._parsed(text)
+        except ValueError as error:
+            raise XPrunerError(f"The plan cannot be read ({error}); {REMEDY}.") from error
+
+    @classmethod
+    def _parsed(cls, text: str) -> "Plan":
+        data = json.loads(text)
+        version = data.get("version") if isinstance(data, dict) else None
+        if type(version) is int and version > VERSION:
+            raise XPrunerError(f"The plan has version {version} but this xpruner reads up to {VERSION}; update it.")
+        plan = typed(cls, data, whole=True)
+        check_read(plan)
+        return plan
 
     def save(self, path: str | Path) -> None:
         """Writes the plan as JSON; the file appears whole or not at all."""
         write_text(Path(path), self.to_json())
 
     @classmethod
-    def load(cls, path: str | Path) -> "Plan":
-        """Reads a plan written by :meth:`save`."""
-        return cls.from_json(Path(path).read_text())
+    def load(cls, path: str | Path, units: Units | None = None, remedy: str = REMEDY) -> "Plan":
+        """Reads a plan written by :meth:`save`.
+
+        Args:
+            path: Of the file.
+            units: The groups that it has to be made for, where that is known.
+            remedy: What helps where it cannot be read.
+
+        Raises:
+            XPrunerError: If it is missing or no plan, or was made for another model.
+        """
+        with reading(Path(path), remedy):
+            plan = cls._parsed(Path(path).read_text(encoding="utf-8"))
+            if units is not None:
+                plan.check({group.key: group.size for group in units})
+            return plan
 
 
 def solve(units: Units, scores: Mapping[str, torch.Tensor], budget: Budget, method: str = "") -> Plan:

@@ -12,8 +12,10 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from xpruner.config import RunConfig
-from xpruner.errors import UsageError, XPrunerError
+from xpruner.config.files import stored_values
+from xpruner.errors import UsageError
 from xpruner.files import write_text
+from xpruner.metrics import METRICS, read_metrics
 from xpruner.training.precision import AUTO, resolve_precision
 
 log = logging.getLogger("xpruner")
@@ -35,9 +37,9 @@ class Run:
 
     def __init__(self, config: RunConfig):
         self.folder = Path(config.output)
-        self.metrics: dict[str, Any] = self._read_metrics()
+        self.metrics: dict[str, Any] = read_metrics(self.folder)
         path = self.folder / "config.yaml"
-        begun = (yaml.safe_load(path.read_text()) or {}) if path.exists() else None
+        begun = stored_values(path) if path.exists() else None
         self.config = with_precision(config, begun)
         if begun is not None:
             self._check(begun)
@@ -53,21 +55,17 @@ class Run:
             return self.metrics[name]
         log.info("%s", name)
         self.metrics[name] = compute()
-        write_text(self.folder / "metrics.json", json.dumps(self.metrics, indent=2) + "\n")
+        write_text(self.folder / METRICS, json.dumps(self.metrics, indent=2) + "\n")
         return self.metrics[name]
+
+    @property
+    def remedy(self) -> str:
+        """What helps where a file of a finished stage cannot be read."""
+        return made_anew(self.folder)
 
     def state(self, name: str) -> Path:
         """Returns the folder in which a stage keeps what it needs to go on after a stop."""
         return self.folder / "state" / name
-
-    def _read_metrics(self) -> dict[str, Any]:
-        path = self.folder / "metrics.json"
-        if not path.exists():
-            return {}
-        try:
-            return json.loads(path.read_text())
-        except ValueError as error:
-            raise XPrunerError(f"{path} cannot be read ({error}); delete it to evaluate the run anew.") from error
 
     def _check(self, begun: dict[str, Any]) -> None:
         for key, before, now in differences(begun, comparable(self.config)):
@@ -96,6 +94,11 @@ def with_precision(config: RunConfig, begun: dict[str, Any] | None) -> RunConfig
     if precision != here:
         log.warning("The run was begun in %s and goes on in it; here %s is faster.", precision, here)
     return replace(config, precision=precision)
+
+
+def made_anew(folder: Path) -> str:
+    """Returns what helps where a file of a run cannot be read."""
+    return f"copy it again, or make the run anew: `xpruner prune --config {folder / 'config.yaml'} --output ANOTHER`"
 
 
 def comparable(config: RunConfig) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Set
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from logging.handlers import MemoryHandler
 from pathlib import Path
 from types import TracebackType
@@ -11,9 +11,21 @@ from typing import Any
 
 from xpruner.errors import XPrunerError
 from xpruner.learning import OnStep
+from xpruner.typed import part_of, typed
 
 HISTORY = "history.jsonl"
-_PLACE = ("stage", "loop", "step")
+LONGEST = 2**53
+"""Steps of a loop; more are no exact float."""
+
+
+@dataclass
+class _Place:
+    stage: str
+    loop: int
+    step: int
+
+
+_PLACE = tuple(field.name for field in fields(_Place))
 
 
 @dataclass(frozen=True)
@@ -156,11 +168,15 @@ def read_history(folder: str | Path) -> list[Curve]:
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    """Returns what the lines of a history hold, less those that a kill has cut short."""
+    """Returns what the lines of a history hold, less those that a kill has cut short or that are damaged otherwise."""
     found = []
-    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    for line in path.read_bytes().splitlines() if path.exists() else []:
         try:
-            found.append(json.loads(text))
-        except ValueError:
+            values = typed(dict[str, Any], json.loads(line))
+            place = part_of(_Place, values, "")
+            typed(dict[str, float], {name: value for name, value in values.items() if name not in _PLACE})
+        except (ValueError, RecursionError):
             continue
+        if place.loop >= 1 and 1 <= place.step < LONGEST:
+            found.append(values)
     return found

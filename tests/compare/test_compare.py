@@ -13,10 +13,10 @@ from tiny_comparison import write_comparison
 from xpruner import run as runs
 from xpruner.cli import main
 from xpruner.cli.compare import chosen_entries, read_comparison
-from xpruner.compare.claims import claimed
 from xpruner.compare.results import begin
 from xpruner.config import RunConfig
 from xpruner.errors import UsageError
+from xpruner.locks import claimed
 
 SCRIPT = Path(__file__).parent / "compare_and_die.py"
 ENTRIES = {

@@ -54,7 +54,7 @@ WRONG = {
 def test_a_wrong_value_is_named_with_what_it_must_be(options, name, value):
     with pytest.raises(UsageError) as told:
         check(replace(options(), **{name: value}), "part.")
-    assert str(told.value).startswith(f"part.{name} is {value!r}; it must be ")
+    assert str(told.value).startswith(f"part.{name} is {value!r}, but must be ")
     assert str(told.value).endswith(".")
 
 
@@ -64,22 +64,22 @@ def test_the_presets_are_in_range(name):
 
 
 def test_a_part_is_named_by_its_place_in_the_run():
-    with pytest.raises(UsageError, match=r"^finetune\.lr is -1\.0; it must be positive\.$"):
+    with pytest.raises(UsageError, match=r"^finetune\.lr is -1\.0, but must be positive\.$"):
         check(RunConfig(finetune=FinetuneConfig(lr=-1.0)))
 
 
 def test_a_part_that_is_none_is_refused():
-    with pytest.raises(UsageError, match=r"^finetune is {'epochs': 0}; it must be a FinetuneConfig\.$"):
+    with pytest.raises(UsageError, match=r"^finetune is {'epochs': 0}, but must be a FinetuneConfig\.$"):
         check(RunConfig(finetune={"epochs": 0}))
 
 
 def test_features_need_a_teacher():
-    with pytest.raises(UsageError, match=r"features is 1.0; it must be 0 where finetune.distill is 0"):
+    with pytest.raises(UsageError, match=r"features is 1.0, but must be 0 where finetune.distill is 0"):
         check(FinetuneConfig(features=1.0, distill=0.0), "finetune.")
 
 
 def test_a_guard_is_for_xpruner_alone():
-    with pytest.raises(UsageError, match=r"max_class_drop is 2\.0; it must be absent, as it guards"):
+    with pytest.raises(UsageError, match=r"max_class_drop is 2\.0, but must be absent, as it guards"):
         check(RunConfig(method="l2", max_class_drop=2.0))
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from xpruner.config import DataConfig, RunConfig, ThresholdConfig
 from xpruner.errors import UsageError, XPrunerError
@@ -69,10 +69,10 @@ def copied(finished_folder, tmp_path) -> Path:
 
 def with_masks(folder: Path, **changes) -> FinishedRun:
     """Returns the run with the masks 0.5 and 0.8 of one unit, and 0.8 and 0.5 of another, for two classes."""
-    (folder / "masks.safetensors").unlink()
-    save_file({"m:hidden": torch.tensor([[0.5, 0.8], [0.8, 0.5]])}, folder / "masks.safetensors")
     run = open_run(folder)
-    return FinishedRun(run.folder, replace(run.config, **changes))
+    run = FinishedRun(run.folder, replace(run.config, **changes))
+    run.__dict__["masks"] = {"m:hidden": torch.tensor([[0.5, 0.8], [0.8, 0.5]])}
+    return run
 
 
 @pytest.mark.parametrize(
@@ -94,20 +94,16 @@ def guard_figures(weights: list[float]) -> GuardFigures:
 
 def test_importance_is_weighed_as_the_guard_did(copied):
     """Odds of 1 and 4: with three times the weight on class 0 the units are worth (1.5 + 2) / 2 and (6 + 0.5) / 2."""
+    assert with_masks(copied).guard is None
     run = with_masks(copied)
-    assert run.guard is None
-    figures = guard_figures([1.5, 0.5])
-    (copied / "metrics.json").write_text(json.dumps({"search": {"guard": asdict(figures)}}))
-    run = open_run(copied)
-    assert run.guard == figures
+    run.__dict__["guard"] = guard_figures([1.5, 0.5])
     assert run.importance["m:hidden"].tolist() == pytest.approx([1.75, 3.25])
     assert run.importance_to([0])["m:hidden"].tolist() == pytest.approx([1.0, 4.0])
 
 
 def test_a_guard_that_had_nothing_to_do_leaves_the_importance_as_it_is(copied):
-    run = with_masks(copied)
-    (copied / "metrics.json").write_text(json.dumps({"search": {"guard": asdict(guard_figures([1.0, 1.0]))}}))
-    run = FinishedRun(copied, replace(run.config, thresholds=ThresholdConfig(importance="max")))
+    run = with_masks(copied, thresholds=ThresholdConfig(importance="max"))
+    run.__dict__["guard"] = guard_figures([1.0, 1.0])
     assert run.importance["m:hidden"].tolist() == pytest.approx([0.8, 0.8])
 
 
@@ -134,9 +130,9 @@ def test_a_damaged_file_is_named_with_what_helps(copied, name):
         _ = (run.plan, run.masks, run.dense_masks, run.search_figures)
     said = str(caught.value)
     assert said.startswith(f"{copied / name} cannot be read (") and not isinstance(caught.value, UsageError)
-    assert said.endswith(
-        f"copy it again, or make the run anew: `xpruner prune --config {copied}/config.yaml --output ANOTHER`."
-    )
+    anew = f"copy it again, or make the run anew: `xpruner prune --config {copied}/config.yaml --output ANOTHER`."
+    written_anew = "delete it, and the same `xpruner prune` command writes it anew."
+    assert said.endswith(written_anew if name == "metrics.json" else anew)
 
 
 @pytest.mark.parametrize("name", ["plan.json", "masks.safetensors"])
@@ -146,9 +142,23 @@ def test_a_file_that_was_deleted_is_missing(copied, name):
         _ = open_run(copied).masks, open_run(copied).plan
 
 
-def test_figures_of_a_guard_that_are_not_whole_are_damaged(copied):
-    (copied / "metrics.json").write_text('{"search": {"guard": {"limit": 2}}}')
-    with pytest.raises(XPrunerError, match=r"metrics\.json cannot be read"):
+def test_the_figures_of_a_guard_are_read(copied):
+    figures = replace(guard_figures([1.5, 0.5] * 5), drops=[1.5, None] * 5)
+    (copied / "metrics.json").write_text(json.dumps({"search": {"guard": asdict(figures)}}))
+    assert open_run(copied).guard == figures
+
+
+@pytest.mark.parametrize(
+    ("guard", "reason"),
+    [
+        ({"limit": 2}, r"search\.guard\.largest is missing"),
+        (asdict(guard_figures([1.5, 0.5])), r"search\.guard has 2 weights, but the run has 10 classes"),
+        (asdict(guard_figures([1.5, True])), r"search\.guard\.weights\[1\] is True, but must be a finite number"),
+    ],
+)
+def test_figures_of_a_guard_that_are_damaged(copied, guard, reason):
+    (copied / "metrics.json").write_text(json.dumps({"search": {"guard": guard}}))
+    with pytest.raises(XPrunerError, match=rf"metrics\.json cannot be read \({reason}\)"):
         _ = open_run(copied).guard
 
 

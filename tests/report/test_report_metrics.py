@@ -1,11 +1,10 @@
 """What the page says of `metrics.json`: stages, latency, the result in one line."""
 
-import json
-
 import pytest
 
-from xpruner.errors import UsageError, XPrunerError
-from xpruner.report.metrics import STAGES, Latency, Result, Stage, read_metrics
+from xpruner.errors import UsageError
+from xpruner.metrics import STAGES
+from xpruner.report.metrics import Latency, Result, Stage, finished
 
 FIGURES = {
     "dense": {"top1": 0.9191, "macs": 208, "params": 55, "seconds": 1.0},
@@ -37,14 +36,8 @@ def test_the_headline(latency, resource, line):
     assert Result(Result.of(FIGURES, "macs").stages, latency, resource).headline == line
 
 
-def test_figures_that_are_not_all_there_or_damaged(tmp_path):
-    path = tmp_path / "metrics.json"
-    for present in ({}, {name: FIGURES[name] for name in ("dense", "pruned")}):
-        path.write_text(json.dumps(present))
-        with pytest.raises(UsageError, match="is not finished; the same `xpruner prune` command finishes it"):
-            read_metrics(tmp_path)
-    path.write_text("{")
-    with pytest.raises(XPrunerError, match="cannot be read"):
-        read_metrics(tmp_path)
-    path.write_text(json.dumps(FIGURES))
-    assert read_metrics(tmp_path) == FIGURES
+@pytest.mark.parametrize("present", [[], ["dense", "pruned"]])
+def test_figures_of_a_run_that_is_not_finished(tmp_path, present):
+    with pytest.raises(UsageError, match="is not finished; the same `xpruner prune` command finishes it"):
+        finished(tmp_path, {name: FIGURES[name] for name in present})
+    assert finished(tmp_path, FIGURES) == FIGURES

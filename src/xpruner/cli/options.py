@@ -12,9 +12,10 @@ from typing import Any, TypeVar, get_origin, get_type_hints
 import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
-from xpruner.config.checks import check, in_words
+from xpruner.config.checks import check
 from xpruner.config.files import expanded
 from xpruner.errors import UsageError, unknown
+from xpruner.typed import in_words
 
 Options = TypeVar("Options")
 

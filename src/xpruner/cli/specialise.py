@@ -40,7 +40,8 @@ def run(arguments: Sequence[str]) -> None:
     """Builds the model, writes it and prints the figures of its stages.
 
     Raises:
-        UsageError: If the classes or the budget cannot be met, or the run has no masks.
+        UsageError: If the classes or the budget cannot be met, the run has no masks, or another program works in the
+            output folder.
         XPrunerError: If a file is damaged or cannot be written.
     """
     options = parse_with_run("specialise", SpecialiseOptions(), arguments, ABOUT)
@@ -51,17 +52,20 @@ def run(arguments: Sequence[str]) -> None:
     from xpruner.explain.classes import find_classes
     from xpruner.explain.finished import open_run
     from xpruner.files import write_text
+    from xpruner.locks import working_in
+    from xpruner.metrics import METRICS
     from xpruner.specialise import save_specialised, specialise
 
     with showing_log():
         opened = open_run(options.run)
         labels = find_classes(options.classes, opened.class_names)
-        found = specialise(opened, labels, options.budget, options.steps)
-        name = folder_name(found.class_names, options.budget, options.steps)
+        name = folder_name([opened.class_names[label] for label in labels], options.budget, options.steps)
         folder = Path(options.output) if options.output else opened.folder / "specialised" / name
-        save_specialised(opened, found, folder / "model")
-        found.plan.save(folder / "plan.json")
-        write_text(folder / "metrics.json", json.dumps(found.metrics, indent=2) + "\n")
+        with working_in(folder):
+            found = specialise(opened, labels, options.budget, options.steps)
+            save_specialised(opened, found, folder / "model")
+            found.plan.save(folder / "plan.json")
+            write_text(folder / METRICS, json.dumps(found.metrics, indent=2) + "\n")
     show(stages_of(found.metrics), f"The model for {', '.join(found.class_names)} is in {folder / 'model'}.")
 
 

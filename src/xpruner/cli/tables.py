@@ -8,11 +8,11 @@ from rich import box
 from rich.table import Table
 
 from xpruner.cli.console import show
+from xpruner.metrics import STAGES
 
 if TYPE_CHECKING:
     from xpruner.guard import GuardFigures
 
-STAGES = {"dense": "dense", "pruned": "pruned", "compensated": "compensated", "finetuned": "fine-tuned"}
 GUARDED = 12
 """Classes in the table of what a guard came to."""
 FILES = ("pruned", "plan.json", "masks.safetensors", "metrics.json", "config.yaml", "log.txt")

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import xpruner
+from xpruner.compare.result_checks import check_result
 from xpruner.config import RunConfig
-from xpruner.errors import UsageError, XPrunerError
-from xpruner.files import write_text
+from xpruner.errors import UsageError
+from xpruner.files import reading, write_text
 from xpruner.run import comparable, differences, with_precision
 from xpruner.training.precision import AUTO
+from xpruner.typed import typed
 
 HARMLESS = (
     "latency", "data.workers", "data.cache", "data.max_unreadable", "finetune.cuda_graph", "finetune.checkpoint_every",
@@ -52,7 +54,10 @@ def begin(folder: Path, config: RunConfig) -> RunConfig:
         UsageError: If it holds what another configuration left.
     """
     path = folder / "config.json"
-    begun = json.loads(path.read_text()) if path.exists() else None
+    begun = None
+    if path.exists():
+        with reading(path, "delete it to have the run done anew"):
+            begun = typed(dict[str, Any], json.loads(path.read_text(encoding="utf-8")))
     config = with_precision(config, begun)
     if begun is not None:
         check_same(folder, begun, config)
@@ -85,13 +90,10 @@ def read_result(path: Path) -> dict[str, Any]:
     Raises:
         XPrunerError: If it cannot be read, or is none.
     """
-    try:
-        result = json.loads(path.read_text())
-    except ValueError as error:
-        raise XPrunerError(f"{path} cannot be read ({error}); delete it to have the run done anew.") from error
-    if not isinstance(result, dict) or not {"label", "length", "config", "stages"} <= result.keys():
-        raise XPrunerError(f"{path} is no result of `xpruner compare`; give the folder of one comparison.")
-    return result
+    with reading(path, "delete it to have the run done anew, or give the folder of a comparison"):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        check_result(result)
+        return result
 
 
 def provenance() -> dict[str, str]:

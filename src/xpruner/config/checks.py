@@ -1,10 +1,8 @@
 """What a configuration alone tells to be wrong with it, said before anything is computed."""
 
 import dataclasses
-import math
-import types
-from collections.abc import Callable, Mapping
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from collections.abc import Callable
+from typing import Any, get_type_hints
 
 from xpruner.config.options import (
     CompensateConfig,
@@ -17,6 +15,7 @@ from xpruner.config.options import (
     ThresholdConfig,
 )
 from xpruner.errors import UsageError
+from xpruner.typed import typed
 
 Rule = tuple[str, Callable[[Any], bool], str]
 """A field, whether its value is right (the whole dataclass is handed over), and what it must be."""
@@ -145,41 +144,17 @@ def check(config: Any, prefix: str = "") -> None:
         value = getattr(config, name)
         if dataclasses.is_dataclass(kind):
             if not isinstance(value, kind):  # type: ignore[arg-type]
-                raise UsageError(f"{prefix}{name} is {value!r}; it must be a {kind.__name__}.")  # type: ignore[union-attr]
+                raise UsageError(f"{prefix}{name} is {value!r}, but must be a {kind.__name__}.")  # type: ignore[union-attr]
             check(value, f"{prefix}{name}.")
-        elif not _is(value, kind):
-            raise UsageError(f"{prefix}{name} is {value!r}; it must be {in_words(kind)}.")
+        else:
+            _check_type(kind, value, f"{prefix}{name}")
     for name, holds, demand in RULES.get(type(config), []):
         if not holds(config):
-            raise UsageError(f"{prefix}{name} is {getattr(config, name)!r}; it must be {demand}.")
+            raise UsageError(f"{prefix}{name} is {getattr(config, name)!r}, but must be {demand}.")
 
 
-def in_words(kind: Any) -> str:
-    """Returns what a type is called in messages."""
-    if get_origin(kind) is Literal:
-        return f"one of {', '.join(get_args(kind))}"
-    if get_origin(kind) in (Union, types.UnionType):
-        return " or ".join("absent" if part is type(None) else in_words(part) for part in get_args(kind))
-    if get_args(kind):
-        return str(kind).replace("typing.", "")
-    return {"str": "text", "int": "a whole number", "float": "a finite number", "bool": "true or false"}.get(
-        kind.__name__, kind.__name__
-    )
-
-
-def _is(value: Any, kind: Any) -> bool:
-    """Returns whether a value is of a type as annotations write it; a whole number passes for a float."""
-    origin, parts = get_origin(kind), get_args(kind)
-    if kind is Any:
-        return True
-    if origin is Literal:
-        return value in parts
-    if origin in (Union, types.UnionType):
-        return any(_is(value, part) for part in parts)
-    if origin is list:
-        return isinstance(value, list | tuple) and all(_is(item, parts[0]) for item in value)
-    if origin is dict:
-        return isinstance(value, Mapping) and all(_is(k, parts[0]) and _is(v, parts[1]) for k, v in value.items())
-    if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+def _check_type(kind: Any, value: Any, name: str) -> None:
+    try:
+        typed(kind, value, name)
+    except ValueError as error:
+        raise UsageError(f"{error}.") from error

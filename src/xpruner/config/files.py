@@ -3,11 +3,18 @@
 import dataclasses
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
+import yaml
+
+from xpruner.config.options import RunConfig
 from xpruner.errors import UsageError, unknown
+from xpruner.files import reading
+from xpruner.typed import typed
 
 Options = TypeVar("Options")
+REMEDY = "it is the configuration of the run, so copy it again"
 
 
 def from_dict(options: type[Options], values: Any, base: Options | None = None, prefix: str = "") -> Options:
@@ -50,3 +57,27 @@ def expanded(options: Options) -> Options:
         elif isinstance(value, str) and value.startswith("~"):
             changed[field.name] = os.path.expanduser(value)  # noqa: PTH111 - a Path would drop what a name may end in
     return dataclasses.replace(options, **changed)  # type: ignore[type-var]
+
+
+def read_config(path: Path) -> RunConfig:
+    """Returns the configuration of a run; what is not there keeps its default.
+
+    Raises:
+        XPrunerError: If the file is missing or no YAML, a key is unknown, or a value has the wrong type.
+    """
+    values = stored_values(path)
+    with reading(path, REMEDY):
+        return typed(RunConfig, values)
+
+
+def stored_values(path: Path) -> dict[str, Any]:
+    """Returns the configuration of a run as the plain values that were written.
+
+    Raises:
+        XPrunerError: If the file is missing, or no YAML of keys and values.
+    """
+    with reading(path, REMEDY):
+        try:
+            return typed(dict[str, Any], yaml.safe_load(path.read_text(encoding="utf-8")))
+        except yaml.YAMLError as error:
+            raise ValueError(" ".join(str(error).split())) from error

@@ -1,46 +1,45 @@
 """A finished run, opened again to be explained: its models, its masks, its plan and its images."""
 
-import dataclasses
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any
 
 import torch
-import yaml
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import Subset
 
 from xpruner.checkpoint import load, read_structure
 from xpruner.config import DataConfig, RunConfig
+from xpruner.config.files import read_config
 from xpruner.data import ImageDataset, InputSpec, Splits, batches, load_data
 from xpruner.data.fingerprint import fingerprints
 from xpruner.data.lookup import HUB_NAMES
-from xpruner.errors import UsageError, XPrunerError
-from xpruner.files import write_text
+from xpruner.errors import UsageError
+from xpruner.files import reading, write_text
 from xpruner.guard import GuardFigures, weighed
 from xpruner.identity import first_difference, read_identity
 from xpruner.masks import Importance, reduce_classes
-from xpruner.methods.base import DENSE_MASKS, MASKS, kinds_for
+from xpruner.methods.base import DENSE_MASKS, MASKS, kinds_for, read_masks
+from xpruner.metrics import METRICS, read_metrics
 from xpruner.models.about import known_classes
 from xpruner.moments import Batches
+from xpruner.outputs import classes_of
 from xpruner.plan import Budget, Plan
+from xpruner.run import made_anew
 from xpruner.training import predict
+from xpruner.typed import typed
 from xpruner.units import Units, find_units
 
 log = logging.getLogger("xpruner")
 
-Options = TypeVar("Options")
-Content = TypeVar("Content")
 BATCH = 128
-METRICS, DATA = "metrics.json", "data.json"
-"""The figures of a run's stages, and where its images lay when it was started, as absolute paths."""
+DATA = "data.json"
+"""Where a run's images lay when it was started, as absolute paths."""
 UNSEEN = "unseen_classes"
 """Among the figures of the search, the classes that its masks have seen no image of; absent where there are none."""
 
@@ -93,9 +92,9 @@ class FinishedRun:
         """Which units stayed.
 
         Raises:
-            XPrunerError: If its file is missing or damaged.
+            XPrunerError: If its file is missing or damaged, or it was made for another model.
         """
-        return self._read("plan.json", Plan.load)
+        return Plan.load(self.folder / "plan.json", self.units, made_anew(self.folder))
 
     @cached_property
     def masks(self) -> dict[str, Tensor]:
@@ -103,14 +102,14 @@ class FinishedRun:
 
         Raises:
             UsageError: If the run's method learned none.
-            XPrunerError: If their file is missing or damaged.
+            XPrunerError: If their file is missing or damaged, or they were made for another model.
         """
         if self.config.method != "xpruner" and not (self.folder / MASKS).exists():
             raise UsageError(
                 f"{self.folder} has no masks, as its method {self.config.method!r} learns none; "
                 "`xpruner prune --method xpruner --output ANOTHER` makes a run that has."
             )
-        return self._read(MASKS, load_file)
+        return self._masks(MASKS)
 
     @cached_property
     def dense_masks(self) -> dict[str, Tensor]:
@@ -120,28 +119,36 @@ class FinishedRun:
             UsageError: If the run's method learned none.
             XPrunerError: If their file is damaged.
         """
-        return self._read(DENSE_MASKS, load_file) if (self.folder / DENSE_MASKS).exists() else self.masks
+        return self._masks(DENSE_MASKS) if (self.folder / DENSE_MASKS).exists() else self.masks
 
     @cached_property
     def guard(self) -> GuardFigures | None:
         """What the guard of the classes came to; None for a run without one, or one that did not keep it.
 
         Raises:
-            XPrunerError: If the run's figures are damaged.
+            XPrunerError: If the run's figures are damaged, or of another number of classes.
         """
         figures = self.search_figures.get("guard")
-        return self._read(METRICS, lambda _: GuardFigures(**figures)) if figures else None
+        with reading(self.folder / METRICS, made_anew(self.folder)):
+            return GuardFigures.of(figures, classes_of(self.dense)) if figures else None
 
     @cached_property
+    def metrics(self) -> dict[str, dict[str, Any]]:
+        """The figures of the run's stages; empty where the run kept none.
+
+        Raises:
+            XPrunerError: If they are damaged.
+        """
+        return read_metrics(self.folder)
+
+    @property
     def search_figures(self) -> dict[str, Any]:
         """What the run's method logged; empty where the run kept no figures.
 
         Raises:
             XPrunerError: If they are damaged.
         """
-        if not (self.folder / METRICS).exists():
-            return {}
-        return self._read(METRICS, lambda path: json.loads(path.read_text(encoding="utf-8")).get("search", {}))
+        return self.metrics.get("search", {})
 
     @property
     def unseen(self) -> set[int]:
@@ -150,7 +157,8 @@ class FinishedRun:
         Raises:
             XPrunerError: If the run's figures are damaged.
         """
-        return self._read(METRICS, lambda _: {int(label) for label in self.search_figures.get(UNSEEN, [])})
+        with reading(self.folder / METRICS, made_anew(self.folder)):
+            return set(typed(list[int], self.search_figures.get(UNSEEN, []), UNSEEN))
 
     @property
     def importance_kind(self) -> Importance:
@@ -218,21 +226,18 @@ class FinishedRun:
 
     def _data_config(self) -> DataConfig:
         """Returns which images, with the absolute paths of those that are still there."""
-        if not (self.folder / DATA).exists():
+        path = self.folder / DATA
+        if not path.exists():
             return self.config.data
-        places = self._read(DATA, lambda path: dict(json.loads(path.read_text(encoding="utf-8"))))
+        with reading(path, made_anew(self.folder)):
+            places = typed(dict[str, str], json.loads(path.read_text(encoding="utf-8")))
+            for option, place in places.items():
+                if option not in ("root", "name") or not Path(place).is_absolute():
+                    raise ValueError(f"{option} is {place!r}, but only root and name may be there, as absolute paths")
         return replace(self.config.data, **{option: place for option, place in places.items() if Path(place).is_dir()})
 
-    def _read(self, name: str, read: Callable[[Path], Content]) -> Content:
-        path = self.folder / name
-        try:
-            return read(path)
-        except (XPrunerError, SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
-            reason = "it is missing" if not path.exists() else f"{error}".rstrip(".")
-            raise XPrunerError(
-                f"{path} cannot be read ({reason}); copy it again, or make the run anew: "
-                f"`xpruner prune --config {self.folder / 'config.yaml'} --output ANOTHER`."
-            ) from error
+    def _masks(self, name: str) -> dict[str, Tensor]:
+        return read_masks(self.folder / name, self.units, classes_of(self.dense), made_anew(self.folder))
 
 
 def remember_data(config: RunConfig) -> None:
@@ -268,16 +273,4 @@ def open_run(folder: str | Path) -> FinishedRun:
         raise UsageError(f"{folder} is no run directory; give the --output of an `xpruner prune`.")
     if not (folder / "pruned" / "structure.json").exists():
         raise UsageError(f"The run in {folder} is not finished; the same `xpruner prune` command finishes it.")
-    try:
-        return FinishedRun(folder, _restored(RunConfig, {**yaml.safe_load(path.read_text()), "output": str(folder)}))
-    except (yaml.YAMLError, TypeError, OSError) as error:
-        raise XPrunerError(f"{path} cannot be read ({error}); it is the configuration of the run.") from error
-
-
-def _restored(options: type[Options], values: dict[str, Any]) -> Options:
-    """Returns a dataclass, and those in it, from nested plain values; what is not there keeps its default."""
-    kinds = get_type_hints(options)
-    return options(**{
-        name: _restored(kinds[name], value) if dataclasses.is_dataclass(kinds.get(name)) else value
-        for name, value in values.items()
-    })  # fmt: skip
+    return FinishedRun(folder, replace(read_config(path), output=str(folder)))

@@ -16,7 +16,7 @@ from xpruner.explain.reasons import thresholds
 from xpruner.guard import GuardFigures
 from xpruner.methods.base import DENSE_MASKS, MASKS
 from xpruner.report.changes import Changes, changes
-from xpruner.report.metrics import Result, read_metrics
+from xpruner.report.metrics import Result, finished
 from xpruner.report.pairs import Maps, check_numbers, choose, explained
 from xpruner.report.tables import MaskTable, class_rows, mask_table, width
 from xpruner.tracking import Curve, read_history
@@ -122,7 +122,7 @@ def gather(run: FinishedRun, maps_method: str = "relevance", images: Sequence[in
         UsageError: If the run is not finished, the maps' method is unknown, or there is no such image.
         XPrunerError: If a file is damaged.
     """
-    metrics = read_metrics(run.folder)
+    metrics = finished(run.folder, run.metrics)
     find_method(maps_method)  # what is unknown is told before anything is computed
     check_numbers(run, images or [])
     names = different(run.class_names)

@@ -118,7 +118,8 @@ def drop_figure(contents: Contents) -> Figure:
 
 def curve_figures(contents: Contents) -> list[Figure]:
     """Returns the losses of every stage that learned something."""
-    return [_curve_figure(stage, list(curves)) for stage, curves in groupby(contents.curves, lambda c: c.stage)]
+    known = [curve for curve in contents.curves if "loss" in curve.figures]
+    return [_curve_figure(stage, list(curves)) for stage, curves in groupby(known, lambda c: c.stage)]
 
 
 def signed(value: float) -> str:

@@ -1,15 +1,12 @@
 """What ``metrics.json`` says about a run: its stages, its latency, and the result in one line."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xpruner.errors import UsageError, XPrunerError
-
-STAGES = {"dense": "dense", "pruned": "pruned", "compensated": "compensated", "finetuned": "fine-tuned"}
-"""Titles of the stages that have a model, in the order of a run."""
+from xpruner.errors import UsageError
+from xpruner.metrics import STAGES
 
 
 @dataclass(frozen=True)
@@ -66,20 +63,12 @@ class Result:
         return ", ".join([*parts, f"{100 * dense.top1:.1f} → {100 * pruned.top1:.1f} % top-1"])
 
 
-def read_metrics(folder: Path) -> dict[str, Any]:
-    """Returns the figures of a run's stages.
+def finished(folder: Path, metrics: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns the figures of a run's stages as they are.
 
     Raises:
         UsageError: If one of the stages is not finished.
-        XPrunerError: If the file is damaged.
     """
-    path = folder / "metrics.json"
-    try:
-        metrics = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except ValueError as error:
-        raise XPrunerError(
-            f"{path} cannot be read ({error}); delete it, and the same `xpruner prune` writes it."
-        ) from error
     if not STAGES.keys() <= metrics.keys():
         raise UsageError(f"The run in {folder} is not finished; the same `xpruner prune` command finishes it.")
     return metrics

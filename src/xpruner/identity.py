@@ -21,7 +21,7 @@ Identity = dict[str, Any]
 """By subject (``model``, ``teacher``, ``training images``, ``test images``) what it is known by, as JSON values."""
 LOGITS = 16
 """So many outputs for one fixed image are kept: equal weights may compute other things."""
-TOLERANCE = 1e-3
+TOLERANCE = 1e-4
 """Of the largest of them: other machines round otherwise."""
 
 

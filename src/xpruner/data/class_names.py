@@ -70,7 +70,7 @@ def mapping(names: Sequence[str], wanted: Sequence[str], dataset: str) -> list[i
     Raises:
         UsageError: If the names are not the same set; the first that one side lacks are named.
     """
-    for key in (_plain, str):
+    for key in (str, _plain):
         here, there = [key(name) for name in names], [key(name) for name in wanted]
         if here == there:
             return list(range(len(names)))

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +37,8 @@ class TimmFolder:
         Raises:
             UsageError: If no image could be prepared so.
         """
-        said = {
-            name: self.pretrained_cfg.get(name) for name in ("mean", "std", "interpolation", "crop_pct", "crop_mode")
-        }
-        size = self.pretrained_cfg.get("input_size")
-        known = {name: tuple(value) if isinstance(value, list) else value for name, value in said.items() if value}
-        return replace(built, size=tuple(size[1:]) if size else built.size, **known)
+        said = {name: value for name, value in self.pretrained_cfg.items() if value is not None}
+        return InputSpec.from_dict({**built.to_dict(), **said})
 
 
 def is_timm_folder(name: str) -> bool:

@@ -60,7 +60,7 @@ FC1 = r"model\.blocks\[0\]\.mlp\.fc1"
 CASES = {
     "adapter": (with_adapter, r"'blocks\.1\.attn\.qkv' \(Lora\) is an adapter .*merge_and_unload"),
     "own adapter": (with_own_adapter, r"'blocks\.1\.mlp\.fc1' \(Linear\) is an adapter"),
-    "parallel": (lambda: nn.DataParallel(tiny("vit")), r"DataParallel only wraps the Vision.*; pass model\.module itself"),
+    "parallel": (lambda: nn.DataParallel(tiny("vit")), r"DataParallel only wraps .*; pass model\.module itself"),
     "sequential": (lambda: nn.Sequential(nn.Identity(), tiny("vit")), r"pass model\[1\] itself"),
     "trainer": (lambda: Trainer(tiny("swin")), r"Trainer only wraps the SwinTransformer .*; pass model\.net itself"),
     "compiled": (lambda: torch.compile(tiny("vit"), backend="eager"), r"pass model\._orig_mod itself"),

@@ -1,10 +1,13 @@
 import json
+import math
+import re
 
 import pytest
 from torch import nn
 
 from xpruner._compat import declare_torchvision_ops
 from xpruner.data import InputSpec
+from xpruner.errors import UsageError
 
 declare_torchvision_ops()
 
@@ -50,3 +53,15 @@ def test_a_model_updated_with_a_spec_has_that_spec(img_size):
     spec = InputSpec((img_size, img_size), (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "bilinear", 0.8)
     model.pretrained_cfg.update(spec.to_dict())
     assert InputSpec.of(model) == spec
+
+
+@pytest.mark.parametrize("field, value", [
+    ("std", (0.5, 0.0, 0.5)), ("std", (math.nan,) * 3), ("std", (-1.0,) * 3), ("std", (math.inf,) * 3),
+    ("mean", (math.nan, 0.5, 0.5)), ("mean", (math.inf,) * 3), ("size", (0, 32)), ("size", (32, -1)),
+    ("crop_pct", 0.0), ("crop_pct", math.nan),
+])  # fmt: skip
+def test_preprocessing_that_makes_no_image_is_refused_by_its_value(field, value):
+    good = {"size": (32, 32), "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    with pytest.raises(UsageError, match=re.escape(f"The preprocessing has {field} {value}; it must be finite")):
+        InputSpec(**good | {field: value})
+    InputSpec(**good, crop_pct=1.15)  # as timm publishes of VOLO

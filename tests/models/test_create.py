@@ -2,6 +2,7 @@ import os
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -92,6 +93,14 @@ def test_published_weights_without_a_network_or_a_cache(monkeypatch, tmp_path):
 def test_arguments_that_timm_refuses_are_no_matter_of_the_network():
     with pytest.raises(UsageError, match="'colour'"):
         load_model(config(pretrained=True, kwargs={"colour": "blue"}))
+
+
+def test_random_weights_are_the_same_every_time_and_draw_nothing_from_elsewhere():
+    state = torch.random.get_rng_state()
+    first = load_model(config())[0]
+    assert torch.equal(torch.random.get_rng_state(), state)
+    torch.manual_seed(123)
+    assert_weights(load_model(config())[0], first)
 
 
 # By folder
@@ -192,8 +201,11 @@ def test_a_checkpoint_that_is_not_there(tmp_path):
 def test_a_classifier_for_other_classes(tmp_path, name, kwargs):
     path = tmp_path / "a.safetensors"
     safetensors.torch.save_file(build(name, **kwargs | dict(num_classes=7)).state_dict(), path)
-    with pytest.raises(UsageError, match=r"has 7 classes where the model has 5; set model\.num_classes to 7 or give"):
+    with pytest.raises(UsageError, match=r"has 7 classes where 5 are asked for; .*labels that start at 1") as error:
         load_model(config(name=name, kwargs=kwargs, checkpoint=str(path)))
+    assert "num_classes" not in str(error.value)  # with another number it would run, its labels shifted
+    model, made_with = load_model(config(name=name, kwargs=kwargs, checkpoint=str(path), num_classes=None))
+    assert model.num_classes == made_with["num_classes"] == 7  # where nothing else tells
 
 
 def without_norm(weights):
@@ -233,7 +245,7 @@ class Touch:
 
 def test_a_pickle_with_code_is_refused_and_not_run(tmp_path):
     torch.save({"model": Touch(tmp_path / "ran")}, tmp_path / "a.pth")
-    with pytest.raises(XPrunerError, match=r"holds more than tensors.* convert it to safetensors"):
+    with pytest.raises(XPrunerError, match=r"holds code .* convert it to safetensors"):
         load_model(config(checkpoint=str(tmp_path / "a.pth")))
     assert not (tmp_path / "ran").exists()
     with pytest.raises(pickle.UnpicklingError):
@@ -256,8 +268,56 @@ def test_a_damaged_checkpoint(tmp_path, name, share):
 @pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}, {"model": {"a": 1}}, {1: torch.zeros(2)}, torch.zeros(2)])
 def test_a_checkpoint_without_weights(tmp_path, content):
     torch.save(content, tmp_path / "a.pth")
-    with pytest.raises(UsageError, match=r"holds no weights by name; give a file of a model's state_dict\."):
+    with pytest.raises(UsageError, match=r"holds no weights by name( but \w+)?; give a file of a model's state_dict\."):
         load_model(config(checkpoint=str(tmp_path / "a.pth")))
+
+
+def test_arrays_of_jax_are_loaded_as_timm_does_with_their_classifier_or_not_at_all(tmp_path):
+    wanted, path = tiny("vit"), tmp_path / "a.npz"
+    arrays = arrays_of(wanted)
+    np.savez(path, **arrays)
+    given, _ = load_model(config(checkpoint=str(path)))
+    assert torch.equal(given.head.weight, wanted.head.weight)
+    assert torch.equal(given.blocks[1].attn.qkv.weight, wanted.blocks[1].attn.qkv.weight)
+    for bias, classes in ((np.zeros(7, np.float32), 7), (None, 0)):
+        others = {name: array for name, array in arrays.items() if name != "head/bias"}
+        np.savez(path, **others | ({} if bias is None else {"head/bias": bias}))
+        with pytest.raises(UsageError, match=f"has {classes} classes where 5 are asked for"):
+            load_model(config(checkpoint=str(path)))
+    path.write_bytes(b"PK" + bytes(64))
+    with pytest.raises(XPrunerError, match=r"timm cannot read the arrays in .*a\.npz"):
+        load_model(config(checkpoint=str(path)))
+
+
+def arrays_of(model) -> dict[str, np.ndarray]:
+    """Returns the weights of a tiny ViT as the JAX code that it was published with names and lays them out."""
+    weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    arrays = {
+        "embedding/kernel": weights["patch_embed.proj.weight"].transpose(2, 3, 1, 0),
+        "embedding/bias": weights["patch_embed.proj.bias"],
+        "cls": weights["cls_token"],
+        "Transformer/posembed_input/pos_embedding": weights["pos_embed"],
+        "Transformer/encoder_norm/scale": weights["norm.weight"],
+        "Transformer/encoder_norm/bias": weights["norm.bias"],
+        "head/kernel": weights["head.weight"].T,
+        "head/bias": weights["head.bias"],
+    }
+    for number in range(2):
+        own, block = f"blocks.{number}.", f"Transformer/encoderblock_{number}/"
+        attention = f"{block}MultiHeadDotProductAttention_1/"
+        for name, rows in zip(("query", "key", "value"), range(0, 72, 24), strict=True):
+            part = slice(rows, rows + 24)
+            arrays[f"{attention}{name}/kernel"] = weights[f"{own}attn.qkv.weight"][part].T.reshape(24, 3, 8)
+            arrays[f"{attention}{name}/bias"] = weights[f"{own}attn.qkv.bias"][part].reshape(3, 8)
+        arrays[f"{attention}out/kernel"] = weights[f"{own}attn.proj.weight"].T.reshape(3, 8, 24)
+        arrays[f"{attention}out/bias"] = weights[f"{own}attn.proj.bias"]
+        for norm, theirs in (("norm1", "LayerNorm_0"), ("norm2", "LayerNorm_2")):
+            arrays[f"{block}{theirs}/scale"] = weights[f"{own}{norm}.weight"]
+            arrays[f"{block}{theirs}/bias"] = weights[f"{own}{norm}.bias"]
+        for layer, theirs in (("fc1", "Dense_0"), ("fc2", "Dense_1")):
+            arrays[f"{block}MlpBlock_3/{theirs}/kernel"] = weights[f"{own}mlp.{layer}.weight"].T
+            arrays[f"{block}MlpBlock_3/{theirs}/bias"] = weights[f"{own}mlp.{layer}.bias"]
+    return arrays
 
 
 # Teachers

@@ -31,7 +31,7 @@ def classes_in(path: Path, name: str) -> int | None:
         return None
     weights = read_weights(path)
     published = timm.get_pretrained_cfg(name)
-    classifiers = (weights.get(f"{head}.weight") for head in _heads(published and published.classifier))
+    classifiers = (weights.get(f"{head}.weight") for head in _heads(published.classifier if published else None))
     return next((len(classifier) for classifier in classifiers if classifier is not None), None)
 
 

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Set
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import TracebackType
@@ -10,6 +11,7 @@ from typing import Any
 
 from xpruner.errors import XPrunerError
 from xpruner.learning import OnStep
+from xpruner.text import printable
 from xpruner.typed import part_of, typed
 
 HISTORY = "history.jsonl"
@@ -44,6 +46,24 @@ class Curve:
     figures: dict[str, list[float]]
 
 
+class PrintableFormatter(logging.Formatter):
+    """Writes a record as one line, whatever the names in it hold."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return printable(super().formatMessage(record))
+
+
+class _LogFile(logging.FileHandler):
+    """Is silent where it cannot write: a full disk stops the run at its figures, with one sentence."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass
+
+    def close(self) -> None:
+        with suppress(OSError):
+            super().close()
+
+
 class Tracker:
     """Writes the ``xpruner`` log to ``log.txt``, and figures to ``history.jsonl`` and, where installed, TensorBoard.
 
@@ -58,10 +78,10 @@ class Tracker:
     def __enter__(self) -> "Tracker":
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._handler = logging.FileHandler(self.folder / "log.txt")
+            self._handler = _LogFile(self.folder / "log.txt", encoding="utf-8")
         except OSError as error:
             raise XPrunerError(f"Cannot write to {self.folder}: {error.strerror}; choose another output.") from error
-        self._handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        self._handler.setFormatter(PrintableFormatter("%(asctime)s %(message)s"))
         logger = logging.getLogger("xpruner")
         logger.addHandler(self._handler)
         if logger.level == logging.NOTSET:

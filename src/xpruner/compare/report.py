@@ -7,6 +7,7 @@ from typing import Any
 from xpruner.compare.plan_of_runs import DENSE
 from xpruner.compare.tables import STAGES, Row, rows_of
 from xpruner.files import write_text
+from xpruner.text import printable, printable_lines
 
 COLUMNS = [
     "method", "seeds", "MACs", *STAGES.values(), "agreement", "search", "compensation", "tuning", "peak MB",
@@ -38,7 +39,7 @@ def write_report(results: Sequence[dict[str, Any]], folder: Path) -> Path:
     from xpruner.compare.plots import plot_accuracy, plot_keep_rates
 
     rows = rows_of(results)
-    parts = [f"# {results[0]['title']}", results[0]["note"], LEGEND]
+    parts = [f"# {printable(results[0]['title'])}", printable_lines(results[0]["note"]), LEGEND]
     for length in dict.fromkeys(row.length for row in rows):
         chosen = [row for row in rows if row.length == length]
         for budget in dict.fromkeys(row.budget for row in chosen if not is_dense(row)):
@@ -69,7 +70,11 @@ def markdown(rows: Sequence[Row]) -> str:
     cells = [_cells(row) for row in rows]
     filled = [i for i in range(len(COLUMNS)) if any(line[i] != "–" for line in cells)]
     lines = [COLUMNS, ["---"] * len(COLUMNS), *cells]
-    return "\n".join("| " + " | ".join(line[i] for i in filled) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(_cell(line[i]) for i in filled) + " |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return printable(text).replace("|", "\\|")
 
 
 def _cells(row: Row) -> list[str]:
@@ -110,4 +115,4 @@ def provenance(results: Sequence[dict[str, Any]]) -> list[str]:
             f"{device_of(result)}, {versions['threads']} threads"
         )
         lines.setdefault(text, set()).add(config["seed"])
-    return [f"- {text}, seeds {', '.join(map(str, sorted(seeds)))}" for text, seeds in sorted(lines.items())]
+    return [f"- {printable(text)}, seeds {', '.join(map(str, sorted(seeds)))}" for text, seeds in sorted(lines.items())]

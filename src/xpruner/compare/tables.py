@@ -72,9 +72,9 @@ def rows_of(results: Sequence[dict[str, Any]]) -> list[Row]:
 def overview(results: Sequence[dict[str, Any]], title: str) -> Table:
     """Returns the table that is shown while a comparison goes on."""
     table = Table(title=title, box=box.SIMPLE_HEAD)
-    table.add_column("", no_wrap=True)
+    table.add_column("")
     for name in ("MACs", "seeds", *STAGES.values()):
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, justify="right")
     for row in rows_of(results):
         table.add_row(row.label, row.budget, str(len(row.results)), *(row.percent(stage) for stage in STAGES))
     return table

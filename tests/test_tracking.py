@@ -1,6 +1,7 @@
 """The history of a run: loops told apart, a stopped run gone on with, lines that a kill cut short."""
 
 import json
+import logging
 import math
 
 from xpruner.tracking import HISTORY, Tracker, read_history
@@ -62,3 +63,17 @@ def test_a_figure_that_a_step_lacks_is_nan(tmp_path):
     ((_, _, steps, figures),) = found(tmp_path)
     assert steps == [1, 2] and figures["loss"] == [3.0, 2.0]
     assert figures["cost"][0] == 0.5 and math.isnan(figures["cost"][1])
+
+
+def test_names_make_no_lines_of_their_own_in_the_log(tmp_path):
+    with Tracker(tmp_path):
+        logging.getLogger("xpruner").info("of %s", "cat\n12:00 done\x1b[2J \udce9")
+    (line,) = (tmp_path / "log.txt").read_text(encoding="utf-8").splitlines()
+    assert line.endswith(" of cat\\n12:00 done\\x1b[2J \\udce9")
+
+
+def test_a_log_that_cannot_be_written_stops_nothing(tmp_path, capsys):
+    (tmp_path / "log.txt").symlink_to("/dev/full")
+    with Tracker(tmp_path):
+        logging.getLogger("xpruner").info("lost")
+    assert capsys.readouterr().err == ""

@@ -9,6 +9,7 @@ LISTED = 24
 """So many names are listed in one sentence, and no more."""
 NEAREST = 5
 """Of more names than that, so many are named."""
+FULL_DISK = "The disk or device that is written to is full; free some space, then run the same command again."
 
 
 class XPrunerError(Exception):

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Set
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from logging.handlers import MemoryHandler
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 from xpruner.errors import XPrunerError
 from xpruner.learning import OnStep
+from xpruner.text import printable
 from xpruner.typed import part_of, typed
 
 HISTORY = "history.jsonl"
@@ -45,6 +47,24 @@ class Curve:
     figures: dict[str, list[float]]
 
 
+class PrintableFormatter(logging.Formatter):
+    """Writes a record as one line, whatever the names in it hold."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return printable(super().formatMessage(record))
+
+
+class _LogFile(logging.FileHandler):
+    """Is silent where it cannot write: a full disk stops the run at its figures, with one sentence."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass
+
+    def close(self) -> None:
+        with suppress(OSError):
+            super().close()
+
+
 class Tracker:
     """Writes the ``xpruner`` log to ``log.txt``, and figures to ``history.jsonl`` and, where installed, TensorBoard.
 
@@ -74,10 +94,10 @@ class Tracker:
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            file = logging.FileHandler(self.folder / "log.txt")
+            file = _LogFile(self.folder / "log.txt", encoding="utf-8")
         except OSError as error:
             raise XPrunerError(f"Cannot write to {self.folder}: {error.strerror}; choose another output.") from error
-        file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        file.setFormatter(PrintableFormatter("%(asctime)s %(message)s"))
         self._log.setTarget(file)
         self._log.flush()
 

@@ -1,9 +1,14 @@
 """``xpruner`` itself: it answers at once, and every bad end is one sentence and an exit status."""
 
+import errno
+import io
+import json
+import logging
 import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -11,7 +16,8 @@ from cli_process import ENVIRONMENT, one_line, python, xpruner
 
 from xpruner import __version__, cli
 from xpruner.cli import console
-from xpruner.errors import UsageError, XPrunerError
+from xpruner.cli.tables import new_table
+from xpruner.errors import FULL_DISK, UsageError, XPrunerError
 
 HEAVY = ["torch", "timm", "transformers", "captum", "plotly", "matplotlib", "datasets", "accelerate"]
 
@@ -106,6 +112,73 @@ def test_output_that_nobody_reads_is_no_error():
     done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False, env=ENVIRONMENT)
     os.close(writer)
     assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_output_that_is_full_is_one_sentence():
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "xpruner", "--help"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False, text=True, env=ENVIRONMENT)
+    assert (done.returncode, one_line(done.stderr)) == (1, f"xpruner: error: {FULL_DISK}")
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_output_that_is_closed_is_no_error(closed):
+    command = f"'{sys.executable}' -m xpruner --help {closed}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, check=False, env=ENVIRONMENT)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_errors_that_cannot_be_shown_keep_their_status():
+    command = f"'{sys.executable}' -m xpruner prnue 2>/dev/full"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, check=False, env=ENVIRONMENT)
+    assert (done.returncode, done.stdout) == (2, b"")
+
+
+def test_a_disk_that_fills_up_on_the_way_is_one_sentence(command, capsys):
+    command(OSError(errno.ENOSPC, "No space left on device"))
+    assert cli.main(["boom"]) == 1
+    assert capsys.readouterr().err == f"xpruner: error: {FULL_DISK}\n"
+
+
+def test_a_terminal_that_knows_ascii_alone_shows_escapes(monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    table = new_table("Käse", "top-1 %")
+    table.add_row("猫", "1.5×")
+    monkeypatch.setitem(cli.COMMANDS, "boom", ("boom", "Shows."))
+    module = ModuleType("boom")
+    module.run = lambda arguments: console.show(table, "88 → 90 %")
+    monkeypatch.setitem(sys.modules, "boom", module)
+    assert cli.main(["boom"]) == 0
+    shown = stream.buffer.getvalue().decode("ascii")
+    assert "\\u732b" in shown and "1.5\\xd7" in shown and "88 \\u2192 90 %" in shown
+
+
+EVIL = "cat\x1b[2J\nxpruner: done \u202e"
+SHOWN = "cat\\x1b[2J\\nxpruner: done \\u202e"
+
+
+def test_names_cannot_steer_the_terminal(capsys):
+    table = new_table("class")
+    table.add_row(EVIL)
+    console.show(table, f"Class {EVIL}.")
+    with console.showing_log():
+        logging.getLogger("xpruner").info("of %s", EVIL)
+    shown = capsys.readouterr()
+    assert f"  {SHOWN} " in shown.out and shown.out.endswith(f"Class {SHOWN}.\n")
+    assert shown.err.endswith(f" of {SHOWN}\n")
+
+
+def test_errors_cannot_steer_the_terminal(command, capsys):
+    command(UsageError(f"No class {EVIL}."))
+    assert cli.main(["boom"]) == 2
+    assert capsys.readouterr().err == "xpruner: error: No class cat\\x1b[2J xpruner: done \\u202e.\n"
+
+
+def test_json_keeps_names_as_they_are(capsys):
+    console.show_json({"name": EVIL, "path": "caf\udce9"})
+    shown = capsys.readouterr().out
+    assert json.loads(shown) == {"name": EVIL, "path": "caf\udce9"} and shown.isascii() and "\x1b" not in shown
 
 
 def test_the_traceback_of_the_unexpected_goes_to_the_log_of_the_run(tmp_path):

@@ -1,13 +1,16 @@
 """The command line: one module per sub-command, imported once it is chosen."""
 
+import errno
 import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 
 from xpruner import __version__
-from xpruner.errors import UsageError, XPrunerError, unknown
+from xpruner.errors import FULL_DISK, UsageError, XPrunerError, unknown
+from xpruner.text import printable
 
 COMMANDS = {
     "prune": ("xpruner.cli.prune", "Prune a trained model to a budget, compensate and fine-tune it."),
@@ -30,18 +33,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: Those of the process when absent.
     """
+    _prepare_streams()
     try:
         _dispatch(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()
         return 0
     except BrokenPipeError:  # the reader of our output has seen enough, as in `xpruner inspect | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 1
     except KeyboardInterrupt:
         return _report("stopped; the same command continues from here.", INTERRUPTED)
     except XPrunerError as error:
         return _report(f"error: {error}", error.exit_code)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            _drop_output()
+            return _report(f"error: {FULL_DISK}", 1)
         what = f"{type(error).__name__} ({error})"
         return _report(f"error: An unexpected {what}; set XPRUNER_DEBUG=1 to see where it comes from.", 1)
     finally:
@@ -86,8 +93,25 @@ def _report(text: str, status: int) -> int:
     """Prints one line on stderr, with the traceback before it when XPRUNER_DEBUG is 1; returns the status."""
     if os.environ.get("XPRUNER_DEBUG") == "1":
         traceback.print_exc()
-    print("xpruner:", " ".join(text.split()), file=sys.stderr)
+    with suppress(OSError):
+        print("xpruner:", printable(" ".join(text.split())), file=sys.stderr)
     return status
+
+
+def _prepare_streams() -> None:
+    """Lets output that is closed go nowhere, and writes out characters that the encoding of a stream lacks."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115 - for the rest of the program
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _drop_output() -> None:
+    """Lets what could not be written to stdout go nowhere, so that the end of the program does not try again."""
+    with suppress(OSError):  # a stream without a file has nothing to drop
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _leave_process_group() -> None:

@@ -1,6 +1,5 @@
 """``xpruner evaluate``: how accurate, large and fast one model is."""
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -42,12 +41,12 @@ def run(arguments: Sequence[str]) -> None:
         XPrunerError: If a file is damaged.
     """
     options = parse("evaluate", EvaluateOptions(), arguments)
-    from xpruner.cli.console import show, showing_log
+    from xpruner.cli.console import show, show_json, showing_log
     from xpruner.cli.tables import figures_table
 
     with showing_log():
         figures = measure(options)
-    show(json.dumps(figures, indent=2) if options.json else figures_table(figures))
+    show_json(figures) if options.json else show(figures_table(figures))
 
 
 def measure(options: EvaluateOptions) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """``xpruner explain``: what a finished run says about a unit, a class, all classes, an image, and about itself."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -122,7 +121,7 @@ def run(arguments: Sequence[str]) -> None:
         return print(usage())
     subject, name, words = _asked(words, asks_for_help)
     options = _options(subject, words, flags)
-    from xpruner.cli.console import show, showing_log
+    from xpruner.cli.console import show, show_json, showing_log
     from xpruner.cli.explain_maps import maps_text, selectivity_text
     from xpruner.cli.explain_text import TEXTS
     from xpruner.explain.finished import open_run
@@ -130,7 +129,7 @@ def run(arguments: Sequence[str]) -> None:
     texts: dict[str, Callable[[Any], list]] = {**TEXTS, "maps": maps_text, "selectivity": selectivity_text}
     with showing_log():
         found = SUBJECTS[subject].explain(open_run(options.run), name, options)
-    show(*([json.dumps(asdict(found), indent=2)] if options.json else texts[subject](found)))
+    show_json(asdict(found)) if options.json else show(*texts[subject](found))
 
 
 def usage() -> str:

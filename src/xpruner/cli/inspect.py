@@ -1,6 +1,5 @@
 """``xpruner inspect``: what can be pruned in a model, layer by layer, and what it costs."""
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -35,7 +34,7 @@ def run(arguments: Sequence[str]) -> None:
         UsageError: If the model is unknown or has no adapter.
     """
     options = parse("inspect", InspectOptions(), arguments)
-    from xpruner.cli.console import show
+    from xpruner.cli.console import show, show_json
     from xpruner.cli.tables import units_table
     from xpruner.models import load_model
     from xpruner.units import find_units
@@ -43,7 +42,7 @@ def run(arguments: Sequence[str]) -> None:
     logging.getLogger("xpruner").addHandler(logging.NullHandler())  # random weights are nothing to warn of here
     model, _ = load_model(options.model)
     contents = describe(find_units(model, options.units))
-    show(json.dumps(contents, indent=2) if options.json else units_table(contents))
+    show_json(contents) if options.json else show(units_table(contents))
 
 
 def describe(units: "Units") -> dict[str, Any]:

@@ -134,9 +134,9 @@ def _sums(costs: Mapping[str, float], share: float) -> list[str]:
 def new_table(first: str, *columns: str) -> Table:
     """Returns an empty table with these columns; the first holds names, the others figures."""
     table = Table(box=box.SIMPLE_HEAD)
-    table.add_column(first, no_wrap=True)
+    table.add_column(first)
     for title in columns:
-        table.add_column(title, justify="right", no_wrap=True)
+        table.add_column(title, justify="right")
     return table
 
 

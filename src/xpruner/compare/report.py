@@ -7,6 +7,7 @@ from typing import Any
 from xpruner.compare.plan_of_runs import DENSE
 from xpruner.compare.tables import STAGES, Row, precision_cells, rows_of
 from xpruner.files import write_text
+from xpruner.text import printable, printable_lines
 
 COLUMNS = [
     "method", "seeds", "MACs", *STAGES.values(), "agreement", "search", "compensation", "tuning", "peak MB",
@@ -38,7 +39,7 @@ def write_report(results: Sequence[dict[str, Any]], folder: Path) -> Path:
     from xpruner.compare.plots import plot_accuracy, plot_keep_rates
 
     rows = rows_of(results)
-    parts = [f"# {results[0]['title']}", results[0]["note"], LEGEND, _mixture(rows)]
+    parts = [f"# {printable(results[0]['title'])}", printable_lines(results[0]["note"]), LEGEND, _mixture(rows)]
     for length in dict.fromkeys(row.length for row in rows):
         chosen = [row for row in rows if row.length == length]
         for budget in dict.fromkeys(row.budget for row in chosen if not is_dense(row)):
@@ -75,7 +76,11 @@ def markdown(rows: Sequence[Row]) -> str:
     cells = [_cells(row, precision) for row, precision in zip(rows, precision_cells(rows), strict=True)]
     filled = [i for i in range(len(COLUMNS)) if any(line[i] != "–" for line in cells)]
     lines = [COLUMNS, ["---"] * len(COLUMNS), *cells]
-    return "\n".join("| " + " | ".join(line[i] for i in filled) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(_cell(line[i]) for i in filled) + " |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return printable(text).replace("|", "\\|")
 
 
 def _cells(row: Row, precision: str) -> list[str]:
@@ -116,4 +121,4 @@ def provenance(results: Sequence[dict[str, Any]]) -> list[str]:
             f"{device_of(result)}, {versions['threads']} threads"
         )
         lines.setdefault(text, set()).add(config["seed"])
-    return [f"- {text}, seeds {', '.join(map(str, sorted(seeds)))}" for text, seeds in sorted(lines.items())]
+    return [f"- {printable(text)}, seeds {', '.join(map(str, sorted(seeds)))}" for text, seeds in sorted(lines.items())]

@@ -83,12 +83,12 @@ def precision_cells(rows: Sequence[Row]) -> list[str]:
 def overview(results: Sequence[dict[str, Any]], title: str) -> Table:
     """Returns the table that is shown while a comparison goes on."""
     table = Table(title=title, box=box.SIMPLE_HEAD)
-    table.add_column("", no_wrap=True)
     rows = rows_of(results)
     precisions = precision_cells(rows)
     mixed = set(precisions) != {"–"}
+    table.add_column("")
     for name in ("MACs", "seeds", *STAGES.values(), *["precision"] * mixed):
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, justify="right")
     for row, precision in zip(rows, precisions, strict=True):
         percents = (row.percent(stage) for stage in STAGES)
         table.add_row(row.label, row.budget, str(len(row.results)), *percents, *[precision] * mixed)

@@ -1,7 +1,7 @@
 """What the page shows, as HTML; whatever came from outside is escaped."""
 
+import html
 from collections.abc import Sequence
-from html import escape
 
 from torch import Tensor
 
@@ -12,6 +12,7 @@ from xpruner.explain.map_pair import MapPair
 from xpruner.explain.pictures import data_uri, heated, pixels_of
 from xpruner.explore.answers import kept_units
 from xpruner.plan import Plan
+from xpruner.text import printable
 
 SIDE = 384
 """Largest side of a picture, in pixels."""
@@ -96,6 +97,11 @@ def look(image: Tensor, spec: InputSpec, pair: MapPair, name: str) -> str:
         f"<div class='trio'>{figures}</div><p>What speaks for <b>{escape(name)}</b>; the two maps' rank correlation is "
         f"{pair.likeness.spearman:.3f} (by chance {pair.floor.spearman:.3f}).</p>"
     )
+
+
+def escape(text: str) -> str:
+    """Returns a text from outside as it stands, with nothing in it that a browser would obey."""
+    return html.escape(printable(text))
 
 
 def _cell(kept: tuple[int, int] | None) -> str:

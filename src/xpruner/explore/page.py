@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from xpruner.explore.answers import (
     plan_of,
 )
 from xpruner.plan import Budget
+from xpruner.text import printable
 
 KEPT = 8
 """Models that are kept, the ones used last."""
@@ -74,7 +74,7 @@ def build(run: FinishedRun, images: int = IMAGES) -> Any:
     gr = _gradio()
     answers = _Answers(run, images, partial(gr.Error, print_exception=False))
     shown = partial(gr.HTML, elem_classes="shown", apply_default_css=False)
-    with gr.Blocks(title=f"{run.folder.name} – xpruner", analytics_enabled=False) as page:
+    with gr.Blocks(title=f"{printable(run.folder.name)} – xpruner", analytics_enabled=False) as page:
         shown(markup.heading(run))
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
@@ -109,7 +109,7 @@ class _Parts:
 
 
 def _controls(gr: Any, run: FinishedRun, budget: Budget) -> _Controls:
-    classes = list(zip(run.data.class_names, range(run.data.num_classes), strict=True))
+    classes = list(zip(map(printable, run.data.class_names), range(run.data.num_classes), strict=True))
     return _Controls(
         gr.Slider(
             STEP, 1, round(budget.amount, 2), step=STEP, buttons=["reset"],
@@ -183,7 +183,7 @@ class _Answers:
         try:
             yield
         except XPrunerError as error:
-            raise self.error(escape(str(error))) from error
+            raise self.error(markup.escape(str(error))) from error
 
 
 def _theme() -> Any:

@@ -12,6 +12,7 @@ import numpy as np
 
 from xpruner.report.contents import Contents, LayerRates, Masks
 from xpruner.report.tables import Column, MaskTable
+from xpruner.text import printable
 from xpruner.tracking import Curve
 
 COLOURS = ("#2f7ed8", "#c9541f", "#2a8f63", "#9a5cc6", "#a8791a", "#c23b78")
@@ -285,7 +286,7 @@ def _number(value: float | None) -> str:
 
 def _text(name: str) -> str:
     """Returns a name as it stands; plotly takes < and & for markup."""
-    return html.escape(name, quote=False)
+    return html.escape(printable(name), quote=False)
 
 
 def _figure(name: str, sentence: str, traces: list[dict[str, Any]], layout: dict[str, Any]) -> Figure:

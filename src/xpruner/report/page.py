@@ -10,6 +10,7 @@ from xpruner.explain.finished import FinishedRun
 from xpruner.files import write_text
 from xpruner.report.contents import Contents, gather
 from xpruner.report.figures import curve_figures, drop_figure, importance_figure, keep_figure, mask_figures, signed
+from xpruner.text import printable, printable_lines
 
 TEMPLATE = "template.html.jinja"
 PURPOSE = "write a report"
@@ -58,6 +59,7 @@ def _rendered(template: Any, script: str, contents: Contents) -> str:
         masks=masks,
         plots={name: figure.plot for name, figure in figures.items()} | {m.name: m.plot for m in masks},
         guarded=_guarded(contents),
+        configuration=Markup.escape(printable_lines(contents.config)),
         signed=signed,
     )
 
@@ -75,8 +77,9 @@ def _template() -> Any:
     jinja2 = require("jinja2", PURPOSE, "report")
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        finalize=lambda value: printable(value) if type(value) is str else value,  # markup of ours is no plain str
+    )  # fmt: skip
     return environment.get_template(TEMPLATE)
 
 

@@ -11,11 +11,13 @@ class ModelConfig:
     Attributes:
         name: A timm model name, a folder written by ``xpruner.save``, a folder written by transformers'
             ``save_pretrained``, or ``transformers:`` and a name on its hub.
-        checkpoint: Weights to load into it: a ``.safetensors`` file, or a ``.pth`` read with ``weights_only=True``.
+        checkpoint: Weights to load into it: safetensors, or whatever else timm's ``load_checkpoint`` reads, pickles with
+            ``weights_only=True``; averaged weights come first, as in timm.
         pretrained: Ask timm for its published weights (needs a network).
         num_classes: Outputs of the classifier; the data's number of classes when absent.
         img_size: Input side in pixels; the model's own when absent.
-        kwargs: Further arguments of ``timm.create_model``, such as ``depths`` or ``embed_dim``.
+        kwargs: Further arguments of an architecture of timm, such as ``depths`` or ``embed_dim``, or fields of a
+            configuration of transformers; plain values, none that run code or fetch files.
     """
 
     name: str = "deit_tiny_patch16_224"

@@ -11,7 +11,7 @@ class ModelConfig:
     Attributes:
         name: A timm model name, a folder written by ``xpruner.save``, a folder written by transformers'
             ``save_pretrained``, or ``transformers:`` and a name on its hub.
-        checkpoint: Weights to load into it: safetensors, or whatever else timm's ``load_checkpoint`` reads, pickles with
+        checkpoint: Weights to load into it: safetensors, or what else timm's ``load_checkpoint`` reads, pickles with
             ``weights_only=True``; averaged weights come first, as in timm.
         pretrained: Ask timm for its published weights (needs a network).
         num_classes: Outputs of the classifier; the data's number of classes when absent.

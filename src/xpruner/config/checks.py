@@ -55,7 +55,7 @@ RULES: dict[type, list[Rule]] = {
             lambda model: model.std is None or (len(model.std) == 3 and min(model.std) > 0),
             "three positive numbers",
         ),
-        ("crop_pct", lambda model: model.crop_pct is None or 0 < model.crop_pct <= 1, "above 0 and at most 1"),
+        ("crop_pct", lambda model: model.crop_pct is None or model.crop_pct > 0, "above 0"),
     ],
     DataConfig: [
         _at_least("train_size", 1),

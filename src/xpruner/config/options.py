@@ -11,7 +11,8 @@ class ModelConfig:
     Attributes:
         name: A timm model name, a folder written by ``xpruner.save``, a folder written by transformers'
             ``save_pretrained``, or ``transformers:`` and a name on its hub.
-        checkpoint: Weights to load into it: a ``.safetensors`` file, or a ``.pth`` read with ``weights_only=True``.
+        checkpoint: Weights to load into it: safetensors, or what else timm's ``load_checkpoint`` reads, pickles with
+            ``weights_only=True``; averaged weights come first, as in timm.
         pretrained: Ask timm for its published weights (needs a network).
         num_classes: Outputs of the classifier; the data's number of classes when absent.
         img_size: Input side in pixels; the model's own when absent.
@@ -22,7 +23,8 @@ class ModelConfig:
         crop_pct: Side of the crop over the side of the resized image; 1 for no crop.
         crop_mode: How other aspect ratios are met, in timm's words: cut off (``center``), distorted (``squash``) or
             filled up (``border``).
-        kwargs: Further arguments of ``timm.create_model``, such as ``depths`` or ``embed_dim``.
+        kwargs: Further arguments of an architecture of timm, such as ``depths`` or ``embed_dim``, or fields of a
+            configuration of transformers; plain values, none that run code or fetch files.
     """
 
     name: str = "deit_tiny_patch16_224"

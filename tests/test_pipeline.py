@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,14 +17,19 @@ import xpruner
 from xpruner import run as runs
 from xpruner.config import (
     CompensateConfig,
+    DataConfig,
     FinetuneConfig,
     MaskConfig,
+    RunConfig,
     SearchConfig,
     ThresholdConfig,
     preset,
 )
 from xpruner.errors import UsageError
-from xpruner.pipeline import run_pipeline
+from xpruner.explain.cards import class_card
+from xpruner.explain.finished import open_run
+from xpruner.pipeline import run_pipeline, unseen_classes
+from xpruner.report.contents import gather
 from xpruner.units import find_units
 
 SCRIPT = Path(__file__).parent / "run_and_die.py"
@@ -258,3 +264,29 @@ def test_a_budget_carries_its_widths_into_the_run(tiny_vit, tmp_path, monkeypatc
     xpruner.prune(tiny_vit, budget="params:0.4", round_to={"hidden": 8})
     assert [config.round_to for config in seen] == [{"hidden": 16}, {"hidden": 8}]
     assert (seen[0].budget, seen[0].finetune.epochs, seen[0].units) == ("macs:0.5", 0, ["head"])
+
+
+def test_classes_that_the_masks_see_no_image_of_are_told_and_kept_with_the_run(tmp_path, caplog):
+    """Of ten classes the four images for calibration show four at most; their masks alone say something."""
+    config = replace(
+        tiny_run(str(tmp_path / "run")), rounds=1, thresholds=ThresholdConfig(), masks=MaskConfig(),
+        finetune=FinetuneConfig(epochs=0), data=DataConfig("digits", test_size=60, calibration_size=4, batch_size=4),
+    )  # fmt: skip
+    with caplog.at_level("WARNING", "xpruner"):
+        metrics = run_pipeline(config).metrics
+    run = open_run(tmp_path / "run")
+    seen = set(run.data.calibration.labels.tolist())
+    assert set(metrics["search"]["unseen_classes"]) == run.unseen == set(range(10)) - seen
+    assert f"{10 - len(seen)} of 10 classes have training images, but none among the 4 for calibration" in caplog.text
+    assert [class_card(run, label).seen for label in range(10)] == [label in seen for label in range(10)]
+    masks = gather(run).masks
+    assert masks.unseen == [str(label) for label in sorted(run.unseen)]
+    assert sorted(masks.evidence.rows) == [[str(label)] for label in sorted(seen)]
+
+
+def test_masks_that_are_learned_see_all_training_images():
+    images = SimpleNamespace(num_classes=3, train=SimpleNamespace(labels=torch.tensor([0, 2, 2])),
+                             calibration=SimpleNamespace(labels=torch.tensor([2])))  # fmt: skip
+    assert unseen_classes(RunConfig(masks=MaskConfig(steps=0)), images) == [0, 1]
+    assert unseen_classes(RunConfig(masks=MaskConfig(steps=5)), images) == [1]
+    assert unseen_classes(RunConfig(method="taylor"), images) == []

@@ -285,7 +285,7 @@ def unseen_classes(config: RunConfig, data: Splits) -> list[int]:
     if more := len(unseen) - len(absent(data.train.labels, data.num_classes)):
         log.warning(
             "%d of %d classes have training images, but none among the %d for calibration, so that their masks are the "
-            "mean of the others'; raise data.calibration_size.", more, data.num_classes, len(seen),
+            "mean of the others'; raise data.calibration_size.", more, data.num_classes, len(seen.labels),
         )  # fmt: skip
     return unseen
 

@@ -121,6 +121,16 @@ def test_a_run_without_masks_says_so():
     assert "The method magnitude learns no masks" in text and '<select id="group"' not in text
 
 
+def test_classes_that_nothing_is_known_of_are_named(text):
+    whole = made_up(["cat", "dog"], SIZES)
+    audited = replace(whole.changes.audit, class_names=["cat", "dog", "o<w>l"])
+    masks = replace(whole.masks, unseen=["yak"])
+    told = page(replace(whole, masks=masks, changes=replace(whole.changes, audit=audited)))
+    assert "Nothing is known of the classes without an image here: o&lt;w&gt;l." in told
+    assert "The masks have seen no image of the following classes, and tell nothing of them: yak." in told
+    assert "Nothing is known of the classes" not in text and "have seen no image" not in text
+
+
 def test_what_is_not_there_is_said():
     whole = made_up(["cat", "dog"], SIZES)
     text = page(replace(

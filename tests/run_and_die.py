@@ -1,12 +1,11 @@
-"""Runs a tiny pipeline and kills its own process at a given place: ``python run_and_die.py OUTPUT [WHERE]``.
+"""A tiny run, which may kill its own process at a given place.
 
-WHERE is ``search:N`` or ``finetune:N`` (after the N-th update, counted over the stage) or ``stage:NAME`` (when that
+The place is ``search:N`` or ``finetune:N`` (after the N-th update, counted over the stage) or ``stage:NAME`` (when that
 stage has computed its figures, before they are recorded).
 """
 
 import os
 import signal
-import sys
 
 import torch
 
@@ -63,9 +62,10 @@ def die_at(where: str) -> None:
     Tracker.scalars = counting
 
 
-if __name__ == "__main__":
+def run(output: str, where: str | None = None) -> None:
+    """Runs it in this process, and dies where it is said."""
     torch.set_num_threads(1)
     torch.manual_seed(0)  # the dense model's random weights
-    if len(sys.argv) > 2:
-        die_at(sys.argv[2])
-    pipeline.run_pipeline(tiny_run(sys.argv[1]))
+    if where is not None:
+        die_at(where)
+    pipeline.run_pipeline(tiny_run(output))

@@ -2,15 +2,14 @@
 
 import json
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from run_and_die import tiny_run
+from processes import exit_code
+from run_and_die import run, tiny_run
 from safetensors.torch import load_file
 
 import xpruner
@@ -32,18 +31,11 @@ from xpruner.pipeline import run_pipeline, unseen_classes
 from xpruner.report.contents import gather
 from xpruner.units import find_units
 
-SCRIPT = Path(__file__).parent / "run_and_die.py"
-
-
-def run_script(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, str(SCRIPT), *arguments], capture_output=True, text=True, check=False)
-
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("whole") / "run"
-    result = run_script(str(folder))
-    assert result.returncode == 0, result.stderr
+    assert exit_code(run, str(folder)) == 0
     return folder
 
 
@@ -87,9 +79,8 @@ WHERE = ["stage:dense", "search:3", "search:8", "search:18", "stage:search", "st
 def test_nothing_lost_when_killed(whole, tmp_path, where):
     """A run killed by SIGKILL ends, after the same command again, with the weights of one left alone."""
     folder = tmp_path / "run"
-    assert run_script(str(folder), where).returncode == -signal.SIGKILL
-    result = run_script(str(folder))
-    assert result.returncode == 0, result.stderr
+    assert exit_code(run, str(folder), where) == -signal.SIGKILL
+    assert exit_code(run, str(folder)) == 0
     ours, theirs = (load_file(path / "pruned" / "model.safetensors") for path in (folder, whole))
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)

@@ -65,18 +65,18 @@ def test_the_table_of_units_ends_with_the_totals(capsys):
     assert rows[-2:] == [["prunable", "5.000", "62.5", "0.007"], ["total", "8.000", "100.0", "0.014"]]
 
 
-def test_an_unknown_model_is_answered_with_the_nearest():
-    done = xpruner("inspect", "--model.name", "deit_tny_patch16_224")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert one_line(done.stderr).startswith("xpruner: error: ")
-    assert one_line(done.stderr).endswith("'deit_tny_patch16_224'; did you mean 'deit_tiny_patch16_224'?")
+def test_an_unknown_model_is_answered_with_the_nearest(capsys):
+    assert main(["inspect", "--model.name", "deit_tny_patch16_224"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert one_line(err).startswith("xpruner: error: ")
+    assert one_line(err).endswith("'deit_tny_patch16_224'; did you mean 'deit_tiny_patch16_224'?")
 
 
-def test_evaluate_measures_a_saved_model_on_a_folder_of_images(says_dark, images):
+def test_evaluate_measures_a_saved_model_on_a_folder_of_images(says_dark, images, capsys):
     """Every image is taken for a dark one, and so are 3 of the 4 test images."""
-    done = xpruner("evaluate", "--model", says_dark, "--data", images, "--latency", "[2]", "--json")
-    assert done.returncode == 0
-    figures = json.loads(done.stdout)
+    assert main(["evaluate", "--model", str(says_dark), "--data", str(images), "--latency", "[2]", "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
     milliseconds = figures.pop("latency")
     assert figures == {
         "model": str(says_dark),

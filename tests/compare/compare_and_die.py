@@ -1,11 +1,9 @@
-"""Runs ``xpruner compare``, prints each step of fine-tuning and, after so many, kills its own process.
-
-``compare_and_die.py CONFIG [STEPS]``
-"""
+"""Runs ``xpruner compare`` and may kill its own process after so many steps of fine-tuning."""
 
 import os
 import signal
 import sys
+from pathlib import Path
 
 import torch
 
@@ -13,21 +11,18 @@ from xpruner.cli import main
 from xpruner.training.progress import Progress
 
 
-def die_after(steps: int | None) -> None:
-    advance, seen = Progress.advance, [0]
+def compare(config: str, updates: Path, last: int | None = None) -> None:
+    """Runs it in this process, writes the number of each update to a line of a file, and dies after so many."""
+    torch.set_num_threads(1)
+    advance, seen = Progress.advance, []
 
     def counting(self, images, **values):
         advance(self, images, **values)
         if self.description == "fine-tuning":
-            print("made update", self.step, flush=True)
-            seen[0] += 1
-            if seen[0] == steps:
+            seen.append(f"{self.step}\n")
+            updates.write_text("".join(seen))
+            if len(seen) == last:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     Progress.advance = counting
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    die_after(int(sys.argv[2]) if len(sys.argv) > 2 else None)
-    sys.exit(main(["compare", "--config", sys.argv[1]]))
+    sys.exit(main(["compare", "--config", config]))

@@ -1,13 +1,12 @@
 """A whole comparison by the command line: what it leaves, that it goes on after a kill, and what it refuses."""
 
 import json
-import re
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from compare_and_die import compare
+from processes import exit_code
 from tiny_comparison import write_comparison
 
 from xpruner import run as runs
@@ -18,7 +17,6 @@ from xpruner.config import RunConfig
 from xpruner.errors import UsageError
 from xpruner.locks import claimed
 
-SCRIPT = Path(__file__).parent / "compare_and_die.py"
 ENTRIES = {
     "X-Pruner": {"method": "xpruner", "units": ["head", "hidden", "qk", "v"]},
     "L2, block": {"method": "l2", "search": {"allocation": "block"}},
@@ -77,13 +75,12 @@ def test_a_run_that_another_process_does_is_passed_over(whole, tmp_path):
 def test_it_goes_on_after_a_kill(whole, tmp_path):
     """Killed in its second run, between two states: no more than the rest is done, and the end is the same."""
     path = str(write_comparison(tmp_path, {label: ENTRIES[label] for label in ("L2, block", "X-Pruner")}))
-    killed = run_script(path, "11")
-    assert killed.returncode == -signal.SIGKILL
-    assert updates(killed) == [*"12345612345"]
+    updates = tmp_path / "updates"
+    assert exit_code(compare, path, updates, 11) == -signal.SIGKILL
+    assert updates.read_text().split() == [*"12345612345"]
     assert set(results(tmp_path)) == {"l2_block-0.5-short-seed0"}
-    again = run_script(path)
-    assert again.returncode == 0, again.stderr
-    assert updates(again) == ["5", "6"]
+    assert exit_code(compare, path, updates) == 0
+    assert updates.read_text().split() == ["5", "6"]
     ours, theirs = results(tmp_path), results(whole)
     assert set(ours) == {"l2_block-0.5-short-seed0", "x_pruner-0.5-short-seed0"}
     assert ours["x_pruner-0.5-short-seed0"]["resumed"] and not ours["l2_block-0.5-short-seed0"]["resumed"]
@@ -92,14 +89,6 @@ def test_it_goes_on_after_a_kill(whole, tmp_path):
         for stage, figures in ours[name]["stages"].items():
             assert figures.get("top1") == theirs[name]["stages"][stage].get("top1")
             assert figures.get("agreement") == theirs[name]["stages"][stage].get("agreement")
-
-
-def run_script(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, str(SCRIPT), *arguments], capture_output=True, text=True, check=False)
-
-
-def updates(process: subprocess.CompletedProcess) -> list[str]:
-    return re.findall(r"made update (\d+)", process.stdout)
 
 
 def test_a_result_of_other_options_is_refused(whole, tmp_path, capsys):
@@ -126,15 +115,15 @@ def fastest(monkeypatch):
 
 
 def test_a_comparison_that_goes_on_where_another_precision_is_faster_says_so(tmp_path, capsys, fastest):
-    def compare(*labels: str) -> str:
+    def compared(*labels: str) -> str:
         listed = {label: {"method": label.lower(), "precision": "auto"} for label in labels}
         assert main(["compare", "--config", str(write_comparison(tmp_path, listed, length="untrained"))]) == 0
         return capsys.readouterr().out
 
     fastest("bf16")
-    assert "bf16" not in compare("L2")
+    assert "bf16" not in compared("L2")
     fastest("fp32")
-    rows = [line.split() for line in compare("L2", "L1").splitlines()]
+    rows = [line.split() for line in compared("L2", "L1").splitlines()]
     assert {row[0]: row[-1] for row in rows if row and row[0] in ("L1", "L2")} == {"L1": "fp32", "L2": "bf16"}
     precisions = {result["label"]: result["config"]["precision"] for result in results(tmp_path).values()}
     assert precisions == {"L1": "fp32", "L2": "bf16"}

@@ -1,7 +1,7 @@
-"""Run by test_distributed in one process or several: fine-tunes, evaluates, and writes what came out by process."""
+"""Fine-tunes and evaluates in one of several processes, and writes what came out."""
 
 import json
-import sys
+import os
 from pathlib import Path
 
 import torch
@@ -12,12 +12,15 @@ from tiny_training import Blobs, tiny_model
 from xpruner.config import FinetuneConfig
 from xpruner.training import evaluate, finetune
 
-torch.set_num_threads(1)
-out = Path(sys.argv[1])
-config = FinetuneConfig(epochs=2, lr=1e-3, ema_decay=0.9, checkpoint_every=2)
-student = finetune(tiny_model(), tiny_model(seed=1), Blobs(), config, batch_size=4, state_dir=out / "state")
-result = {"processes": PartialState().num_processes, "top1": evaluate(student, Blobs(11), batch_size=4)}
-rank = PartialState().process_index
-save_file(student.state_dict(), out / f"{rank}.safetensors")
-(out / f"{rank}.json").write_text(json.dumps(result))
-PartialState().destroy_process_group()  # else gloo may abort while Python exits
+
+def run(out: Path, environment: dict[str, str]) -> None:
+    """Does it in this process, which finds the others by what launchers put into the environment."""
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    config = FinetuneConfig(epochs=2, lr=1e-3, ema_decay=0.9, checkpoint_every=2)
+    student = finetune(tiny_model(), tiny_model(seed=1), Blobs(), config, batch_size=4, state_dir=out / "state")
+    result = {"processes": PartialState().num_processes, "top1": evaluate(student, Blobs(11), batch_size=4)}
+    rank = PartialState().process_index
+    save_file(student.state_dict(), out / f"{rank}.safetensors")
+    (out / f"{rank}.json").write_text(json.dumps(result))
+    PartialState().destroy_process_group()  # else gloo may abort while Python exits

@@ -250,7 +250,7 @@ def test_a_refused_request_writes_nothing(tmp_path, changes):
 
 def test_a_budget_carries_its_widths_into_the_run(tiny_vit, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr("xpruner.api.run_pipeline", lambda config, model: seen.append(config))
+    monkeypatch.setattr("xpruner.api.run_pipeline", lambda config, *_: seen.append(config))
     xpruner.prune(tiny_vit, budget=xpruner.Budget.parse("0.5", {"hidden": 16}), finetune={"epochs": 0}, units="head")
     xpruner.prune(tiny_vit, budget="params:0.4", round_to={"hidden": 8})
     assert [config.round_to for config in seen] == [{"hidden": 16}, {"hidden": 8}]

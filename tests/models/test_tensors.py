@@ -11,7 +11,7 @@ from torch import nn
 from xpruner.checkpoint import load, save
 from xpruner.errors import UsageError
 from xpruner.models.tensors import check_tensors, check_types, check_weights, in_float32
-from xpruner.models.weights import load_weights
+from xpruner.models.weights import load_weights, stored_weights
 
 ODD = [torch.int8, torch.uint8, torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn, torch.float8_e5m2]
 
@@ -30,7 +30,7 @@ def test_weights_of_another_type_are_named(tmp_path, dtype):
         check_tensors(weights, dict(model.named_parameters()), "it")
     torch.save(weights, tmp_path / "a.pth")
     with pytest.raises(UsageError, match=message):
-        load_weights(model, tmp_path / "a.pth")
+        load_weights(model, tmp_path / "a.pth", stored_weights(tmp_path / "a.pth"))
     save(model, tmp_path / "saved")
     (tmp_path / "saved" / "model.safetensors").write_bytes(safetensors.torch.save(weights))
     with pytest.raises(UsageError, match=message):
@@ -45,7 +45,7 @@ def test_weights_that_are_not_finite_are_named_and_counted(tmp_path, value):
     message = r"The weight 'head\.bias' of .* holds 2 values that are NaN or infinite; give weights from before"
     safetensors.torch.save_file(weights, tmp_path / "a.safetensors")
     with pytest.raises(UsageError, match=message):
-        load_weights(tiny("vit"), tmp_path / "a.safetensors")
+        load_weights(tiny("vit"), tmp_path / "a.safetensors", stored_weights(tmp_path / "a.safetensors"))
     with pytest.raises(UsageError, match=message):
         check_weights(model, "the model")
     save(tiny("vit"), tmp_path / "saved")
@@ -98,6 +98,6 @@ def test_other_precisions_are_read_in_float32_which_is_said(caplog):
 def test_a_checkpoint_in_another_precision_is_read_in_float32(tmp_path, dtype):
     wanted, model = tiny("vit").to(dtype), tiny("vit")
     torch.save(wanted.state_dict(), tmp_path / "a.pth")
-    load_weights(model, tmp_path / "a.pth")
+    load_weights(model, tmp_path / "a.pth", stored_weights(tmp_path / "a.pth"))
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     assert torch.equal(model.head.weight, wanted.head.weight.float())

@@ -122,6 +122,26 @@ def units_table(contents: Mapping[str, Any]) -> Table:
     return table
 
 
+def data_tables(found: Mapping[str, Any], spec: object) -> list[Table | str]:
+    """Returns what was found of data, as from ``xpruner inspect --data``: images a class, files, and the input.
+
+    Args:
+        found: As from ``data.overview``, with ``images_a_class`` of every part.
+        spec: How images are prepared, said by its ``str``.
+    """
+    counts = found["images_a_class"]
+    classes = new_table("class", "label", *(f"{part} images" for part in counts))
+    for label, name in enumerate(found["classes"]):
+        classes.add_row(name, str(label), *(str(of_part[label]) for of_part in counts.values()))
+    classes.add_section()
+    classes.add_row("all classes", "", *(str(sum(of_part)) for of_part in counts.values()))
+    files = new_table("files", "read", "passed over")
+    for kind in [*found["read"], *found["left_out"]]:
+        files.add_row(kind, str(found["read"].get(kind, "")), str(found["left_out"].get(kind, "")))
+    said = f"Images are prepared as {spec}."
+    return [classes, *[files] * bool(files.rows), said]
+
+
 def _accuracy_and_cost(metrics: Mapping[str, Any], stage: str) -> list[str]:
     figures, dense = metrics[stage], metrics["dense"]
     return [f"{100 * figures['top1']:.2f}", *(_millions(figures[key], dense[key]) for key in ("macs", "params"))]

@@ -33,6 +33,16 @@ def overview(data: Splits) -> dict[str, Any]:
     }
 
 
+def class_counts(data: Splits) -> dict[str, list[int]]:
+    """Returns for each part of the data how many images each class has, by label."""
+    parts = {"training": data.train, "held out": data.val, "test": data.test}
+    return {
+        name: torch.bincount(part.labels, minlength=data.num_classes).tolist()
+        for name, part in parts.items()
+        if part is not None
+    }
+
+
 def in_one_line(found: Mapping[str, Any], spec: object) -> str:
     """Returns an overview in words.
 

@@ -20,7 +20,7 @@ from xpruner.models.classifier import check_single_label
 from xpruner.models.of_timm import is_timm_folder, read_timm_folder
 from xpruner.models.of_transformers import read_transformers
 from xpruner.models.preprocessing import read_preprocessing
-from xpruner.models.weights import classes_in, load_weights
+from xpruner.models.weights import classes_in, load_weights, stored_weights
 from xpruner.outputs import classes_of
 from xpruner.skeleton import unknown_model
 
@@ -74,13 +74,14 @@ def _found(config: ModelConfig, num_classes: int | None) -> tuple[nn.Module, dic
         raise unknown_model(config.name)
     stated = {key: getattr(config, key) for key in ("num_classes", "img_size") if getattr(config, key) is not None}
     kwargs = {**config.kwargs, **stated}
+    path = Path(config.checkpoint).expanduser() if config.checkpoint else None
+    weights = stored_weights(path) if path else None
     if "num_classes" not in kwargs:  # the weights know better than the data, whose classes are compared later
-        found = classes_in(Path(config.checkpoint).expanduser(), config.name) if config.checkpoint else None
-        kwargs["num_classes"] = found or num_classes
+        kwargs["num_classes"] = (classes_in(weights, config.name) if weights else None) or num_classes
     kwargs = {key: value for key, value in kwargs.items() if value is not None}
     model = _create(config, kwargs)
-    if config.checkpoint:
-        load_weights(model, Path(config.checkpoint).expanduser())
+    if path:
+        load_weights(model, path, weights)
     elif not config.pretrained:
         log.warning("%s has random weights; give a checkpoint, or set pretrained.", config.name)
     return model.eval(), kwargs
@@ -155,7 +156,7 @@ def _from_timm_folder(config: ModelConfig) -> tuple[nn.Module, dict[str, Any]]:
         raise UsageError(f"{config.name} is complete as it is; leave out model.{' and model.'.join(settled)}.")
     found = read_timm_folder(Path(config.name).expanduser())
     model = _create(replace(config, name=found.architecture), found.kwargs)
-    load_weights(model, found.weights)
+    load_weights(model, found.weights, stored_weights(found.weights))
     note(model, input=found.preprocessing(InputSpec.of(model)), class_names=found.class_names)
     return model.eval(), found.kwargs
 

@@ -20,32 +20,38 @@ import timm
 ARRAYS = (".npz", ".npy")
 
 
-def classes_in(path: Path, name: str) -> int | None:
-    """Returns how many classes the weights in a file tell apart, for a model that timm knows by this name.
+def stored_weights(path: Path) -> dict[str, Tensor] | None:
+    """Returns the weights in a file by name; None for arrays of JAX, which timm itself reads into a model.
 
     Raises:
         UsageError: If there is no such file, or it holds no weights.
         XPrunerError: If it is damaged.
     """
-    if path.suffix.lower() in ARRAYS:
-        return None
-    weights = read_weights(path)
+    return None if path.suffix.lower() in ARRAYS and path.is_file() else read_weights(path)
+
+
+def classes_in(weights: Mapping[str, Tensor], name: str) -> int | None:
+    """Returns how many classes some weights tell apart, for a model that timm knows by this name."""
     published = timm.get_pretrained_cfg(name)
     classifiers = (weights.get(f"{head}.weight") for head in _heads(published.classifier if published else None))
     return next((len(classifier) for classifier in classifiers if classifier is not None), None)
 
 
-def load_weights(model: Any, path: Path) -> None:
+def load_weights(model: Any, path: Path, weights: Mapping[str, Tensor] | None) -> None:
     """Gives a model of timm the weights in a file: all that timm's ``load_checkpoint`` reads, read the same way.
 
+    Args:
+        model: Filled in place.
+        path: Of the file.
+        weights: As from :func:`stored_weights`.
+
     Raises:
-        UsageError: If there is no such file, or its weights are not those of this model.
-        XPrunerError: If it is damaged.
+        UsageError: If the weights are not those of this model.
+        XPrunerError: If the file is damaged.
     """
-    if path.suffix.lower() in ARRAYS and path.is_file():
+    if weights is None:
         _load_arrays(model, path)
         return
-    weights = read_weights(path)
     for head in _heads(model.pretrained_cfg.get("classifier")):
         classifier = weights.get(f"{head}.weight")
         if classifier is not None:

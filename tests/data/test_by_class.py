@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xpruner.data.by_class import absent, place_in_class, size_to_hold_out, stratified_order
+from xpruner.data.by_class import absent, last_of_class_last, place_in_class, size_to_hold_out, stratified_order
 
 
 def counts(labels: np.ndarray, numbers: np.ndarray, classes: int) -> list[int]:
@@ -14,6 +14,11 @@ def counts(labels: np.ndarray, numbers: np.ndarray, classes: int) -> list[int]:
 
 def test_images_are_numbered_within_their_class():
     assert place_in_class(torch.tensor([2, 0, 2, 2, 0])).tolist() == [0, 0, 1, 2, 1]
+
+
+def test_no_class_gives_its_last_image_first():
+    labels = np.array([1, 0, 0, 2, 0])
+    assert last_of_class_last(labels).tolist() == [1, 2, 0, 3, 4]
 
 
 def test_classes_that_no_label_names_are_absent():

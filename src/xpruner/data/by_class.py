@@ -38,6 +38,16 @@ def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
     return shuffled[turns.argsort(kind="stable")]
 
 
+def last_of_class_last(labels: np.ndarray) -> np.ndarray:
+    """Returns the numbers of images in their order, but for the last one of each class, which come behind all others.
+
+    Args:
+        labels: int64 (images,), not negative.
+    """
+    places = place_in_class(torch.from_numpy(labels)).numpy()
+    return (places == np.bincount(labels)[labels] - 1).argsort(kind="stable")
+
+
 def size_to_hold_out(labels: np.ndarray, share: float) -> int:
     """Returns how many of the images of :func:`stratified_order` are about a share of each class.
 

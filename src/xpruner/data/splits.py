@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from xpruner.config import DataConfig
-from xpruner.data.by_class import absent, size_to_hold_out, stratified_order
+from xpruner.data.by_class import absent, last_of_class_last, size_to_hold_out, stratified_order
 from xpruner.data.class_names import Classes, match
 from xpruner.data.dataset import ImageDataset, Reader
 from xpruner.data.duplicates import find_duplicates
@@ -51,7 +51,8 @@ def load_data(config: DataConfig, spec: InputSpec, seed: int, classes: Classes |
 
     The seed decides which images are left when fewer are asked for, their order, and the augmentation. Neither the
     images that are held out for tuning nor the test images depend on it: a model that was trained without them has not
-    seen them in a run with another seed either. Both are held out by class.
+    seen them in a run with another seed either. Test images are held out by class, and no class gives its last training
+    image for tuning while another has two.
 
     Images for figures are decoded once before anything is computed: those that cannot be read are left out. What a
     user should know of the data is logged.
@@ -78,7 +79,8 @@ def load_data(config: DataConfig, spec: InputSpec, seed: int, classes: Classes |
         records = np.arange(len(train_source.labels))
         test = np.random.default_rng(TEST_SEED).permutation(len(test_source.labels))
     val_size = _checked("val_size", config.val_size, 0, len(records) - 1)
-    val = records[stratified_order(train_source.labels[records], VAL_SEED)[:val_size]]
+    order = np.random.default_rng(VAL_SEED).permutation(records)
+    val = order[last_of_class_last(train_source.labels[order])][:val_size]
     shuffled = np.random.default_rng(seed).permutation(records)
     rest = shuffled[~np.isin(shuffled, val)]
     train_size = _checked("train_size", config.train_size, 1, len(rest))

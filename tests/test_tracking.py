@@ -4,6 +4,8 @@ import json
 import logging
 import math
 
+import pytest
+
 from xpruner.tracking import HISTORY, Tracker, read_history
 
 
@@ -66,7 +68,8 @@ def test_a_figure_that_a_step_lacks_is_nan(tmp_path):
 
 
 def test_names_make_no_lines_of_their_own_in_the_log(tmp_path):
-    with Tracker(tmp_path):
+    with Tracker(tmp_path) as tracker:
+        tracker.open()
         logging.getLogger("xpruner").info("of %s", "cat\n12:00 done\x1b[2J \udce9")
     (line,) = (tmp_path / "log.txt").read_text(encoding="utf-8").splitlines()
     assert line.endswith(" of cat\\n12:00 done\\x1b[2J \\udce9")
@@ -74,6 +77,25 @@ def test_names_make_no_lines_of_their_own_in_the_log(tmp_path):
 
 def test_a_log_that_cannot_be_written_stops_nothing(tmp_path, capsys):
     (tmp_path / "log.txt").symlink_to("/dev/full")
-    with Tracker(tmp_path):
+    with Tracker(tmp_path) as tracker:
+        tracker.open()
         logging.getLogger("xpruner").info("lost")
     assert capsys.readouterr().err == ""
+
+
+def test_nothing_is_written_before_the_run_is_opened_and_then_all_of_it(tmp_path):
+    log = logging.getLogger("xpruner")
+    with Tracker(tmp_path / "run") as tracker:
+        log.info("first")
+        assert not (tmp_path / "run").exists()
+        tracker.open()
+        log.info("second")
+    lines = (tmp_path / "run" / "log.txt").read_text(encoding="utf-8").splitlines()
+    assert [line.split()[-1] for line in lines] == ["first", "second"]
+
+
+def test_a_run_that_is_refused_leaves_nothing(tmp_path):
+    with pytest.raises(ZeroDivisionError), Tracker(tmp_path / "run"):
+        logging.getLogger("xpruner").info("lost")
+        1 / 0  # noqa: B018
+    assert not (tmp_path / "run").exists()

@@ -67,7 +67,8 @@ def test_a_figure_that_a_step_lacks_is_nan(tmp_path):
     assert figures["cost"][0] == 0.5 and math.isnan(figures["cost"][1])
 
 
-def test_names_make_no_lines_of_their_own_in_the_log(tmp_path):
+def test_names_make_no_lines_of_their_own_in_the_log(tmp_path, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("xpruner"), "propagate", False)  # pytest-xdist cannot send on such names
     with Tracker(tmp_path) as tracker:
         tracker.open()
         logging.getLogger("xpruner").info("of %s", "cat\n12:00 done\x1b[2J \udce9")

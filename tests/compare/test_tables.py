@@ -4,7 +4,9 @@ import pytest
 
 from xpruner.compare.plots import front_of, keep_rates, pareto_front
 from xpruner.compare.report import markdown
+from xpruner.compare.result_checks import check_together
 from xpruner.compare.tables import overview, rows_of
+from xpruner.errors import XPrunerError
 
 
 def result(label: str, seed: int, top1: float, budget: str = "0.5", precision: str = "fp32", **stages) -> dict:
@@ -45,6 +47,18 @@ def test_markdown_leaves_out_empty_columns():
         "| dense | 1 | 0.5000 | 90.00 | 90.00 | 90.00 | CPU |",
         "| a | 1 | 0.5000 | – | 50.00 | 50.00 | CPU |",
     ]
+
+
+def test_names_stay_in_their_cell():
+    text = markdown(rows_of([result("L1 | 99.9\n| X\x1b", 0, 0.5)]))
+    assert text.splitlines()[2].startswith("| L1 \\| 99.9\\n\\| X\\x1b | 1 |") and len(text.splitlines()) == 3
+
+
+def test_results_of_one_row_are_of_one_model():
+    other = {**result("a", 1, 0.5), "keep": {"c:head": [1, 4]}}
+    check_together([result("a", 0, 0.5), result("a", 1, 0.5), {**other, "label": "b"}])
+    with pytest.raises(XPrunerError, match=r"The results of 'a' at budget 0\.5 keep units of different layers; delete"):
+        check_together([result("a", 0, 0.5), other])
 
 
 def test_a_row_names_every_device_that_its_runs_were_on():

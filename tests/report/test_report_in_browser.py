@@ -139,3 +139,25 @@ def test_the_first_key_leads_to_the_contents(opened):
 @pytest.mark.parametrize("width", [360, 1280])
 def test_nothing_is_wider_than_the_screen(opened, width):
     assert fits(opened, width, FIGURES_FIT)
+
+
+NAMES_FIT = """const plot = document.getElementById('masks').getBoundingClientRect();
+    const names = [...document.querySelectorAll('#masks .xtick text, #masks .ytick text')];
+    return names.length > 4 && names.every((name) => { const place = name.getBoundingClientRect(); return (
+        place.left >= plot.left && place.bottom <= plot.bottom && place.right <= plot.right); })"""
+
+
+@pytest.mark.parametrize("start", ["layers", "swin.encoder.layers"])
+@pytest.mark.parametrize("width", [1280, 400])
+def test_no_name_of_a_layer_is_clipped(browser, tmp_path, start, width):
+    parts = ("attn:head", "attn:qk", "mlp:hidden")
+    sizes = {f"{start}.{stage}.blocks.{block}.{part}": 8 for stage in range(4) for block in range(2) for part in parts}
+    path = tmp_path / "report.html"
+    path.write_text(page(made_up(["cat", "dog"], sizes)), "utf-8")
+    browser.set_window_size(width, 800)
+    browser.get(path.as_uri())
+    browser.execute_script("document.getElementById('masks').scrollIntoView({behavior: 'instant'})")
+    try:
+        assert WebDriverWait(browser, 60).until(lambda b: b.execute_script(NAMES_FIT))
+    finally:
+        browser.set_window_size(1280, 1000)

@@ -99,6 +99,28 @@ def test_names_are_escaped(text):
         assert not re.search(r"<(?!br>|extra>|/extra>)", json.dumps(figure))
 
 
+def test_names_can_steer_neither_the_page_nor_its_figures():
+    text = page(made_up(["cat\x1b[2J\udce9", "gpj.\u202etac", "owl"], SIZES))
+    assert text.encode("utf-8") and not {"\x1b", "\u202e"} & set(without_plotly(text))
+    assert r"cat\x1b[2J\udce9" in text and r"gpj.\u202etac" in text
+    shown = json.dumps(plots_of(text), ensure_ascii=False)
+    assert r"cat\\x1b" in shown and not {"\x1b", "\u202e", "\udce9"} & set(shown)
+
+
+def test_the_configuration_keeps_its_lines(text):
+    assert re.search(r"<pre[^>]*>([^<]*)</pre>", text)[1] == made_up(["cat"], SIZES).config
+
+
+@pytest.mark.parametrize("classes", [2, 10])
+def test_the_figure_of_the_whole_network_has_room_for_the_names_below_it(classes):
+    """Letters of about 7 pixels go down by 5 where names are slanted by 45 degrees."""
+    sizes = {f"model.layers.{n}.blocks.1.attention.self:head": 3 for n in range(9)}
+    figure = mask_figures(made_up([f"class {n}" for n in range(classes)], sizes))[0]
+    names = figure.plot["data"][0]["x"]
+    assert names[0] == "…0.blocks.1.attention.self:head"
+    assert figure.plot["layout"]["height"] >= 22 * classes + 5 * len(names[0]) + 100
+
+
 def test_the_same_contents_make_the_same_page(text):
     assert page(made_up(["cat", EVIL, "owl"], SIZES)) == text
 

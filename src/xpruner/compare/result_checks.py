@@ -1,9 +1,11 @@
 """What the result of a comparison's run has to hold where its tables and plots read it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from xpruner.compare.tables import STAGES
+from xpruner.compare.tables import STAGES, rows_of
+from xpruner.errors import XPrunerError
 from xpruner.metrics import check_figures
 from xpruner.plan import Budget
 from xpruner.typed import part_of, typed
@@ -72,6 +74,16 @@ def check_result(values: Any) -> None:
         if not 0 <= measured.agreement <= 1 or min(measured.seconds, measured.cpu_seconds, measured.peak_mb) < 0:
             raise ValueError(f"stages.{stage} is {figures}, but agreement goes from 0 to 1 and none is below 0")
     _check_keep(result.keep)
+
+
+def check_together(results: Sequence[dict[str, Any]]) -> None:
+    """Raises XPrunerError where results of one row, which differ in their seed alone, are of other models."""
+    for row in rows_of(results):
+        if len({frozenset(result["keep"]) for result in row.results}) > 1:
+            raise XPrunerError(
+                f"The results of {row.label!r} at budget {row.budget} keep units of different layers; delete those of "
+                "another model and have them done anew."
+            )
 
 
 def _check_keep(keep: dict[str, list[int]]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import xpruner
-from xpruner.compare.result_checks import check_result
+from xpruner.compare.result_checks import check_result, check_together
 from xpruner.config import RunConfig
 from xpruner.errors import UsageError
 from xpruner.files import reading, write_text
@@ -76,11 +76,12 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
 
     Raises:
         UsageError: If there are none.
-        XPrunerError: If one cannot be read.
+        XPrunerError: If one cannot be read, or those of a row are of different models.
     """
     results = [read_result(path) for path in sorted(folder.glob("*.json"))]
     if not results:
         raise UsageError(f"{folder} holds no results; `xpruner compare` writes them.")
+    check_together(results)
     return results
 
 

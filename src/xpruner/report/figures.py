@@ -1,9 +1,8 @@
 """The figures of the page, made with plotly, each with a sentence that says what it shows."""
 
-import html
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -11,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from xpruner.report.contents import Contents, LayerRates, Masks
+from xpruner.report.labels import different, named, short, shortened, text
 from xpruner.report.tables import Column, MaskTable
-from xpruner.text import printable
 from xpruner.tracking import Curve
 
 COLOURS = ("#2f7ed8", "#c9541f", "#2a8f63", "#9a5cc6", "#a8791a", "#c23b78")
@@ -24,11 +23,12 @@ MOST_CLASSES = 30
 """In the figure of drops; the table below it has all."""
 MOST_POINTS = 400
 """Of a curve; longer ones are shown as means of neighbouring steps."""
-MOST_LETTERS = 28
 MOST_TICKS = 12
 FEW = 1000
 """Times that the largest value of an axis is the smallest, up to which it has room for more than powers of ten."""
 ROW_PIXELS, TALLEST = 22, 640
+SLANTED_PIXELS = 5.5
+"""That a letter of a slanted name goes down."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def keep_figure(contents: Contents) -> Figure:
     traces, parts = [], []
     for place, (kind, layers) in enumerate(_by_kind(contents.layers)):
         percent = [100 * layer.kept / layer.units for layer in layers]
-        hover = [f"{_text(layer.key)}<br>{layer.kept} of {layer.units} stayed" for layer in layers]
+        hover = [f"{text(layer.key)}<br>{layer.kept} of {layer.units} stayed" for layer in layers]
         traces.append(_line(place, kind, list(range(1, len(layers) + 1)), percent, hover))
         parts.append(f"{kind} {_span(f'{min(percent):.0f}', f'{max(percent):.0f}')} %")
     layout = {"yaxis": {"title": {"text": "units kept, %"}, "range": [-4, 104]}, "xaxis": _ordinal(traces)}
@@ -67,7 +67,7 @@ def importance_figure(contents: Contents) -> Figure | None:
         values = [layer.least for layer in layers]
         known = [value for value in values if value is not None]
         if known:
-            hover = [f"{_text(layer.key)}<br>least importance kept {_number(layer.least)}" for layer in layers]
+            hover = [f"{text(layer.key)}<br>least importance kept {_number(layer.least)}" for layer in layers]
             traces.append(_line(place, kind, list(range(1, len(layers) + 1)), values, hover))
             parts.append(f"{kind} {_span(_number(min(known)), _number(max(known)))}")
     if not traces:
@@ -94,7 +94,7 @@ def drop_figure(contents: Contents) -> Figure:
         "type": "scatter", "mode": "markers", "x": values, "y": list(range(len(shown))),
         "marker": {"color": COLOURS[1], "size": 9}, "showlegend": False,
         "text": [
-            f"{_text(c.name)}: {signed(d.value)} points lost<br>95 % interval {signed(d.low)} to {signed(d.high)}<br>"
+            f"{text(c.name)}: {signed(d.value)} points lost<br>95 % interval {signed(d.low)} to {signed(d.high)}<br>"
             f"{len(c.lost)} lost and {len(c.gained)} gained of {c.images} images"
             for c, d in shown
         ],
@@ -107,7 +107,7 @@ def drop_figure(contents: Contents) -> Figure:
     layout = {
         "height": 110 + ROW_PIXELS * len(shown),
         "xaxis": {"title": {"text": "points of top-1 lost"}, "zeroline": True, "zerolinewidth": 2},
-        "yaxis": {**_named([short(c.name) for c, _ in shown]), "range": [len(shown) - 0.5, -0.5], "zeroline": False},
+        "yaxis": {**named([short(c.name) for c, _ in shown]), "range": [len(shown) - 0.5, -0.5], "zeroline": False},
     }
     which = f"the {len(shown)} of {len(ranked)} classes that lost most" if len(ranked) > len(shown) else "all classes"
     sentence = (
@@ -128,22 +128,18 @@ def signed(value: float) -> str:
     return f"{value:.1f}".replace("-", "−")
 
 
-def short(name: str) -> str:
-    """Returns a name that fits beside a figure."""
-    return name if len(name) <= MOST_LETTERS else f"{name[: MOST_LETTERS - 1]}…"
-
-
 def _evidence_figure(masks: Masks) -> Figure:
     evidence = masks.evidence
     rows = [_row(row) for row in evidence.rows]
-    columns = [_text(key) for key in evidence.keys]
-    layout = {"xaxis": {**_named(columns, slanted=True), "title": {"text": "layer"}}}
+    columns = [text(key) for key in shortened(evidence.keys)]
+    axis = {"type": "category", "automargin": True, "tickangle": -45, "title": {"text": "layer"}}
     low, high = int(evidence.percent.min()), int(evidence.percent.max())
     sentence = (
         f"Of each class's evidence, the odds of its masks in {masks.file}, the share that the kept units of a layer "
         f"hold: {low} to {high} %. {_rows_sentence(evidence.rows)}"
     )
-    plot = _heat(evidence.percent, rows, columns, "%{y}<br>%{x}: %{z} % of its evidence kept", layout)
+    plot = _heat(evidence.percent, rows, columns, "%{y}<br>%{x}: %{z} % of its evidence kept", {"xaxis": axis})
+    plot["layout"]["height"] += math.ceil(SLANTED_PIXELS * max(map(len, columns)))
     return Figure("masks-all", "Whole network: evidence kept", sentence, plot)
 
 
@@ -185,13 +181,13 @@ def _rows_sentence(rows: Sequence[Sequence[str]]) -> str:
 
 def _row(names: Sequence[str]) -> str:
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(_text(short(name)) for name in names[:3]) + more
+    return ", ".join(text(short(name)) for name in names[:3]) + more
 
 
 def _column(column: Column) -> str:
     first, more = column.units[0], len(column.units) - 1
     units = f"unit {first}" if not more else f"unit {first} and {more} like it"
-    served = ", ".join(_text(short(name)) for name in column.serves)
+    served = ", ".join(text(short(name)) for name in column.serves)
     return f"{units}, {'kept' if column.kept else 'cut'}<br>largest for {served}"
 
 
@@ -202,22 +198,12 @@ def _heat(
     tall = min(TALLEST, 150 + ROW_PIXELS * len(rows))
     ticks = {"automargin": True} if ROW_PIXELS * len(rows) <= TALLEST else {"showticklabels": False, "ticks": ""}
     trace = {
-        "type": "heatmap", "z": percent, "zmin": 0, "zmax": 100, "colorscale": HEAT, "x": _different(columns),
-        "y": _different(rows), "hovertemplate": f"{hover}<extra></extra>",
+        "type": "heatmap", "z": percent, "zmin": 0, "zmax": 100, "colorscale": HEAT, "x": different(columns),
+        "y": different(rows), "hovertemplate": f"{hover}<extra></extra>",
         "colorbar": {"title": {"text": "%"}, "thickness": 12, "outlinewidth": 0, "tickvals": [0, 50, 100]},
     }  # fmt: skip
     axis = {"type": "category", "autorange": "reversed", **ticks}
     return _plot([trace], {**layout, "height": tall, "yaxis": axis, "dragmode": "zoom"})
-
-
-def _different(words: Iterable[str]) -> list[str]:
-    """Returns words that are all different, as a category may stand on an axis once only."""
-    seen: dict[str, int] = {}
-    found = []
-    for word in words:
-        seen[word] = seen.get(word, 0) + 1
-        found.append(word if seen[word] == 1 else f"{word} ({seen[word]})")
-    return found
 
 
 def _curve_figure(stage: str, curves: Sequence[Curve]) -> Figure:
@@ -270,23 +256,12 @@ def _scale(traces: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {"type": "log", "exponentformat": "power", **ticks}
 
 
-def _named(names: Sequence[str], *, slanted: bool = False) -> dict[str, Any]:
-    if slanted:
-        return {"type": "category", "automargin": True, "tickangle": -45}
-    return {"tickvals": list(range(len(names))), "ticktext": [_text(name) for name in names], "automargin": True}
-
-
 def _span(low: str, high: str) -> str:
     return low if low == high else f"{low} to {high}"
 
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3g}"
-
-
-def _text(name: str) -> str:
-    """Returns a name as it stands; plotly takes < and & for markup."""
-    return html.escape(printable(name), quote=False)
 
 
 def _figure(name: str, sentence: str, traces: list[dict[str, Any]], layout: dict[str, Any]) -> Figure:

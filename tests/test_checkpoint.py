@@ -256,8 +256,10 @@ def test_the_structure_says_everything(tmp_path):
         kwargs=BASE | VIT | dict(embed_dim=20, num_heads=5),
         input_spec=spec,
         class_names=list("abcde"),
+        top1=0.75,
     )
     assert json.loads((tmp_path / "structure.json").read_text()) == {
+        "top1": 0.75,
         "format": "xpruner",
         "version": 2,
         "library": "timm",
@@ -485,12 +487,25 @@ def test_arguments_that_timm_no_longer_takes(saved):
     ({"blocks.0.attn:head": 1}, r"'blocks\.0\.attn\.qkv\.weight' has shape \(48, 24\), not \(24, 24\)"),
     ({"blocks.0.attn:head": 0}, r"'blocks\.0\.attn\.bias' is missing"),
     ({"blocks.0.attn:head": 4}, r"4 units in 'blocks\.0\.attn:head' where there are 3"),
-    ({"blocks.0.attn:head": -1}, r"-1 units in 'blocks\.0\.attn:head' where there are 3"),
     ({"blocks.9.attn:head": 2}, r"2 units in 'blocks\.9\.attn:head' where there are 0"),
 ])  # fmt: skip
 def test_an_edited_structure_does_not_fit_the_weights(saved, units, message):
     edit(saved, units=read_structure(saved).units | units)
     with pytest.raises(XPrunerError, match=rf"does not fit its structure\.json in timm .*: {message}; save"):
+        load(saved)
+
+
+@pytest.mark.parametrize("count", [-1, 1.5, "2", True, None])
+def test_a_count_of_units_that_is_none_is_damage(saved, count):
+    edit(saved, units=read_structure(saved).units | {"blocks.0.attn:head": count})
+    with pytest.raises(XPrunerError, match=rf"structure\.json cannot be read: .*a group has {count!r} units"):
+        load(saved)
+
+
+@pytest.mark.parametrize("changes", [{"top1": 1.5}, {"top1": "high"}, {"class_names": "abcde"}, {"biases": [1]}])
+def test_what_has_another_type_or_range_is_damage(saved, changes):
+    edit(saved, **changes)
+    with pytest.raises(XPrunerError, match=r"structure\.json cannot be read: The structure is damaged"):
         load(saved)
 
 

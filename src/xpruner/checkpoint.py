@@ -57,8 +57,7 @@ def save(
             not of floating point.
         XPrunerError: If the disk is full or the folder cannot be written.
     """
-    names = class_names if class_names is not None else known_classes(model).names
-    about = About(input_spec, None if names is None else tuple(names), top1)
+    about = About(input_spec, None if class_names is None else tuple(class_names), top1)
     structure = _describe(model, kwargs, about)
     folder = Path(folder).expanduser()
     weights = {name: tensor.cpu().clone().contiguous() for name, tensor in model.state_dict().items()}  # some are tied
@@ -194,8 +193,9 @@ def _proven(
     counts = _counts(model, dense)
     made_with = version_of(library)
     spec = about.input or InputSpec.of(model)
-    names = None if about.class_names is None else list(about.class_names)
-    structure = Structure(architecture, arguments, counts, biases, spec, names, library, made_with, about.top1)
+    names = about.class_names or known_classes(model).names
+    listed = list(names) if names else None
+    structure = Structure(architecture, arguments, counts, biases, spec, listed, library, made_with, about.top1)
     if not _same_outputs(_fit(dense, structure, weights), model, spec):
         raise Misfit("its outputs are others")
     return structure

@@ -1,6 +1,7 @@
 """``xpruner inspect`` and ``xpruner evaluate`` on models small enough to count by hand."""
 
 import json
+import shutil
 
 import pytest
 from cli_process import one_line, xpruner
@@ -77,7 +78,8 @@ def test_evaluate_measures_a_saved_model_on_a_folder_of_images(says_dark, images
     """Every image is taken for a dark one, and so are 3 of the 4 test images."""
     assert main(["evaluate", "--model", str(says_dark), "--data", str(images), "--latency", "[2]", "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
-    milliseconds = figures.pop("latency")
+    milliseconds, found = figures.pop("latency"), figures.pop("data")
+    assert (found["classes"], found["images"]) == (["dark", "light"], {"training": 16, "test": 4})
     assert figures == {
         "model": str(says_dark),
         "images": 4,
@@ -88,6 +90,21 @@ def test_evaluate_measures_a_saved_model_on_a_folder_of_images(says_dark, images
     }
     assert list(milliseconds) == ["2"]
     assert milliseconds["2"] > 0
+
+
+def test_inspect_shows_what_was_found_of_images(says_dark, images, tmp_path, capsys):
+    images = shutil.copytree(images, tmp_path / "images")
+    (images / "train" / "dark" / "notes.txt").write_text("no image")
+    asked = ["inspect", "--model", str(says_dark), "--data", str(images)]
+    assert main(asked) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["dark", "0", "8", "3"] in rows and ["light", "1", "8", "1"] in rows
+    assert ["all", "classes", "16", "4"] in rows
+    assert [".png", "20"] in rows and [".txt", "1"] in rows
+    assert main([*asked, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["data"]
+    assert found["images_a_class"] == {"training": [8, 8], "test": [3, 1]}
+    assert found["left_out"] == {".txt": 1}
 
 
 def test_evaluate_prints_a_table(says_dark, images, capsys):

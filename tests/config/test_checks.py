@@ -43,9 +43,10 @@ WRONG = {
         ("checkpoint_every", 0), ("teacher", 3),
     ],
     RunConfig: [
-        ("output", ""), ("output", " "), ("units", []), ("rounds", 0), ("rounds", 100000), ("max_class_drop", 0.0),
+        ("output", ""), ("output", " "), ("output", "caf\udce9"),
+        ("units", []), ("rounds", 0), ("rounds", 100000), ("max_class_drop", 0.0),
         ("seed", -1), ("seed", 10**20), ("seed", True), ("latency", [0]), ("latency", [1, -1]), ("precision", "int8"),
-        ("budget", 0.5), ("round_to", {"hidden": "16"}),
+        ("budget", 0.5), ("round_to", "16"),
     ],
 }  # fmt: skip
 

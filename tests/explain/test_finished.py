@@ -197,12 +197,12 @@ def test_a_run_remembers_where_its_images_lay(tmp_path, monkeypatch, data, kept)
 
 def test_images_are_found_from_another_directory(copied, tmp_path_factory, monkeypatch):
     elsewhere = tmp_path_factory.mktemp("elsewhere")
-    for label in ("dark", "light"):
-        (elsewhere / "images" / label).mkdir(parents=True)
-        for number in range(8):
-            Image.new("RGB", (16, 16), (number,) * 3).save(elsewhere / "images" / label / f"{number}.png")
+    for label in range(10):
+        (elsewhere / "images" / str(label)).mkdir(parents=True)
+        for number in range(4):
+            Image.new("RGB", (16, 16), (number,) * 3).save(elsewhere / "images" / str(label) / f"{number}.png")
     config = replace(open_run(copied).config, data=DataConfig("./images"), output=str(copied))
     with monkeypatch.context() as there:
         there.chdir(elsewhere)
         remember_data(config)
-    assert FinishedRun(copied, config).data.class_names == ["dark", "light"]
+    assert FinishedRun(copied, config).data.train.reader.source.name(0).startswith(str(elsewhere))

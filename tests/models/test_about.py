@@ -85,10 +85,12 @@ def test_names_of_another_classifier_are_forgotten(vit):
         (0.60, None, None),
     ],
 )
-def test_an_accuracy_that_speaks_of_a_mistake_is_told(vit, caplog, top1, noted, said):
+@pytest.mark.parametrize("images", [1000, 10])
+def test_an_accuracy_that_speaks_of_a_mistake_is_told(vit, caplog, top1, noted, said, images):
+    """Of ten images none is."""
     note(vit, top1=noted)
-    warn_of_accuracy(vit, top1, 1000)
-    assert [said in message for message in caplog.messages] == ([] if said is None else [True])
+    warn_of_accuracy(vit, top1, images)
+    assert [said in message for message in caplog.messages] == ([] if said is None or images == 10 else [True])
 
 
 def test_the_image_size_that_was_noted_is_the_one_that_costs_are_counted_at(vit):

@@ -1,5 +1,6 @@
 import os
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,12 +11,14 @@ from torch import nn
 
 from xpruner.checkpoint import load, read_structure, save
 from xpruner.config import FinetuneConfig, ModelConfig
+from xpruner.data import InputSpec
 from xpruner.errors import UsageError, XPrunerError
 from xpruner.models import load_model, load_teacher
+from xpruner.models.about import note
 from xpruner.plan import Plan
 from xpruner.surgery import apply
 
-SHARED = Path(__file__).parents[2] / "shared" / "models"
+SHARED = Path(__file__).parents[3] / "shared" / "models"
 
 
 def config(**changes) -> ModelConfig:
@@ -141,10 +144,22 @@ def test_a_saved_folder_takes_no_options(saved, changes, fields):
         load_model(ModelConfig(saved, **changes))
 
 
-@pytest.mark.parametrize("field, data", [(7, None), (None, 7), (7, 5)])
-def test_a_saved_folder_for_other_classes(saved, field, data):
-    with pytest.raises(UsageError, match="has 5 classes where 7 are asked for"):
-        load_model(ModelConfig(saved, num_classes=field), data)
+@pytest.mark.parametrize("data", [None, 5, 7])
+def test_a_saved_folder_for_other_classes(saved, data):
+    with pytest.raises(UsageError, match=r"has 5 classes where model\.num_classes is 7; leave that out"):
+        load_model(ModelConfig(saved, num_classes=7), data)
+
+
+def test_a_saved_folder_knows_its_classes_better_than_the_data(saved):
+    """Whether the data have these classes is asked where both are at hand."""
+    assert load_model(ModelConfig(saved), 7)[0].num_classes == 5
+
+
+def test_a_checkpoint_knows_its_classes_better_than_the_data(tmp_path):
+    torch.save(build("vit_tiny_patch16_224", **VIT).state_dict(), tmp_path / "w.pth")
+    kwargs = {name: value for name, value in VIT.items() if name not in ("num_classes", "img_size")}
+    config = ModelConfig("vit_tiny_patch16_224", str(tmp_path / "w.pth"), img_size=32, kwargs=kwargs)
+    assert load_model(config, 7)[0].num_classes == 5
 
 
 # Checkpoints
@@ -282,5 +297,31 @@ def test_the_dense_model_teaches_unless_the_recipe_says_otherwise(saved):
 
 
 def test_a_teacher_of_other_classes_is_refused(saved):
-    with pytest.raises(UsageError, match="5 classes where 7 are asked for"):
+    with pytest.raises(UsageError, match="has 5 classes but the model 7; give a teacher of the same classes"):
         load_teacher(FinetuneConfig(teacher=saved), build("vit_tiny_patch16_224", **VIT, num_classes=7))
+
+
+def test_a_teacher_with_its_classes_in_another_order_is_refused(saved):
+    dense = load(saved)
+    note(dense, class_names=tuple("abcde"))
+    save(dense, Path(saved).with_name("other"), class_names=list("bacde"))
+    with pytest.raises(UsageError, match="has its classes in another order than the model"):
+        load_teacher(FinetuneConfig(teacher=str(Path(saved).with_name("other"))), dense)
+
+
+def test_a_teacher_of_another_size_is_refused(saved):
+    with pytest.raises(UsageError, match=r"does not take the model's images of 48 x 48 pixels .*; give a teacher"):
+        load_teacher(FinetuneConfig(teacher=saved), build("vit_tiny_patch16_224", **{**VIT, "img_size": 48}))
+
+
+def test_a_teacher_of_other_preprocessing_is_told_of(saved, caplog):
+    dense = load(saved)
+    note(dense, input=replace(InputSpec.of(dense), mean=(0.1, 0.1, 0.1)))
+    load_teacher(FinetuneConfig(teacher=saved), dense)
+    assert "expects 32 x 32 px" in caplog.text and "mean 0.1, 0.1, 0.1" in caplog.text
+
+
+def test_options_of_preprocessing_win(saved):
+    model, _ = load_model(ModelConfig(saved, std=[0.1, 0.2, 0.3], interpolation="lanczos"))
+    before = InputSpec.of(load(saved))
+    assert InputSpec.of(model) == replace(before, std=(0.1, 0.2, 0.3), interpolation="lanczos")

@@ -263,7 +263,7 @@ def test_checkpoints_may_come_more_often_in_the_next_run(student, blobs, tmp_pat
         ({"config": CONFIG}, "finetune.distill is 0.9 but there is no teacher; pass one, or set it to 0."),
         (
             {"config": FinetuneConfig(features=1.0, distill=0.0)},
-            "finetune.features is 1.0; it must be 0 where finetune.distill is 0.",
+            "finetune.features is 1.0, but must be 0 where finetune.distill is 0.",
         ),
         (
             {"config": FinetuneConfig(mixup=0.8), "batch_size": 3},

@@ -115,6 +115,7 @@ RULES: dict[type, list[Rule]] = {
     ],
     RunConfig: [
         ("output", lambda run: bool(run.output.strip()), "a folder, such as runs/half"),
+        ("output", lambda run: _is_unicode(run.output), "a path in UTF-8, as weights are written to no other"),
         ("units", lambda run: run.units is None or len(run.units) > 0, "one kind of unit or more, or absent"),
         ("rounds", lambda run: 1 <= run.rounds <= MOST_ROUNDS, f"between 1 and {MOST_ROUNDS}"),
         (
@@ -151,6 +152,11 @@ def check(config: Any, prefix: str = "") -> None:
     for name, holds, demand in RULES.get(type(config), []):
         if not holds(config):
             raise UsageError(f"{prefix}{name} is {getattr(config, name)!r}, but must be {demand}.")
+
+
+def _is_unicode(path: str) -> bool:
+    """Returns whether a path can be written in UTF-8; Python keeps other bytes as lone surrogates."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in path)
 
 
 def _check_type(kind: Any, value: Any, name: str) -> None:

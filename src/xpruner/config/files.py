@@ -8,6 +8,7 @@ from typing import Any, TypeVar, get_type_hints
 
 import yaml
 
+from xpruner.config.checks import check
 from xpruner.config.options import RunConfig
 from xpruner.errors import UsageError, unknown
 from xpruner.files import reading
@@ -63,11 +64,14 @@ def read_config(path: Path) -> RunConfig:
     """Returns the configuration of a run; what is not there keeps its default.
 
     Raises:
-        XPrunerError: If the file is missing or no YAML, a key is unknown, or a value has the wrong type.
+        XPrunerError: If the file is missing or no YAML, a key is unknown, or a value has the wrong type or is out of
+            range.
     """
     values = stored_values(path)
     with reading(path, REMEDY):
-        return typed(RunConfig, values)
+        config = typed(RunConfig, values)
+        check(config)
+        return config
 
 
 def stored_values(path: Path) -> dict[str, Any]:

@@ -267,7 +267,7 @@ def open_run(folder: str | Path) -> FinishedRun:
         UsageError: If it is none, or the run is not finished.
         XPrunerError: If its configuration cannot be read.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     path = folder / "config.yaml"
     if not path.exists():
         raise UsageError(f"{folder} is no run directory; give the --output of an `xpruner prune`.")

@@ -14,6 +14,8 @@ log = logging.getLogger("xpruner")
 
 FAR, ERRORS = 0.03, 3
 """So much less top-1 than was noted, and so many standard errors, are more than other kernels or images explain."""
+FEW = 20
+"""Fewer images tell nothing."""
 UNNAMED = "LABEL_"
 """What transformers calls classes of which it knows no name, before their number."""
 
@@ -58,6 +60,8 @@ def warn_of_accuracy(model: nn.Module, top1: float, images: int) -> None:
         top1: Its accuracy on the data at hand, 0 to 1.
         images: On how many images that was measured.
     """
+    if images < FEW:
+        return
     count, noted = classes_of(model), about(model).top1
     chance = 1 / count
     if top1 <= chance + ERRORS * (chance * (1 - chance) / images) ** 0.5:

@@ -23,7 +23,7 @@ WRONG = {
     ModelConfig: [("num_classes", 1), ("num_classes", 0), ("img_size", 0), ("kwargs", ["depth"]), ("name", 5)],
     DataConfig: [
         ("train_size", 0), ("val_size", -1), ("test_size", 0), ("test_share", 0.0), ("test_share", 1.0),
-        ("calibration_size", 0), ("batch_size", 0), ("workers", -1), ("max_unreadable", -1), ("cache", "no"),
+        ("calibration_size", 1), ("batch_size", 0), ("workers", -1), ("max_unreadable", -1), ("cache", "no"),
         ("augment", "strong"),
     ],
     MaskConfig: [

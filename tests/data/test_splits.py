@@ -103,7 +103,7 @@ def test_calibration_is_cut_to_the_training_images(folder, spec, caplog):
         ({"val_size": -1}, "val_size is -1"),
         ({"test_size": 5}, "test_size is 5, but must lie in 1..4"),
         ({"calibration_size": 0}, "calibration_size is 0"),
-        ({"calibration_size": 1}, "calibration_size is 1, but must be at least 2"),
+        ({"calibration_size": 1}, "calibration_size is 1, but must be 2 or more"),
     ],
 )
 def test_sizes_that_are_not_there_are_refused(folder, spec, sizes, message):

@@ -62,7 +62,7 @@ RULES: dict[type, list[Rule]] = {
         _at_least("val_size", 0),
         _at_least("test_size", 1),
         _inside("test_share"),
-        _at_least("calibration_size", 1),
+        _at_least("calibration_size", 2),  # one image says nothing about the units
         _at_least("batch_size", 1),
         _at_least("workers", 0),
         _at_least("max_unreadable", 0),

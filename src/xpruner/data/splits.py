@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from xpruner.config import DataConfig
+from xpruner.config.checks import check
 from xpruner.data.by_class import absent, last_of_class_last, size_to_hold_out, stratified_order
 from xpruner.data.class_names import Classes, match
 from xpruner.data.dataset import ImageDataset, Reader
@@ -64,10 +65,11 @@ def load_data(config: DataConfig, spec: InputSpec, seed: int, classes: Classes |
         classes: Those of the model, whose labels the images are given; absent, they keep their own.
 
     Raises:
-        UsageError: The dataset does not exist, is not laid out as it must be, has fewer images than asked for, or other
-            classes than the model.
+        UsageError: An option is out of range, or the dataset does not exist, is not laid out as it must be, has fewer
+            images than asked for, or other classes than the model.
         XPrunerError: It cannot be fetched, its labels are not those of its classes, or too many images are unreadable.
     """
+    check(config, "data.")
     if spec.channels != 3:
         raise UsageError(f"The model takes {spec.channels} channels, but images are read as RGB; give a model with 3.")
     train_source, test_source, names = _sources(config, classes)
@@ -140,8 +142,6 @@ def class_names(config: DataConfig) -> list[str]:
 
 def _hold_out_test(labels: np.ndarray, config: DataConfig) -> tuple[np.ndarray, np.ndarray]:
     """Returns the records that are left and those held out for testing."""
-    if not 0 < config.test_share < 1:
-        raise UsageError(f"test_share is {config.test_share}, but must lie between 0 and 1, such as 0.2.")
     size = size_to_hold_out(labels, config.test_share)
     if not size:
         raise UsageError(
@@ -193,10 +193,6 @@ def _checked(option: str, asked: int | None, least: int, most: int) -> int:
 
 
 def _calibration_size(asked: int, train_size: int) -> int:
-    if asked < 2:
-        raise UsageError(
-            f"calibration_size is {asked}, but must be at least 2: one image says nothing about the units."
-        )
     if asked > train_size:
         logger.info("calibration_size %d is cut to the %d training images that are there.", asked, train_size)
     return min(asked, train_size)

@@ -62,7 +62,7 @@ FULL = [name for name in MODELS if name not in ("vit_post_norm", "vit_without_bi
 @given(data=st.data())
 def test_1_gated_and_cut_models_agree_in_every_kind_of_unit(name, fused, data):
     model = tiny(name, fused=fused)
-    units = find_units(model, KINDS if name in FULL else ["head", "hidden", "v", "embed", "block"])  # it norms queries
+    units = units_of(name, KINDS if name in FULL else ("head", "hidden", "v", "embed", "block"))  # it norms queries
     plan = Plan.of(units, data.draw(choices(units)))
     images = torch.randn(2, *units.input_size)
     with torch.no_grad():
@@ -75,8 +75,7 @@ def test_1_gated_and_cut_models_agree_in_every_kind_of_unit(name, fused, data):
 @settings(max_examples=8)
 @given(data=st.data())
 def test_4_the_cost_of_a_plan_is_the_cost_of_its_model(name, data):
-    model = tiny(name)
-    units = find_units(model, KINDS)
+    model, units = tiny(name), units_of(name, KINDS)
     keep = data.draw(choices(units))
     keep = {key: kept or [0] for key, kept in keep.items()}  # the norm of an empty branch stays and counts
     blocks = data.draw(st.sets(st.sampled_from([group.key for group in units if group.kind == "block"])))

@@ -13,7 +13,7 @@ declare_torchvision_ops()
 import timm
 
 from xpruner.plan import Plan
-from xpruner.units import Gate, UnitGroup, Units, find_units
+from xpruner.units import DEFAULT_KINDS, Gate, UnitGroup, Units, find_units
 
 VIT = dict(patch_size=8, embed_dim=24, depth=2, num_heads=3)
 SWIN = dict(patch_size=2, window_size=4, embed_dim=12, depths=(2, 2), num_heads=(2, 4))
@@ -61,9 +61,9 @@ def tiny(name: str, *, fused: bool = True) -> nn.Module:
 
 
 @cache
-def units_of(name: str) -> Units:
+def units_of(name: str, kinds: tuple[str, ...] = DEFAULT_KINDS) -> Units:
     """Returns the units of one of ``MODELS``."""
-    return find_units(_built(name))
+    return find_units(_built(name), kinds)
 
 
 def some_plan(units: Units) -> Plan:

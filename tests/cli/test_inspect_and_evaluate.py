@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from cli_process import one_line, xpruner
+from cli_process import one_line
 
 from xpruner.cli import main
 from xpruner.cli.console import show
@@ -19,11 +19,12 @@ VIT = [
 ]
 
 
-def test_inspect_counts_what_can_be_counted_by_hand():
+def test_inspect_counts_what_can_be_counted_by_hand(capsys):
     """4 patches and a class token make 5 tokens of 24 channels; a head has 8 of them, the MLP 96 hidden units."""
-    done = xpruner("inspect", *VIT, "--json")
-    assert (done.returncode, done.stderr) == (0, "")
-    contents = json.loads(done.stdout)
+    assert main(["inspect", *VIT, "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    contents = json.loads(out)
     head_macs = 5 * (4 * 8 * 24 + 2 * 5 * 8)
     hidden_macs = 5 * 2 * 24
     total = 4 * 3 * 64 * 24 + 3 * head_macs + 96 * hidden_macs + 24 * 5

@@ -4,7 +4,8 @@ import pytest
 
 import xpruner
 from xpruner.cli import main
-from xpruner.cli.specialise import folder_name
+from xpruner.cli.options import parse_with_run
+from xpruner.cli.specialise import ABOUT, SpecialiseOptions, folder_name
 
 
 @pytest.mark.parametrize(
@@ -13,10 +14,15 @@ from xpruner.cli.specialise import folder_name
     ids=" ".join,
 )
 @pytest.mark.parametrize("first", [True, False])
-def test_a_model_for_some_classes_is_written(finished_folder, tmp_path, capsys, classes, first):
-    flags = [*classes, "--budget", "0.5", "--output", str(tmp_path / "out")]
-    asked = ["specialise", *([str(finished_folder), *flags] if first else [*flags, str(finished_folder)])]
-    assert main(asked) == 0
+def test_classes_are_said_in_many_ways_and_the_run_stands_before_or_behind_them(classes, first):
+    flags = [*classes, "--budget", "0.5"]
+    options = parse_with_run("specialise", SpecialiseOptions(), ["a", *flags] if first else [*flags, "a"], ABOUT)
+    assert options == SpecialiseOptions(run="a", classes=["7", "2"], budget="0.5")
+
+
+def test_a_model_for_some_classes_is_written(finished_folder, tmp_path, capsys):
+    flags = ["--classes", "7,2", "--budget", "0.5", "--output", str(tmp_path / "out")]
+    assert main(["specialise", *flags, str(finished_folder)]) == 0
     assert "The model for 7, 2 is in" in capsys.readouterr().out
     assert xpruner.load(tmp_path / "out" / "model").num_classes == 2
     assert list(json.loads((tmp_path / "out" / "metrics.json").read_text())) == ["dense", "cut", "compensated"]

@@ -142,9 +142,8 @@ def test_the_price_of_a_met_budget_takes_no_block():
     ("steps", "budget", "kinds"),
     [
         (30, 0.5, ("head", "hidden", "v")),
-        (60, 0.5, ("head", "hidden", "v")),
         (60, 0.3, ("head", "hidden", "v")),
-        (60, 0.5, ("head", "hidden", "v", "block")),
+        (30, 0.5, ("head", "hidden", "v", "block")),
         (60, 0.3, ("head", "hidden", "v", "block")),
     ],
 )

@@ -209,6 +209,7 @@ def test_models_without_classes_are_refused():
 
 def test_neither_captum_nor_transformers_is_imported():
     code = (
-        "import sys, xpruner.explain.maps; print([name for name in ('captum', 'transformers') if name in sys.modules])"
+        "import sys, xpruner.units, xpruner.explain.maps; "
+        "print([name for name in ('captum', 'transformers') if name in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -13,7 +13,7 @@ import xpruner
 from xpruner.config import DataConfig, FinetuneConfig, MaskConfig, ThresholdConfig
 from xpruner.errors import UsageError, XPrunerError
 from xpruner.explain.finished import open_run
-from xpruner.identity import IDENTITY, check_identity, first_difference, model_identity
+from xpruner.identity import IDENTITY, check_identity, first_difference, model_identity, note_identity
 from xpruner.pipeline import run_pipeline
 
 SIZE = (3, 16, 16)
@@ -150,5 +150,25 @@ def test_another_teacher_is_refused(tmp_path):
     config.finetune = FinetuneConfig(steps=1, teacher=str(tmp_path / "teacher"))
     run_pipeline(config)
     xpruner.save(model(2), tmp_path / "teacher")
-    with pytest.raises(UsageError, match="belongs to a run of another teacher"):
+    with pytest.raises(UsageError, match=r"belongs to a run of another teacher .*teacher"):
         run_pipeline(config)
+
+
+def test_what_a_run_belongs_to_is_added_to_and_a_refusal_changes_nothing(tmp_path):
+    note_identity(tmp_path, {"model": {"weights": "a"}})
+    note_identity(tmp_path, {"model": {"weights": "a"}, "teacher t": {"weights": "b"}})
+    before = (tmp_path / IDENTITY).read_text()
+    with pytest.raises(UsageError, match=r"a run of another teacher t \(weights b, now c\)"):
+        check_identity(tmp_path, {"teacher t": {"weights": "c"}})
+    check_identity(tmp_path, {"teacher u": {"weights": "c"}})
+    assert (tmp_path / IDENTITY).read_text() == before
+
+
+def test_a_second_model_changes_nothing_in_the_folder_of_the_first(tmp_path):
+    config = tiny_run(str(tmp_path / "run"))
+    arguments = {"data": config.data, "output": config.output, "precision": "fp32", "latency": [], **QUICK}
+    xpruner.prune(model(0), **{**arguments, "finetune": FinetuneConfig(epochs=0)})
+    written = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    with pytest.raises(UsageError, match="belongs to a run of another model"):
+        xpruner.prune(model(1), **arguments)
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == written

@@ -18,7 +18,7 @@ from xpruner.typed import typed
 
 IDENTITY = "identity.json"
 Identity = dict[str, Any]
-"""By subject (``model``, ``teacher``, ``training images``, ``test images``) what it is known by, as JSON values."""
+"""By subject (``model``, ``teacher NAME``, ``training images``, ``test images``) what it is known by, as JSON."""
 LOGITS = 16
 """So many outputs for one fixed image are kept: equal weights may compute other things."""
 TOLERANCE = 1e-4
@@ -44,30 +44,37 @@ def model_identity(model: nn.Module, size: tuple[int, int, int]) -> dict[str, An
 
 
 def check_identity(folder: Path, now: Identity) -> None:
-    """Notes in a run directory what the run belongs to, or compares with what is noted there.
+    """Compares what is at hand with what a run directory belongs to, and writes nothing.
 
     Raises:
         UsageError: If it belongs to another model or other images; the first difference is named.
-        XPrunerError: If the file is damaged or cannot be written.
+        XPrunerError: If the file is damaged.
     """
-    before = read_identity(folder)
-    if before is None:
-        write_text(folder / IDENTITY, json.dumps(now, indent=1))
-        return
-    difference = first_difference(before, now)
+    difference = first_difference(read_identity(folder), now)
     if difference:
         raise UsageError(f"{folder} belongs to a run of {difference}; choose another output, or give what it had.")
 
 
-def read_identity(folder: Path) -> Identity | None:
-    """Returns what a run belongs to; None where it was not noted.
+def note_identity(folder: Path, now: Identity) -> None:
+    """Notes in a run directory what the run belongs to, beside what it did before, such as an earlier teacher.
+
+    Raises:
+        XPrunerError: If the file is damaged or cannot be written.
+    """
+    before = read_identity(folder)
+    if before != (noted := {**before, **now}):
+        write_text(folder / IDENTITY, json.dumps(noted, indent=1))
+
+
+def read_identity(folder: Path) -> Identity:
+    """Returns what a run belongs to; nothing where it was not noted.
 
     Raises:
         XPrunerError: If the file is damaged.
     """
     path = folder / IDENTITY
     if not path.exists():
-        return None
+        return {}
     with reading(path, "delete it, and the run belongs to what is given then"):
         return typed(dict[str, dict[str, Any]], json.loads(path.read_text(encoding="utf-8")))
 

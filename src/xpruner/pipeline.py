@@ -24,7 +24,7 @@ from xpruner.data.overview import in_one_line, overview
 from xpruner.errors import UsageError
 from xpruner.explain.finished import UNSEEN, remember_data
 from xpruner.guard_images import guarded_calibration, to_measure
-from xpruner.identity import Identity, check_identity, model_identity
+from xpruner.identity import Identity, check_identity, model_identity, note_identity
 from xpruner.latency import compare_latency
 from xpruner.locks import working_in
 from xpruner.methods import Problem, find_method
@@ -114,17 +114,21 @@ class _Pipeline:
         self.budget = Budget.parse(config.budget, config.round_to)
         self.teacher = load_teacher(config.finetune, self.dense)
         self._check()
+        identity = self._identity()
+        check_identity(Path(config.output), identity)
         self.run_folder = Run(config)
         self.config = self.run_folder.config
-        check_identity(self.run_folder.folder, self._identity())
+        note_identity(self.run_folder.folder, identity)
         tracker.open()
         remember_data(config)
         self._calibration: list[tuple[Tensor, Tensor]] | None = None
 
     def _identity(self) -> Identity:
         """Returns what the run belongs to."""
-        models = {"model": self.dense, "teacher": self.teacher}
-        known = {name: model_identity(model, self.spec.shape) for name, model in models.items() if model is not None}
+        models = {"model": self.dense}
+        if self.teacher is not None and self.config.finetune.teacher is not None:
+            models[f"teacher {self.config.finetune.teacher}"] = self.teacher
+        known = {name: model_identity(model, self.spec.shape) for name, model in models.items()}
         return {**known, **fingerprints(self.data)}
 
     def _check(self) -> None:

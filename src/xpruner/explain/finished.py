@@ -203,7 +203,7 @@ class FinishedRun:
             XPrunerError: If they cannot be read.
         """
         data = load_data(self._data_config(), InputSpec.of(self.dense), self.config.seed, known_classes(self.dense))
-        difference = first_difference(read_identity(self.folder) or {}, fingerprints(data))
+        difference = first_difference(read_identity(self.folder), fingerprints(data))
         if difference:
             log.warning("The run in %s was made on %s; what is said of images may be untrue.", self.folder, difference)
         return data

@@ -35,7 +35,7 @@ def input_size(model: Any) -> tuple[int, int, int]:
 
     What was noted of the model (``models.about``) wins over what it was built for.
     """
-    noted = getattr(getattr(model, "about", None), "input", None)
+    noted = getattr(getattr(model, "xpruner_about", None), "input", None)
     if noted is not None:
         return noted.shape
     config: Any = getattr(model, "config", None)

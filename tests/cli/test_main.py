@@ -190,6 +190,12 @@ def test_the_traceback_of_the_unexpected_goes_to_the_log_of_the_run(tmp_path):
     assert log.read_text().endswith("ZeroDivisionError: by zero\n")
 
 
+def test_the_traceback_is_where_it_is_said_to_be_before_there_is_a_run(tmp_path):
+    with pytest.raises(XPrunerError, match=r"its traceback is in .*log\.txt"), console.tracing(tmp_path / "run"):
+        raise KeyError("odd")
+    assert "KeyError: 'odd'" in (tmp_path / "run" / "log.txt").read_text()
+
+
 def test_the_expected_has_no_traceback_in_the_log(tmp_path):
     with pytest.raises(UsageError, match=r"^Wrong\.$"), console.tracing(tmp_path):
         raise UsageError("Wrong.")

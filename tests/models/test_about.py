@@ -100,6 +100,12 @@ def test_the_image_size_that_was_noted_is_the_one_that_costs_are_counted_at(vit)
     assert input_size(vit) == (3, 32, 64)
 
 
+def test_a_module_may_have_something_of_that_name_itself(vit):
+    vit.about = lambda: "mine"
+    note(vit, top1=0.5)
+    assert (vit.about(), about(vit).top1) == ("mine", 0.5)
+
+
 def test_a_copy_computes_what_the_model_does(vit):
     note(vit, class_names=NAMES)
     images = torch.randn(2, 3, 32, 32)

@@ -132,3 +132,17 @@ def test_what_no_processor_does_is_not_written(spec):
 @pytest.mark.parametrize(("wanted", "resized"), [(224, 232), (224, 256), (96, 96), (384, 439), (7, 9)])
 def test_timm_resizes_to_what_the_share_says(wanted, resized):
     assert int(wanted / crop_share(wanted, resized)) == resized
+
+
+@pytest.mark.parametrize("kind", ["Stranger", "ViTImageProcessor"])
+def test_no_code_beside_a_processor_runs(kind, tmp_path):
+    """A class of one's own is refused, and one of the library is taken in its place."""
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Stranger: pass\n")
+    config = {"image_processor_type": kind, "auto_map": {"AutoImageProcessor": "evil.Stranger"}}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(config))
+    if kind == "Stranger":
+        with pytest.raises(UsageError, match="custom code"):
+            read_preprocessing(str(tmp_path), True)
+    else:
+        assert read_preprocessing(str(tmp_path), True) == of_processor(ViTImageProcessor().to_dict(), kind)
+    assert not (tmp_path / "ran").exists()

@@ -78,6 +78,8 @@ def tracing(folder: str | Path) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise XPrunerError(FULL_DISK) from error
         path = Path(folder) / "log.txt"
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
         with suppress(OSError), path.open("a", encoding="utf-8") as log:
             log.write(printable_lines("".join(traceback.format_exception(error))))
         raise XPrunerError(

@@ -38,7 +38,6 @@ def _spread(size: int, most: int) -> np.ndarray:
 
 def _content(source: Source, record: int) -> bytes:
     try:
-        stored = source.sizes(np.array([record]))[0] >= 0
-        return source.stored(record) if stored else np.asarray(source.open(record)).tobytes()
+        return source.stored(record)
     except OSError:  # an unreadable image is told elsewhere
         return b""

@@ -4,8 +4,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-
 from xpruner.data.splits import Splits
 
 SHOWN = 6
@@ -18,14 +16,13 @@ def overview(data: Splits) -> dict[str, Any]:
     ``classes`` by label, ``images`` of each part, ``fewest`` and ``most`` training images of a class with its name,
     ``read`` and ``left_out`` files by kind, ``unreadable`` images, and ``input``, how images are prepared.
     """
-    parts = {"training": data.train, "held out": data.val, "test": data.test}
-    readers = list({id(part.reader): part.reader for part in parts.values() if part is not None}.values())
-    counts = torch.bincount(data.train.labels, minlength=data.num_classes)
-    extremes = {"fewest": int(counts.argmin()), "most": int(counts.argmax())}
+    readers = list({id(part.reader): part.reader for part in data.parts.values()}.values())
+    counts = class_counts(data)["training"]
+    extremes = {"fewest": counts.index(min(counts)), "most": counts.index(max(counts))}
     return {
         "classes": list(data.class_names),
-        "images": {name: len(part) for name, part in parts.items() if part is not None},
-        **{name: [data.class_names[label], int(counts[label])] for name, label in extremes.items()},
+        "images": {name: len(part) for name, part in data.parts.items()},
+        **{name: [data.class_names[label], counts[label]] for name, label in extremes.items()},
         "read": _summed([reader.source.found.read for reader in readers]),
         "left_out": _summed([reader.source.found.left_out for reader in readers]),
         "unreadable": sum(reader.unreadable for reader in readers),
@@ -35,12 +32,7 @@ def overview(data: Splits) -> dict[str, Any]:
 
 def class_counts(data: Splits) -> dict[str, list[int]]:
     """Returns for each part of the data how many images each class has, by label."""
-    parts = {"training": data.train, "held out": data.val, "test": data.test}
-    return {
-        name: torch.bincount(part.labels, minlength=data.num_classes).tolist()
-        for name, part in parts.items()
-        if part is not None
-    }
+    return {name: part.labels.bincount(minlength=data.num_classes).tolist() for name, part in data.parts.items()}
 
 
 def in_one_line(found: Mapping[str, Any], spec: object) -> str:

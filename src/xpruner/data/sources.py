@@ -50,11 +50,11 @@ class Source(Protocol):
         ...
 
     def stored(self, record: int) -> bytes:
-        """Returns an image as it is stored; raises OSError if that cannot be read."""
+        """Returns an image as it is stored, or its pixels where none is; raises OSError if that cannot be read."""
         ...
 
 
-class _NotStored:
+class _NotStored(Source):
     """What sources have in common that hold pixels, not encoded images."""
 
     found = Found()
@@ -63,7 +63,7 @@ class _NotStored:
         return np.full(len(records), -1)
 
     def stored(self, record: int) -> bytes:
-        raise NotImplementedError(f"{type(self).__name__} holds no encoded images.")
+        return np.asarray(self.open(record)).tobytes()
 
 
 class Digits(_NotStored):

@@ -69,7 +69,7 @@ class InputSpec:
         model was built for wins over the one of its published weights. The crop belongs to those weights: with another
         size, or where none were published, images are taken whole.
         """
-        noted = getattr(getattr(model, "about", None), "input", None)
+        noted = getattr(getattr(model, "xpruner_about", None), "input", None)
         if noted is not None:
             return noted
         config = resolve_model_data_config(model)

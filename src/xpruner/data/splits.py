@@ -42,6 +42,12 @@ class Splits:
     class_names: list[str]
 
     @property
+    def parts(self) -> dict[str, ImageDataset]:
+        """The images by what they are for: ``training``, ``held out`` where there are such, and ``test``."""
+        held_out = {} if self.val is None else {"held out": self.val}
+        return {"training": self.train, **held_out, "test": self.test}
+
+    @property
     def num_classes(self) -> int:
         """How many classes there are."""
         return len(self.class_names)

@@ -37,12 +37,12 @@ class About:
 
 def about(model: nn.Module) -> About:
     """Returns what was noted of a model; nothing where nothing was."""
-    return getattr(model, "about", None) or About()
+    return getattr(model, "xpruner_about", None) or About()
 
 
 def note(model: Any, **known: Any) -> None:
     """Notes something of a model, by the names of :class:`About`."""
-    model.about = replace(about(model), **known)
+    model.xpruner_about = replace(about(model), **known)
 
 
 def known_classes(model: Any) -> Classes:

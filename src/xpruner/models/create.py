@@ -100,7 +100,7 @@ def load_teacher(recipe: FinetuneConfig, dense: nn.Module) -> nn.Module | None:
     if recipe.teacher is None:
         return dense
     published = not _is_folder(recipe.teacher)
-    teacher, _ = load_model(ModelConfig(recipe.teacher, pretrained=published), None if published else classes_of(dense))
+    teacher, _ = load_model(ModelConfig(recipe.teacher, pretrained=published))
     if classes_of(teacher) != classes_of(dense):
         raise UsageError(
             f"The teacher {recipe.teacher} has {classes_of(teacher)} classes but the model {classes_of(dense)}; give a "
@@ -143,7 +143,7 @@ def _from_transformers(config: ModelConfig) -> nn.Module:
         raise UsageError(f"{config.name} is complete as it is; leave out model.{' and model.'.join(settled)}.")
     name = config.name.removeprefix(PREFIX)
     model = read_transformers(name, config.kwargs)
-    if any(getattr(config, name) is None for name in PREPROCESSING):
+    if any(getattr(config, option) is None for option in PREPROCESSING):
         folder = Path(name).expanduser()
         note(model, input=read_preprocessing(str(folder) if folder.is_dir() else name, folder.is_dir()))
     return model

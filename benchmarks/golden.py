@@ -35,7 +35,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "paper": {"preset": "paper", "masks": {"steps": 12}, "thresholds": {"steps": 12}},
     "global_rank": {"thresholds": {"mode": "global_rank"}},
     "learned": {"units": ["head", "hidden"], "masks": {"steps": 8}, "thresholds": {"steps": 12}},
-    "guarded": {"budget": "0.3", "max_class_drop": 2.5, "data": {"train_size": 640}},
+    "guarded": {"budget": "0.27", "max_class_drop": 2.8, "data": {"train_size": 640}},
     **{method: {"method": method} for method in SCORING},
     **{method: {"method": method, "search": {"steps": 8}, "compensate": {"mode": "none"}} for method in TRAINING},
 }

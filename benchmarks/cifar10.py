@@ -20,11 +20,11 @@ from xpruner.compare.results import provenance
 from xpruner.config import DataConfig, ModelConfig, RunConfig, preset
 from xpruner.data import InputSpec, load_data
 from xpruner.models import load_model
-from xpruner.pipeline import environment, run_pipeline
-from xpruner.run import comparable
+from xpruner.run.folder import comparable
+from xpruner.run.pipeline import environment, run_pipeline
+from xpruner.runtime.devices import accelerator
+from xpruner.runtime.precision import resolve_precision
 from xpruner.training import evaluate, finetune
-from xpruner.training.devices import accelerator
-from xpruner.training.precision import resolve_precision
 
 HEADS_AND_HIDDEN = ["head", "hidden"]
 RESULTS = Path(__file__).parent / "results"

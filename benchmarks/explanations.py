@@ -19,11 +19,11 @@ from typing import Any
 from torch import nn
 
 from xpruner.compare.results import provenance
-from xpruner.explain.finished import BATCH, FinishedRun, open_run
-from xpruner.explain.maps import map_methods
 from xpruner.explain.selectivity import selectivity_card
 from xpruner.explain.trust import map_trust, right_everywhere, taken
-from xpruner.pipeline import environment
+from xpruner.maps import map_methods
+from xpruner.run.finished import BATCH, FinishedRun, open_run
+from xpruner.run.pipeline import environment
 from xpruner.training import predict
 
 RESULTS = Path(__file__).parent / "results"

@@ -19,7 +19,7 @@ import torch
 from xpruner.cli import main
 
 DENSE = Path(__file__).parent.parent / "tests" / "golden" / "dense"
-"""A ViT of two blocks, trained on the digits for 30 epochs by ``xpruner.demo.train_dense``."""
+"""A ViT of two blocks, trained on the digits for 30 epochs by ``xpruner.run.demo.train_dense``."""
 DATA = {"name": "digits", "train_size": 320, "test_size": 100, "calibration_size": 96, "batch_size": 32}
 SHORT: dict[str, Any] = {"seed": 0, "precision": "fp32", "latency": [], "finetune": {"epochs": 1}, "rounds": 2}
 

@@ -25,17 +25,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
+from xpruner.calibration.moments import Batches, consumer_moments, reading
 from xpruner.errors import UsageError
-from xpruner.gates import gating
-from xpruner.learning import LoopOptions, frozen, learn
 from xpruner.methods.wdpruning import TopShare
-from xpruner.moments import Batches, consumer_moments, reading
-from xpruner.outputs import logits_of
-from xpruner.plan import MINIMA, Budget, Plan
+from xpruner.plan.plan import MINIMA, Budget, Plan
+from xpruner.runtime.devices import autocast
+from xpruner.runtime.outputs import logits_of
 from xpruner.surgery import apply
-from xpruner.training.devices import autocast
 from xpruner.training.evaluate import evaluating
+from xpruner.training.search import LoopOptions, frozen, learn
 from xpruner.units import UnitGroup, Units, find_units
+from xpruner.units.gates import gating
 
 KINDS = ["qk", "v", "hidden"]
 CALIBRATION, BATCH = 128, 8

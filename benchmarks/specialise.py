@@ -8,7 +8,7 @@ classes, with every classifier cut to them. One JSON a set, which is not compute
 and a Markdown table of means over the draws beside them.
 
 dense                    the dense model, as the reference
-specialise               xpruner.specialise
+specialise               xpruner.run.specialise
 masks                    the same by the run's masks alone, without rounds
 class-agnostic           the plan of the same masks for all classes, compensated on the images that specialise gets
 class-agnostic, general  the same plan, compensated on images of all classes, as the run is
@@ -35,14 +35,14 @@ from table import markdown, percent
 from torch import nn
 
 from xpruner.compare.results import provenance
-from xpruner.cost import count_macs, count_params
-from xpruner.explain.finished import BATCH, FinishedRun, open_run
-from xpruner.masks import reduce_classes
+from xpruner.masks.class_masks import reduce_classes
+from xpruner.measure.macs import count_macs, count_params
 from xpruner.methods import Problem, find_method
-from xpruner.pipeline import environment
-from xpruner.plan import Budget, Plan, solve
-from xpruner.run import comparable
-from xpruner.specialise import ImagesOf, calibration, compensated, keep_classes, plan_for
+from xpruner.plan.plan import Budget, Plan, solve
+from xpruner.run.finished import BATCH, FinishedRun, open_run
+from xpruner.run.folder import comparable
+from xpruner.run.pipeline import environment
+from xpruner.run.specialise import ImagesOf, calibration, compensated, keep_classes, plan_for
 from xpruner.surgery import apply
 from xpruner.training import evaluate
 

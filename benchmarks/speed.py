@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from xpruner._compat import declare_torchvision_ops
+from xpruner._torchvision import declare_torchvision_ops
 from xpruner.compare.results import provenance
 
 declare_torchvision_ops()
@@ -27,13 +27,13 @@ import timm
 
 import xpruner
 from xpruner.config import preset
-from xpruner.learning import LoopOptions
-from xpruner.mask_learning import learn_masks
+from xpruner.masks.learning import learn_masks
 from xpruner.methods import Problem, find_method
-from xpruner.methods.base import kinds_for, prepared
-from xpruner.pipeline import environment
-from xpruner.training.devices import autocast
-from xpruner.training.precision import resolve_precision
+from xpruner.methods._registry import kinds_for, prepared
+from xpruner.run.pipeline import environment
+from xpruner.runtime.devices import autocast
+from xpruner.runtime.precision import resolve_precision
+from xpruner.training.search import LoopOptions
 
 BATCH, CLASSES, ROUNDS = 64, 10, 15
 CPU = torch.device("cpu")

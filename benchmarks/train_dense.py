@@ -24,10 +24,10 @@ from xpruner.compare.results import provenance
 from xpruner.config import FinetuneConfig, ModelConfig
 from xpruner.data import InputSpec, class_names, load_data
 from xpruner.models import load_model
-from xpruner.pipeline import environment
+from xpruner.run.pipeline import environment
+from xpruner.runtime.devices import accelerator
+from xpruner.runtime.precision import resolve_precision
 from xpruner.training import evaluate, finetune
-from xpruner.training.devices import accelerator
-from xpruner.training.precision import resolve_precision
 
 
 def main() -> None:

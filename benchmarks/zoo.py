@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from xpruner._compat import declare_torchvision_ops
+from xpruner._torchvision import declare_torchvision_ops
 
 declare_torchvision_ops()
 
@@ -40,15 +40,15 @@ import tiny_transformers
 import zoo_coverage
 import zoo_models
 
-from xpruner.checkpoint import load, save
-from xpruner.cost import count_macs, count_params
 from xpruner.data.spec import InputSpec
 from xpruner.errors import UsageError
-from xpruner.gates import gating
-from xpruner.outputs import tensors_of
-from xpruner.plan import MINIMA, Plan
+from xpruner.measure.macs import count_macs, count_params
+from xpruner.models.checkpoint import load, save
+from xpruner.plan.plan import MINIMA, Plan
+from xpruner.runtime.outputs import tensors_of
 from xpruner.surgery import apply
 from xpruner.units import DEFAULT_KINDS, KINDS, Units, find_units
+from xpruner.units.gates import gating
 
 TOLERANCE = 1e-5
 ROUNDING = 1e-10

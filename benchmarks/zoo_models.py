@@ -20,7 +20,7 @@ from unittest import mock
 import torch
 from torch import nn
 
-from xpruner._compat import declare_torchvision_ops
+from xpruner._torchvision import declare_torchvision_ops
 
 declare_torchvision_ops()
 import timm

@@ -16,7 +16,8 @@ from tiny_models import SWIN, VIT, build
 from torch import nn
 
 from xpruner.config import FinetuneConfig, MaskConfig, ThresholdConfig
-from xpruner.pipeline import run_pipeline
+from xpruner.run.finished import FinishedRun, open_run
+from xpruner.run.pipeline import run_pipeline
 
 torch.set_num_threads(1)  # models this small only lose time to more threads
 
@@ -57,6 +58,11 @@ def finished_folder(tmp_path_factory) -> Path:
     )  # fmt: skip
     run_pipeline(config)
     return folder
+
+
+@pytest.fixture
+def finished(finished_folder: Path) -> FinishedRun:
+    return open_run(finished_folder)
 
 
 @pytest.fixture(scope="session")

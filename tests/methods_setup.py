@@ -9,8 +9,8 @@ from torch import nn
 
 from xpruner.config import DataConfig, FinetuneConfig, SearchConfig, preset
 from xpruner.methods import Problem, find_method
-from xpruner.methods.scoring import Scores
-from xpruner.plan import Budget, Plan, minimum
+from xpruner.methods._scoring import Scores
+from xpruner.plan.plan import Budget, Plan, minimum
 from xpruner.units import UnitGroup, Units, find_units
 
 DEEP = VIT | {"depth": 12}

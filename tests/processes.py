@@ -5,7 +5,7 @@ from collections.abc import Callable
 from multiprocessing.context import ForkServerProcess
 
 _forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload(["xpruner.pipeline", "sklearn.datasets", "torch._dynamo", "torch.utils.tensorboard"])
+_forks.set_forkserver_preload(["xpruner.run.pipeline", "sklearn.datasets", "torch._dynamo", "torch.utils.tensorboard"])
 
 
 def started(function: Callable[..., None], *arguments: object) -> ForkServerProcess:

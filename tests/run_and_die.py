@@ -9,10 +9,10 @@ import signal
 
 import torch
 
-from xpruner import pipeline
 from xpruner.config import DataConfig, FinetuneConfig, MaskConfig, ModelConfig, RunConfig, ThresholdConfig
-from xpruner.run import Run
-from xpruner.tracking import Tracker
+from xpruner.run import pipeline
+from xpruner.run.folder import Run
+from xpruner.run.tracking import Tracker
 
 TINY = {"patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 3, "drop_path_rate": 0.1}
 

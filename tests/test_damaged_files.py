@@ -14,19 +14,19 @@ from hypothesis import HealthCheck, given, settings
 from safetensors.torch import save_file
 
 from xpruner.cli.tables import stages_table
-from xpruner.compare.report import markdown, provenance
+from xpruner.compare.markdown import markdown, provenance
 from xpruner.compare.results import read_result
 from xpruner.compare.tables import overview, rows_of
 from xpruner.config import RunConfig
 from xpruner.config.files import read_config
 from xpruner.errors import UsageError, XPrunerError
-from xpruner.methods.base import read_masks
-from xpruner.metrics import METRICS, read_metrics
-from xpruner.plan import Budget, Plan, solve
+from xpruner.methods._registry import read_masks
+from xpruner.plan.plan import Budget, Plan, solve
 from xpruner.report.figures import thinned
 from xpruner.report.metrics import Result, finished
-from xpruner.run import comparable
-from xpruner.tracking import HISTORY, Curve, read_history
+from xpruner.run.folder import comparable
+from xpruner.run.metrics import METRICS, read_metrics
+from xpruner.run.tracking import HISTORY, Curve, read_history
 from xpruner.typed import typed
 from xpruner.units import Gate, UnitGroup, Units
 

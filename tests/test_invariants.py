@@ -10,17 +10,17 @@ from hypothesis import strategies as st
 from tiny_models import MODELS, footprint, some_plan, tiny, units_of
 from torch import nn
 
-from xpruner.compensation import compensate
+from xpruner.calibration.moments import consumer_moments
+from xpruner.compensation.fit import compensate
 from xpruner.config import CompensateConfig
-from xpruner.cost import count_macs, count_params
 from xpruner.errors import XPrunerError
-from xpruner.gates import gating
-from xpruner.masks import ClassMasks
-from xpruner.moments import consumer_moments
-from xpruner.plan import Plan
+from xpruner.masks.class_masks import ClassMasks
+from xpruner.measure.macs import count_macs, count_params
+from xpruner.plan.plan import Plan
 from xpruner.surgery import apply
 from xpruner.units import KINDS, UnitGroup, Units, find_units
-from xpruner.units.branch import ConstantBranch
+from xpruner.units.gates import gating
+from xpruner.units.modules.branch import ConstantBranch
 
 SOURCES = sorted((Path(__file__).parents[1] / "src").rglob("*.py"))
 

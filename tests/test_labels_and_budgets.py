@@ -6,7 +6,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import xpruner
-from xpruner.plan import Budget, solve
+from xpruner.plan.plan import Budget, solve
 from xpruner.training import evaluate
 
 

@@ -11,9 +11,9 @@ sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
 
 import nuwa
 
-from xpruner.cost import count_macs
 from xpruner.errors import UsageError
-from xpruner.plan import Budget, Plan
+from xpruner.measure.macs import count_macs
+from xpruner.plan.plan import Budget, Plan
 from xpruner.surgery import apply
 from xpruner.units import find_units
 

@@ -4,13 +4,13 @@ from tiny_models import MODELS, some_plan, tiny, units_of
 from torch import nn
 from torch.nn import functional as F
 
-from xpruner.cost import count_macs, count_params
 from xpruner.errors import UsageError
-from xpruner.gates import gating
-from xpruner.plan import Plan
+from xpruner.measure.macs import count_macs, count_params
+from xpruner.plan.plan import Plan
 from xpruner.surgery import apply
 from xpruner.units import find_units
-from xpruner.units.branch import ConstantBranch
+from xpruner.units.gates import gating
+from xpruner.units.modules.branch import ConstantBranch
 
 
 def test_heads_of_a_vit_are_cut_with_all_that_depends_on_them(tiny_vit):

@@ -6,13 +6,13 @@ from functools import cache
 import torch
 from torch import nn
 
-from xpruner._compat import declare_torchvision_ops
+from xpruner._torchvision import declare_torchvision_ops
 
 declare_torchvision_ops()
 
 import timm
 
-from xpruner.plan import Plan
+from xpruner.plan.plan import Plan
 from xpruner.units import DEFAULT_KINDS, Gate, UnitGroup, Units, find_units
 
 VIT = dict(patch_size=8, embed_dim=24, depth=2, num_heads=3)

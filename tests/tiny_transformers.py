@@ -7,7 +7,7 @@ from functools import cache, partial
 import torch
 from torch import nn
 
-from xpruner._compat import declare_torchvision_ops
+from xpruner._torchvision import declare_torchvision_ops
 
 declare_torchvision_ops()
 

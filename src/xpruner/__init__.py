@@ -10,24 +10,24 @@ __version__ = "0.1.0"
 
 _HOME = {
     "prune": "api",
-    "PruneResult": "pipeline",
+    "PruneResult": "run.pipeline",
     "find_units": "units",
-    "ClassMasks": "masks",
-    "class_evidence": "evidence",
-    "learn_masks": "mask_learning",
-    "search_thresholds": "threshold_search",
-    "gating": "gates",
-    "Budget": "plan",
-    "Plan": "plan",
-    "solve": "plan",
+    "ClassMasks": "masks.class_masks",
+    "class_evidence": "masks.evidence",
+    "learn_masks": "masks.learning",
+    "search_thresholds": "thresholds.search",
+    "gating": "units.gates",
+    "Budget": "plan.plan",
+    "Plan": "plan.plan",
+    "solve": "plan.plan",
     "apply": "surgery",
-    "compensate": "compensation",
+    "compensate": "compensation.fit",
     "finetune": "training",
     "evaluate": "training",
-    "save": "checkpoint",
-    "load": "checkpoint",
-    "count_macs": "cost",
-    "count_params": "cost",
+    "save": "models.checkpoint",
+    "load": "models.checkpoint",
+    "count_macs": "measure.macs",
+    "count_params": "measure.macs",
     "UsageError": "errors",
     "XPrunerError": "errors",
 }
@@ -59,20 +59,20 @@ __all__ = [
 
 if TYPE_CHECKING:
     from xpruner.api import prune
-    from xpruner.checkpoint import load, save
-    from xpruner.compensation import compensate
-    from xpruner.cost import count_macs, count_params
+    from xpruner.compensation.fit import compensate
     from xpruner.errors import UsageError, XPrunerError
-    from xpruner.evidence import class_evidence
-    from xpruner.gates import gating
-    from xpruner.mask_learning import learn_masks
-    from xpruner.masks import ClassMasks
-    from xpruner.pipeline import PruneResult
-    from xpruner.plan import Budget, Plan, solve
+    from xpruner.masks.class_masks import ClassMasks
+    from xpruner.masks.evidence import class_evidence
+    from xpruner.masks.learning import learn_masks
+    from xpruner.measure.macs import count_macs, count_params
+    from xpruner.models.checkpoint import load, save
+    from xpruner.plan.plan import Budget, Plan, solve
+    from xpruner.run.pipeline import PruneResult
     from xpruner.surgery import apply
-    from xpruner.threshold_search import search_thresholds
+    from xpruner.thresholds.search import search_thresholds
     from xpruner.training import evaluate, finetune
     from xpruner.units import find_units
+    from xpruner.units.gates import gating
 
 
 def __getattr__(name: str) -> Any:

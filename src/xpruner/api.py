@@ -11,8 +11,8 @@ from xpruner.config import DataConfig, ModelConfig, RunConfig
 from xpruner.config import preset as preset_of
 from xpruner.config.files import from_dict
 from xpruner.errors import UsageError
-from xpruner.pipeline import PruneResult, run_pipeline
-from xpruner.plan import Budget
+from xpruner.plan.plan import Budget
+from xpruner.run.pipeline import PruneResult, run_pipeline
 
 
 def prune(

@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from xpruner.errors import UsageError
-from xpruner.gates import channel_axis
-from xpruner.plan import Plan
+from xpruner.plan.plan import Plan
 from xpruner.units import prunable_parts
-from xpruner.units.blocks import SkippedBlock
-from xpruner.units.branch import ConstantBranch
+from xpruner.units.adapters.timm.blocks import SkippedBlock
+from xpruner.units.gates import channel_axis
+from xpruner.units.modules.branch import ConstantBranch
 from xpruner.units.registry import PrunablePart, adapter_of
 
 

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 from xpruner.cli import main
 from xpruner.cli.explain_maps import maps_text, selectivity_text
-from xpruner.explain.agreement import Agreement
 from xpruner.explain.selectivity import Selectivity, SelectivityCard, Summary
 from xpruner.explain.trust import Inside, MapsCard, MapTrust
+from xpruner.maps.metrics.agreement import Agreement
 
 
 def test_maps_of_a_run(finished_folder, tmp_path, capsys):

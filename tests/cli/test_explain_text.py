@@ -13,7 +13,7 @@ from xpruner.explain.cards import Carrier, ClassCard, Cost, ImageOf, Layer, Unit
 from xpruner.explain.guess import Guess
 from xpruner.explain.image import ImageCard
 from xpruner.explain.map_pair import Likeness
-from xpruner.guard import GuardFigures
+from xpruner.methods.xpruner.guard import GuardFigures
 
 GUARD = GuardFigures(
     limit=2.0, largest=1.5, drops=[1.5, None, 0.25], weights=[2.0, 0.5, 0.5], images=400, price=0.125,

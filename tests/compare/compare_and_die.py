@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from xpruner.cli import main
-from xpruner.training.progress import Progress
+from xpruner.runtime.progress import Progress
 
 
 def compare(config: str, updates: Path, last: int | None = None) -> None:

@@ -9,13 +9,13 @@ from compare_and_die import compare
 from processes import exit_code
 from tiny_comparison import write_comparison
 
-from xpruner import run as runs
 from xpruner.cli import main
 from xpruner.cli.compare import chosen_entries, read_comparison
 from xpruner.compare.results import begin
 from xpruner.config import RunConfig
 from xpruner.errors import UsageError
-from xpruner.locks import claimed
+from xpruner.run import folder as runs
+from xpruner.run.locks import claimed
 
 ENTRIES = {
     "X-Pruner": {"method": "xpruner", "units": ["head", "hidden", "qk", "v"]},

@@ -9,11 +9,11 @@ from torch import nn
 
 from xpruner.cli.compare import chosen_entries, read_comparison
 from xpruner.compare import protocol
-from xpruner.compare.measure import measured
-from xpruner.compare.plan_of_runs import RunOfMany, runs_of
+from xpruner.compare.study import RunOfMany, runs_of
 from xpruner.errors import XPrunerError
+from xpruner.measure.resources import measured
 from xpruner.methods import Method, Outcome
-from xpruner.plan import Plan
+from xpruner.plan.plan import Plan
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@
 
 import pytest
 
+from xpruner.compare.markdown import markdown
 from xpruner.compare.plots import front_of, keep_rates, pareto_front
-from xpruner.compare.report import markdown
 from xpruner.compare.result_checks import check_together
 from xpruner.compare.tables import overview, rows_of
 from xpruner.errors import XPrunerError

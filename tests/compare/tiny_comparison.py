@@ -7,7 +7,7 @@ import yaml
 from run_and_die import TINY
 from safetensors.torch import save_file
 
-from xpruner._compat import declare_torchvision_ops
+from xpruner._torchvision import declare_torchvision_ops
 
 declare_torchvision_ops()
 import timm

@@ -5,7 +5,7 @@ import re
 import pytest
 from torch import nn
 
-from xpruner._compat import declare_torchvision_ops
+from xpruner._torchvision import declare_torchvision_ops
 from xpruner.data import InputSpec
 from xpruner.errors import UsageError
 

@@ -9,10 +9,10 @@ from tiny_models import group
 from xpruner.config import DataConfig
 from xpruner.errors import UsageError
 from xpruner.explain import cards
+from xpruner.explain.ablation import Loss, losses_without
 from xpruner.explain.audit import Drop
 from xpruner.explain.cards import ClassCard, class_card, find_unit, unit_card
-from xpruner.explain.finished import UNSEEN, FinishedRun, open_run
-from xpruner.explain.without import Loss, losses_without
+from xpruner.run.finished import UNSEEN, FinishedRun, open_run
 from xpruner.units import Units
 
 UNITS = Units((group("a.attn:head", 2, macs=10.0), group("a.mlp:hidden", 4, macs=5.0)), 100.0, 10.0, (3, 8, 8))

@@ -9,9 +9,9 @@ from PIL import Image
 
 from xpruner.data import InputSpec
 from xpruner.errors import UsageError
-from xpruner.explain.finished import open_run
 from xpruner.explain.image import image_card, read_image
 from xpruner.explain.map_pair import ANY_CLASS, map_pair
+from xpruner.run.finished import open_run
 
 SPEC = InputSpec((4, 2), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 

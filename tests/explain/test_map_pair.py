@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from xpruner.explain.agreement import spearman, top_overlap
 from xpruner.explain.map_pair import ANY_CLASS, Likeness, map_pair
+from xpruner.maps.metrics.agreement import spearman, top_overlap
 
 NAMES = [str(digit) for digit in range(10)]
 

@@ -4,8 +4,8 @@ from torch import nn
 
 from xpruner.data import batches
 from xpruner.errors import UsageError
-from xpruner.evidence import class_evidence
 from xpruner.explain.selectivity import EVERY, Selectivity, Summary, marked, selectivity, selectivity_card
+from xpruner.masks.evidence import class_evidence
 from xpruner.units import find_units
 
 HIDDEN = "blocks.1.mlp:hidden"

@@ -8,10 +8,10 @@ from tiny_models import tiny
 from torch import nn
 
 from xpruner.errors import UsageError
-from xpruner.explain.agreement import Agreement, agreement, random_floor
-from xpruner.explain.faithfulness import deletion_auc, insertion_auc
-from xpruner.explain.maps import grid_of, saliency
 from xpruner.explain.trust import Inside, map_trust, maps_card, right_everywhere, taken
+from xpruner.maps import grid_of, saliency
+from xpruner.maps.metrics.agreement import Agreement, agreement, random_floor
+from xpruner.maps.metrics.faithfulness import deletion_auc, insertion_auc
 
 LABELS = torch.tensor([0, 3])
 

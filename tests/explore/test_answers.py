@@ -9,7 +9,6 @@ from safetensors.torch import load_file
 from torch import nn
 
 from xpruner.errors import UsageError
-from xpruner.explain.finished import FinishedRun, open_run
 from xpruner.explore.answers import (
     Models,
     Question,
@@ -21,9 +20,10 @@ from xpruner.explore.answers import (
     origin,
     plan_of,
 )
-from xpruner.gates import gating
-from xpruner.guard import GuardFigures
-from xpruner.plan import Budget, Plan, solve
+from xpruner.methods.xpruner.guard import GuardFigures
+from xpruner.plan.plan import Budget, Plan, solve
+from xpruner.run.finished import FinishedRun, open_run
+from xpruner.units.gates import gating
 
 ALL = range(10)
 

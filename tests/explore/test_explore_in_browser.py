@@ -15,8 +15,8 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
 from xpruner.errors import UsageError
-from xpruner.explain.finished import open_run
 from xpruner.explore.page import serve
+from xpruner.run.finished import open_run
 
 pytestmark = NO_BROWSER
 

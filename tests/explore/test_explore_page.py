@@ -5,9 +5,9 @@ import sys
 import pytest
 
 from xpruner.errors import UsageError
-from xpruner.explain.finished import open_run
 from xpruner.explore import page
 from xpruner.explore.answers import models_of
+from xpruner.run.finished import open_run
 
 
 @pytest.fixture

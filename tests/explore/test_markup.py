@@ -9,7 +9,7 @@ from xpruner.data import InputSpec
 from xpruner.explain.guess import Guess
 from xpruner.explain.map_pair import Likeness, MapPair
 from xpruner.explore import markup
-from xpruner.plan import Plan
+from xpruner.plan.plan import Plan
 
 EVIL = "<script>alert('1')</script>&amp;"
 PLAN = Plan(

@@ -8,10 +8,10 @@ from methods_setup import tiny_problem
 from tiny_models import VIT, Noise, build, group
 from torch import Tensor, nn
 
+from xpruner.calibration.moments import Batches
 from xpruner.config import preset
 from xpruner.methods import Problem
-from xpruner.moments import Batches
-from xpruner.plan import Budget
+from xpruner.plan.plan import Budget
 from xpruner.units import Units, find_units
 
 KEY = "mlp:hidden"

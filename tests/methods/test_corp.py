@@ -5,13 +5,14 @@ import torch
 from methods_setup import tiny_problem
 from tiny_models import SWIN, VIT, build, footprint
 
-from xpruner import compensation, load, save
-from xpruner.cost import count_macs
+from xpruner import load, save
+from xpruner.calibration.moments import Moments
+from xpruner.compensation import fit as compensation
 from xpruner.errors import UsageError
+from xpruner.measure.macs import count_macs
 from xpruner.methods import find_method
 from xpruner.methods.corp import energies, logit_energy, match_logits, query_key_moments
-from xpruner.moments import Moments
-from xpruner.plan import Budget, Plan
+from xpruner.plan.plan import Budget, Plan
 from xpruner.surgery import apply
 from xpruner.units import find_units
 

@@ -10,8 +10,8 @@ from methods_setup import planted, tiny_problem
 from tiny_models import VIT, build, footprint
 
 from xpruner.config import MaskConfig, ThresholdConfig
-from xpruner.cost import count_macs
 from xpruner.errors import UsageError
+from xpruner.measure.macs import count_macs
 from xpruner.methods import Outcome, Problem, find_method, method_names
 from xpruner.surgery import apply
 from xpruner.units import find_units

@@ -9,7 +9,7 @@ from methods_setup import tiny_problem
 
 from xpruner.config import SearchConfig
 from xpruner.methods import find_method
-from xpruner.methods.activation import sum_over_channels
+from xpruner.methods.activation_norm import sum_over_channels
 from xpruner.methods.flap import flap, fluctuation, standardised
 
 

@@ -11,11 +11,11 @@ from tiny_models import VIT, build, tiny
 from torch.testing import assert_close
 
 from xpruner.config import FinetuneConfig
-from xpruner.cost import count_macs
 from xpruner.errors import UsageError
+from xpruner.measure.macs import count_macs
 from xpruner.methods import find_method, hvt
 from xpruner.methods.hvt import PooledViT, TokenPool, choose_pools, cost_of_pools, pooled
-from xpruner.plan import Budget
+from xpruner.plan.plan import Budget
 from xpruner.training.recipe import make_optimizer
 
 SIZE = (3, 32, 32)

@@ -5,8 +5,8 @@ import torch
 from methods_setup import tiny_problem
 from tiny_models import VIT, build
 
+from xpruner.methods._scoring import allocate
 from xpruner.methods.magnitude import l1, l2
-from xpruner.methods.scoring import allocate
 
 
 def test_sums_over_the_rows_and_columns_of_a_unit(tiny_vit):

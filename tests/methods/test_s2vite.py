@@ -5,11 +5,12 @@ import torch
 from methods_setup import batches, tiny_problem
 from tiny_models import tiny
 
-from xpruner.cost import count_macs
-from xpruner.methods import find_method, s2vite, training
+from xpruner.measure.macs import count_macs
+from xpruner.methods import _weight_search as training
+from xpruner.methods import find_method, s2vite
 from xpruner.methods.magnitude import l1
 from xpruner.methods.s2vite import Explorer, dropped_and_grown, dropped_share, gate_gradient
-from xpruner.plan import Plan
+from xpruner.plan.plan import Plan
 from xpruner.units import find_units
 
 

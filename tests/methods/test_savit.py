@@ -6,8 +6,8 @@ from methods_setup import scopes_cut_by_score, tiny_problem
 from tiny_models import SWIN, VIT, build, group
 from torch.nn import functional as F
 
-from xpruner.gates import gating
 from xpruner.methods import find_method
+from xpruner.methods._scoring import rank_shares
 from xpruner.methods.savit import (
     MOST_REMOVED,
     convex,
@@ -18,10 +18,10 @@ from xpruner.methods.savit import (
     layered,
     loss_increase,
 )
-from xpruner.methods.scoring import rank_shares
 from xpruner.methods.taylor import mean_over_images
-from xpruner.plan import Budget
+from xpruner.plan.plan import Budget
 from xpruner.units import Units
+from xpruner.units.gates import gating
 
 KINDS = ["head", "hidden", "embed"]
 

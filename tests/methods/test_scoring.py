@@ -8,7 +8,7 @@ from tiny_models import group
 from xpruner.config import SearchConfig
 from xpruner.errors import UsageError
 from xpruner.methods import find_method
-from xpruner.methods.scoring import allocate, rank_in_scopes, rank_shares
+from xpruner.methods._scoring import allocate, rank_in_scopes, rank_shares
 from xpruner.units import Units
 
 UNITS = Units(

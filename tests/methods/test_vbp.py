@@ -4,9 +4,9 @@ import torch
 from hand_made import half_of_the_units_constant
 from methods_setup import tiny_problem
 
+from xpruner.calibration.moments import reading
 from xpruner.methods.vbp import vbp
-from xpruner.moments import reading
-from xpruner.plan import Budget
+from xpruner.plan.plan import Budget
 
 
 def test_constant_units_go_and_their_bias_makes_up_for_them_exactly():

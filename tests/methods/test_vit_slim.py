@@ -8,12 +8,12 @@ import torch
 from methods_setup import tiny_problem
 from tiny_models import VIT, build, group, tiny
 
-from xpruner.cost import count_macs
 from xpruner.errors import UsageError
-from xpruner.gates import gating
+from xpruner.measure.macs import count_macs
 from xpruner.methods import find_method, vit_slim
-from xpruner.plan import Budget
+from xpruner.plan.plan import Budget
 from xpruner.units import Units, find_units
+from xpruner.units.gates import gating
 
 KINDS = ("qk", "v", "hidden")
 

@@ -10,7 +10,7 @@ from tiny_models import VIT, build, group, tiny
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from xpruner.cost import count_macs
+from xpruner.measure.macs import count_macs
 from xpruner.methods import find_method
 from xpruner.methods.wdpruning import (
     LAMBDA_RATE,
@@ -23,7 +23,7 @@ from xpruner.methods.wdpruning import (
     kept_count,
     shallow_places,
 )
-from xpruner.plan import Budget, solve
+from xpruner.plan.plan import Budget, solve
 from xpruner.units import Units
 
 

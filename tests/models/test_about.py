@@ -9,9 +9,9 @@ import torch
 from tiny_models import VIT, build
 from tiny_transformers import tiny
 
-from xpruner.checkpoint import load, save
 from xpruner.data import InputSpec
 from xpruner.models.about import about, known_classes, note, warn_of_accuracy
+from xpruner.models.checkpoint import load, save
 from xpruner.models.preprocessing import read_preprocessing
 
 NAMES = ("ant", "bee", "cow", "dog", "elk")
@@ -94,7 +94,7 @@ def test_an_accuracy_that_speaks_of_a_mistake_is_told(vit, caplog, top1, noted, 
 
 
 def test_the_image_size_that_was_noted_is_the_one_that_costs_are_counted_at(vit):
-    from xpruner.cost import input_size
+    from xpruner.measure.macs import input_size
 
     note(vit, input=replace(InputSpec.of(vit), size=(32, 64)))
     assert input_size(vit) == (3, 32, 64)

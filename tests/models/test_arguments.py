@@ -11,11 +11,11 @@ from tiny_models import VIT, tiny
 from tiny_transformers import MODELS
 from tiny_transformers import tiny as tiny_of_transformers
 
-from xpruner.checkpoint import load, save
 from xpruner.config import ModelConfig
 from xpruner.errors import UsageError
 from xpruner.models import load_model
 from xpruner.models.arguments import check_config, check_timm
+from xpruner.models.checkpoint import load, save
 
 REFUSED = "could run code or fetch files"
 CODE = """

@@ -9,13 +9,13 @@ import torch
 from tiny_models import MODELS, VIT, build, tiny
 from torch import nn
 
-from xpruner.checkpoint import load, read_structure, save
 from xpruner.config import FinetuneConfig, ModelConfig
 from xpruner.data import InputSpec
 from xpruner.errors import UsageError, XPrunerError
 from xpruner.models import load_model, load_teacher
 from xpruner.models.about import note
-from xpruner.plan import Plan
+from xpruner.models.checkpoint import load, read_structure, save
+from xpruner.plan.plan import Plan
 from xpruner.surgery import apply
 
 SHARED = Path(__file__).parents[3] / "shared" / "models"

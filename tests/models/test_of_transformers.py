@@ -12,8 +12,8 @@ import xpruner
 from xpruner.config import DataConfig, FinetuneConfig, ModelConfig, preset
 from xpruner.errors import UsageError
 from xpruner.models import load_model
-from xpruner.outputs import classes_of
-from xpruner.pipeline import run_pipeline
+from xpruner.run.pipeline import run_pipeline
+from xpruner.runtime.outputs import classes_of
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import torch
 from tiny_models import tiny
 from torch import nn
 
-from xpruner.checkpoint import load, save
 from xpruner.errors import UsageError
+from xpruner.models.checkpoint import load, save
 from xpruner.models.tensors import check_tensors, check_types, check_weights, in_float32
 from xpruner.models.weights import load_weights, stored_weights
 

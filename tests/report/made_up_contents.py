@@ -6,13 +6,13 @@ import torch
 from xpruner.explain.audit import audit
 from xpruner.explain.map_pair import Likeness
 from xpruner.explain.pictures import data_uri
-from xpruner.guard import GuardFigures
+from xpruner.methods.xpruner.guard import GuardFigures
 from xpruner.report.changes import ChangedImage, Changes, gained_first, lost_first
 from xpruner.report.contents import Contents, Evidence, LayerRates, Masks
 from xpruner.report.metrics import Latency, Result, Stage
 from xpruner.report.pairs import Maps, Pair
 from xpruner.report.tables import class_rows, mask_table, width
-from xpruner.tracking import Curve
+from xpruner.run.tracking import Curve
 
 
 def made_up(names: list[str], sizes: dict[str, int], seed: int = 0) -> Contents:

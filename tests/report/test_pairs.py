@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from xpruner.errors import UsageError
-from xpruner.explain.finished import FinishedRun, open_run
 from xpruner.explain.map_pair import Likeness, map_pair
 from xpruner.report.pairs import Maps, Pair, check_numbers, choose, explained
+from xpruner.run.finished import FinishedRun, open_run
 
 NAMES = [str(digit) for digit in range(10)]
 

@@ -10,14 +10,14 @@ from made_up_contents import guard_of
 from run_and_die import tiny_run
 from safetensors.torch import load_file
 
-from xpruner.checkpoint import load
 from xpruner.config import FinetuneConfig
 from xpruner.errors import UsageError
-from xpruner.explain.finished import open_run
-from xpruner.pipeline import run_pipeline
+from xpruner.models.checkpoint import load
 from xpruner.report import pairs
 from xpruner.report.contents import Contents, gather
 from xpruner.report.metrics import Stage
+from xpruner.run.finished import open_run
+from xpruner.run.pipeline import run_pipeline
 
 
 @pytest.fixture(scope="module")

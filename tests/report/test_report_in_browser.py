@@ -9,8 +9,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
-from xpruner.explain.finished import open_run
 from xpruner.report.page import page, write_report
+from xpruner.run.finished import open_run
 
 pytestmark = NO_BROWSER
 

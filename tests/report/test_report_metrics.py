@@ -3,8 +3,8 @@
 import pytest
 
 from xpruner.errors import UsageError
-from xpruner.metrics import STAGES
 from xpruner.report.metrics import Latency, Result, Stage, finished
+from xpruner.run.metrics import STAGES
 
 FIGURES = {
     "dense": {"top1": 0.9191, "macs": 208, "params": 55, "seconds": 1.0},

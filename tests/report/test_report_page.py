@@ -14,7 +14,6 @@ from plotly.offline import get_plotlyjs
 
 import xpruner.report
 from xpruner.errors import UsageError
-from xpruner.explain.finished import open_run
 from xpruner.report.changes import Changes
 from xpruner.report.figures import (
     COLOURS,
@@ -28,6 +27,7 @@ from xpruner.report.figures import (
 from xpruner.report.metrics import Result
 from xpruner.report.page import page, write_report
 from xpruner.report.pairs import Maps
+from xpruner.run.finished import open_run
 
 EVIL = '</script><script>alert(1)</script><a href="https://evil.example">&amp;'
 SIZES = {"blocks.0.attn:head": 3, "blocks.0.mlp:hidden": 8}

@@ -7,11 +7,11 @@ from torch import nn
 
 from xpruner.config import FinetuneConfig
 from xpruner.errors import UsageError
-from xpruner.plan import Plan
-from xpruner.training.devices import accelerator
-from xpruner.training.distill import finetune_loss
+from xpruner.plan.plan import Plan
+from xpruner.runtime.devices import accelerator
 from xpruner.training.features import feature_loss, handed_on, kept_stream, last_block
 from xpruner.training.job import Job
+from xpruner.training.losses import finetune_loss
 
 TOKENS = torch.tensor([[[1.0, 0.0], [3.0, 0.0]]])  # mean (2, 0), squared distances from it 1 + 1
 

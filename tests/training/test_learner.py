@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from xpruner.config import FinetuneConfig
-from xpruner.training.devices import accelerator
+from xpruner.runtime.devices import accelerator
 from xpruner.training.learner import Keeper, Learner
 
 SCALE = 2.0**16  # torch's first scale of an fp16 loss

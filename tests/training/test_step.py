@@ -8,7 +8,7 @@ from tiny_training import tiny_model
 from torch import nn
 
 from xpruner.config import FinetuneConfig
-from xpruner.training.devices import accelerator
+from xpruner.runtime.devices import accelerator
 from xpruner.training.job import Job
 from xpruner.training.learner import Learner
 from xpruner.training.step import Graphed, make_step

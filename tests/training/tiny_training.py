@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from xpruner._compat import declare_torchvision_ops
+from xpruner._torchvision import declare_torchvision_ops
 
 declare_torchvision_ops()
 

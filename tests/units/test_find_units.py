@@ -9,8 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from xpruner.errors import UsageError
 from xpruner.units import find_units, leave_whole, prunable_parts, register_adapter
+from xpruner.units.adapters.timm.vit import HiddenAdapter
 from xpruner.units.registry import _adapters
-from xpruner.units.timm import HiddenAdapter
 
 
 def test_vit_groups_in_forward_order(tiny_vit):

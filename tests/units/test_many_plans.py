@@ -11,11 +11,11 @@ from torch import nn
 from versions import there
 
 from xpruner.errors import UsageError
-from xpruner.gates import gating
-from xpruner.outputs import tensors_of
-from xpruner.plan import Plan
+from xpruner.plan.plan import Plan
+from xpruner.runtime.outputs import tensors_of
 from xpruner.surgery import apply
 from xpruner.units import KINDS, UnitGroup, Units, find_units
+from xpruner.units.gates import gating
 
 CASES = [("tiny", name) for name in MODELS]
 CASES += [("timm", name) for name in (*NAMED, *BY_CLASS) if there(name)]

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from xpruner.gates import channel_axis, spread
 from xpruner.units import Gate, UnitGroup
-from xpruner.units.branch import ConstantBranch
+from xpruner.units.gates import channel_axis, spread
+from xpruner.units.modules.branch import ConstantBranch
 from xpruner.units.slices import Slice, SlicedAdapter, columns, macs_of, params_of, rows
 
 

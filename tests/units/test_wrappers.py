@@ -6,9 +6,9 @@ from tiny_models import tiny, units_of
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
-from xpruner.checkpoint import save
 from xpruner.errors import UsageError
-from xpruner.plan import Plan
+from xpruner.models.checkpoint import save
+from xpruner.plan.plan import Plan
 from xpruner.surgery import apply
 from xpruner.units import find_units
 from xpruner.units.wrappers import check_module

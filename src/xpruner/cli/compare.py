@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from xpruner.cli.options import dotted, load_yaml, parse
-from xpruner.compare.plan_of_runs import DENSE, CompareConfig, Entry, RunOfMany, runs_of
+from xpruner.compare.study import DENSE, CompareConfig, Entry, RunOfMany, runs_of
 from xpruner.config import RunConfig, preset
 from xpruner.config.checks import check
 from xpruner.errors import UsageError, unknown
-from xpruner.plan import Budget
+from xpruner.plan.plan import Budget
 
 
 @dataclass
@@ -98,7 +98,7 @@ def checked_runs(
     Raises:
         UsageError: If there is none, two have the same name, or a budget or recipe is out of range.
     """
-    from xpruner.methods.base import check_compensation
+    from xpruner.methods._registry import check_compensation
 
     runs = list(runs_of(entries, seeds, budgets, length))
     if not runs:

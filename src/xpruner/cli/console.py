@@ -16,8 +16,8 @@ from rich.table import Table
 
 from xpruner.cli.layout import laid_out
 from xpruner.errors import FULL_DISK, XPrunerError
+from xpruner.run.tracking import PrintableFormatter
 from xpruner.text import printable, printable_lines
-from xpruner.tracking import PrintableFormatter
 
 FILE_WIDTH = 200  # characters a line where no terminal sets them
 

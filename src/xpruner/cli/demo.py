@@ -29,7 +29,7 @@ def run(arguments: Sequence[str]) -> None:
     options = parse("demo", DemoOptions(), arguments)
     from xpruner.cli.console import showing_log, tracing
     from xpruner.cli.tables import show_result
-    from xpruner.demo import demo_config, run_demo
+    from xpruner.run.demo import demo_config, run_demo
 
     with showing_log(), tracing(options.output):
         result = run_demo(demo_config(options.output, options.seed))

@@ -56,15 +56,15 @@ def measure(options: EvaluateOptions) -> dict[str, Any]:
         ``model``, ``images``, ``precision``, ``top1`` (0 to 1), ``macs``, ``params``, what was found of the
         images as ``data`` and, where it is asked for, ``latency`` (ms by batch size).
     """
-    from xpruner.cost import count_macs, count_params
     from xpruner.data import InputSpec, class_names, load_data
     from xpruner.data.overview import in_one_line, overview
-    from xpruner.latency import compare_latency
+    from xpruner.measure.latency import compare_latency
+    from xpruner.measure.macs import count_macs, count_params
     from xpruner.models import load_model
     from xpruner.models.about import known_classes, warn_of_accuracy
+    from xpruner.runtime.devices import accelerator
+    from xpruner.runtime.precision import resolve_precision
     from xpruner.training import evaluate
-    from xpruner.training.devices import accelerator
-    from xpruner.training.precision import resolve_precision
 
     model, _ = load_model(options.model, len(class_names(options.data)))
     spec = InputSpec.of(model)

@@ -11,10 +11,10 @@ from xpruner.errors import UsageError, unknown
 if TYPE_CHECKING:
     from xpruner.explain.audit import Audit
     from xpruner.explain.cards import ClassCard, UnitCard
-    from xpruner.explain.finished import FinishedRun
     from xpruner.explain.image import ImageCard
     from xpruner.explain.selectivity import SelectivityCard
     from xpruner.explain.trust import MapsCard
+    from xpruner.run.finished import FinishedRun
 
 
 @dataclass
@@ -124,7 +124,7 @@ def run(arguments: Sequence[str]) -> None:
     from xpruner.cli.console import show, show_json, showing_log
     from xpruner.cli.explain_maps import maps_text, selectivity_text
     from xpruner.cli.explain_text import TEXTS
-    from xpruner.explain.finished import open_run
+    from xpruner.run.finished import open_run
 
     texts: dict[str, Callable[[Any], list]] = {**TEXTS, "maps": maps_text, "selectivity": selectivity_text}
     with showing_log():

@@ -43,8 +43,8 @@ def run(arguments: Sequence[str]) -> None:
     if options.images < 0:
         raise UsageError(f"--images is {options.images}; it must be 0 or more.")
     from xpruner.cli.console import show, showing_log
-    from xpruner.explain.finished import open_run
     from xpruner.explore.page import serve
+    from xpruner.run.finished import open_run
 
     with showing_log():
         page = serve(open_run(options.run), options.host, options.port, not options.no_browser, options.images)

@@ -16,7 +16,7 @@ def run(arguments: Sequence[str]) -> None:
     config = read_options(arguments)
     from xpruner.cli.console import showing_log, tracing
     from xpruner.cli.tables import show_result
-    from xpruner.pipeline import run_pipeline
+    from xpruner.run.pipeline import run_pipeline
 
     with showing_log(), tracing(config.output):
         result = run_pipeline(config)

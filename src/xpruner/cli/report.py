@@ -66,7 +66,7 @@ def _of_comparison(words: Sequence[str], flags: Sequence[str]) -> Path:
     options = parse("report compare", ComparisonOptions(), flags, words="FOLDER", about=ABOUT)
     if len(words) != 1:
         raise UsageError(WAYS)
-    from xpruner.compare.report import write_report
+    from xpruner.compare.markdown import write_report
     from xpruner.compare.results import read_results
 
     folder = Path(words[0])
@@ -80,9 +80,9 @@ def _of_run(words: Sequence[str], flags: Sequence[str]) -> Path:
     if options.run is None:
         raise UsageError(WAYS)
     from xpruner.cli.console import showing_log
-    from xpruner.explain.finished import open_run
-    from xpruner.explain.maps import find_method
+    from xpruner.maps import find_method
     from xpruner.report.page import write_report
+    from xpruner.run.finished import open_run
 
     find_method(options.maps)  # an unknown name is told before anything is computed
     images = _numbers(options.map_images) or None

@@ -50,11 +50,11 @@ def run(arguments: Sequence[str]) -> None:
     from xpruner.cli.console import show, showing_log
     from xpruner.cli.tables import stages_of
     from xpruner.explain.classes import find_classes
-    from xpruner.explain.finished import open_run
     from xpruner.files import write_text
-    from xpruner.locks import working_in
-    from xpruner.metrics import METRICS
-    from xpruner.specialise import save_specialised, specialise
+    from xpruner.run.finished import open_run
+    from xpruner.run.locks import working_in
+    from xpruner.run.metrics import METRICS
+    from xpruner.run.specialise import save_specialised, specialise
 
     with showing_log():
         opened = open_run(options.run)

@@ -8,10 +8,10 @@ from rich import box
 from rich.table import Table
 
 from xpruner.cli.console import show
-from xpruner.metrics import STAGES
+from xpruner.run.metrics import STAGES
 
 if TYPE_CHECKING:
-    from xpruner.guard import GuardFigures
+    from xpruner.methods.xpruner.guard import GuardFigures
 
 GUARDED = 12
 """Classes in the table of what a guard came to."""
@@ -25,7 +25,7 @@ def show_result(metrics: Mapping[str, Any], folder: Path) -> None:
         metrics: As in ``metrics.json``.
         folder: The run directory.
     """
-    from xpruner.explain.finished import open_run
+    from xpruner.run.finished import open_run
 
     files = ", ".join(name for name in FILES if (folder / name).exists())
     run = open_run(folder)

@@ -9,11 +9,11 @@ from typing import Any
 
 from accelerate import PartialState
 
-from xpruner.compare.plan_of_runs import RunOfMany
 from xpruner.compare.protocol import Bench, run_one, set_up
 from xpruner.compare.results import begin, is_done, provenance, write_result
+from xpruner.compare.study import RunOfMany
 from xpruner.errors import UsageError, XPrunerError
-from xpruner.locks import claimed
+from xpruner.run.locks import claimed
 
 log = logging.getLogger("xpruner")
 

@@ -8,22 +8,22 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from xpruner.compare.measure import measured
-from xpruner.compare.plan_of_runs import DENSE, RunOfMany
-from xpruner.compensation import compensate
+from xpruner.compare.study import DENSE, RunOfMany
+from xpruner.compensation.fit import compensate
 from xpruner.config import RunConfig
-from xpruner.cost import count_macs, count_params
 from xpruner.data import InputSpec, Splits, calibration_batches, class_names, load_data
 from xpruner.data.overview import in_one_line, overview
 from xpruner.errors import XPrunerError
-from xpruner.guard_images import guarded_calibration
+from xpruner.measure.macs import count_macs, count_params
+from xpruner.measure.resources import measured
 from xpruner.methods import Outcome, Problem, find_method
-from xpruner.methods.base import kinds_for, prepared, read_outcome, write_outcome
+from xpruner.methods._registry import kinds_for, prepared, read_outcome, write_outcome
+from xpruner.methods.xpruner.guard_images import guarded_calibration
 from xpruner.models import load_model, load_teacher
 from xpruner.models.about import known_classes, warn_of_accuracy
-from xpruner.pipeline import environment
-from xpruner.plan import Budget, Plan
-from xpruner.run import comparable
+from xpruner.plan.plan import Budget, Plan
+from xpruner.run.folder import comparable
+from xpruner.run.pipeline import environment
 from xpruner.surgery import apply
 from xpruner.training import finetune, predict
 from xpruner.training.features import kept_stream

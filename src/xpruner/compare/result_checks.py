@@ -6,8 +6,8 @@ from typing import Any
 
 from xpruner.compare.tables import STAGES, rows_of
 from xpruner.errors import XPrunerError
-from xpruner.metrics import check_figures
-from xpruner.plan import Budget
+from xpruner.plan.plan import Budget
+from xpruner.run.metrics import check_figures
 from xpruner.typed import part_of, typed
 
 

@@ -10,8 +10,8 @@ from xpruner.compare.result_checks import check_result, check_together
 from xpruner.config import RunConfig
 from xpruner.errors import UsageError
 from xpruner.files import reading, write_text
-from xpruner.run import comparable, differences, with_precision
-from xpruner.training.precision import AUTO
+from xpruner.run.folder import comparable, differences, with_precision
+from xpruner.runtime.precision import AUTO
 from xpruner.typed import typed
 
 HARMLESS = (

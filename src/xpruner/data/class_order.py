@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from xpruner._compat import declare_torchvision_ops
+from xpruner._torchvision import declare_torchvision_ops
 from xpruner.errors import UsageError
 
 declare_torchvision_ops()

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from xpruner._compat import declare_torchvision_ops
+from xpruner._torchvision import declare_torchvision_ops
 from xpruner.data.rgb import image_extensions
 from xpruner.errors import XPrunerError
 

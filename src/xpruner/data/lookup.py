@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from xpruner._compat import declare_torchvision_ops
+from xpruner._torchvision import declare_torchvision_ops
 from xpruner.data.class_order import NATURAL
 from xpruner.data.folders import is_hidden, visible_folders
 from xpruner.data.sources import ClassFolders, Digits, Source, Table, Torchvision

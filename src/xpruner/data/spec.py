@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import nn
 
-from xpruner._compat import declare_torchvision_ops
-from xpruner.cost import input_size
+from xpruner._torchvision import declare_torchvision_ops
 from xpruner.errors import UsageError
+from xpruner.measure.macs import input_size
 
 declare_torchvision_ops()
 

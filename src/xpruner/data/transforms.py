@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from xpruner._compat import declare_torchvision_ops
+from xpruner._torchvision import declare_torchvision_ops
 from xpruner.data.spec import InputSpec
 from xpruner.errors import unknown
 

@@ -8,8 +8,8 @@ from scipy.stats import binomtest
 from torch import Tensor
 
 from xpruner.errors import UsageError
-from xpruner.explain.finished import FinishedRun, different
-from xpruner.guard import GuardFigures
+from xpruner.methods.xpruner.guard import GuardFigures
+from xpruner.run.finished import FinishedRun, different
 
 CONFIDENCE = 0.95
 NORMAL = 1.959964

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from xpruner.data.transforms import Plain
 from xpruner.errors import UsageError, XPrunerError
-from xpruner.explain.faithfulness import box_mask
-from xpruner.explain.finished import FinishedRun
 from xpruner.explain.pictures import pixels_of
+from xpruner.maps.metrics.faithfulness import box_mask
+from xpruner.run.finished import FinishedRun
 
 SIDES = ("left", "top", "right", "bottom")
 HEADER = ",".join(("image", *SIDES))

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from xpruner.calibration.moments import Batches
 from xpruner.data.by_class import place_in_class
 from xpruner.errors import UsageError, unknown
+from xpruner.explain.ablation import losses_without, stand_ins, strengths
 from xpruner.explain.audit import Drop
-from xpruner.explain.finished import BATCH, FinishedRun, different
-from xpruner.explain.reasons import Decision
-from xpruner.explain.without import losses_without, stand_ins, strengths
-from xpruner.masks import odds
-from xpruner.moments import Batches
+from xpruner.explain.decision import Decision
+from xpruner.masks.class_masks import odds
+from xpruner.run.finished import BATCH, FinishedRun, different
 from xpruner.units import DEFAULT_KINDS, Units
 
 NEIGHBOURS = 3

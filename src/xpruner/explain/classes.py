@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from xpruner.errors import UsageError, unknown
-from xpruner.explain.finished import different
+from xpruner.run.finished import different
 
 
 def find_class(name: str, class_names: Sequence[str]) -> int:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from xpruner.outputs import logits_of
+from xpruner.runtime.outputs import logits_of
 from xpruner.training.evaluate import evaluating
 
 SHOWN = 5

@@ -10,10 +10,10 @@ from xpruner.data import InputSpec
 from xpruner.data.rgb import FORMATS, as_rgb, open_image
 from xpruner.data.transforms import Plain
 from xpruner.errors import UsageError
-from xpruner.explain.finished import FinishedRun, different
 from xpruner.explain.guess import Guess, guesses
 from xpruner.explain.map_pair import Likeness, map_pair
 from xpruner.explain.pictures import heated, pixels_of, side_by_side, write_png
+from xpruner.run.finished import FinishedRun, different
 
 
 @dataclass(frozen=True)

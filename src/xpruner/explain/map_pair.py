@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from xpruner.explain.agreement import shuffled, spearman, top_overlap
 from xpruner.explain.guess import probabilities
-from xpruner.explain.maps import find_method, grid_of, saliency
+from xpruner.maps import find_method, grid_of, saliency
+from xpruner.maps.metrics.agreement import shuffled, spearman, top_overlap
 
 ANY_CLASS = "any class"
 """What is explained by maps that are the same whatever the class."""
@@ -65,7 +65,7 @@ def map_pair(dense: nn.Module, pruned: nn.Module, image: Tensor, method: str, la
         dense: The dense model.
         pruned: The pruned model.
         image: (3, height, width), normalised as the models take it.
-        method: One of :func:`xpruner.explain.maps.map_methods`.
+        method: One of :func:`xpruner.maps.map_methods`.
         label: Of the class; absent, the one that the dense model predicts. Of no effect where the method knows none.
 
     Raises:

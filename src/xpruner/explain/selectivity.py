@@ -7,12 +7,12 @@ from statistics import fmean
 import torch
 from torch import Tensor, nn
 
+from xpruner.calibration.moments import Batches
 from xpruner.data import calibration_batches
 from xpruner.errors import UsageError, unknown
-from xpruner.evidence import class_evidence
-from xpruner.explain.finished import BATCH, FinishedRun, different
-from xpruner.explain.without import losses_without
-from xpruner.moments import Batches
+from xpruner.explain.ablation import losses_without
+from xpruner.masks.evidence import class_evidence
+from xpruner.run.finished import BATCH, FinishedRun, different
 from xpruner.units import Units
 
 EVERY = "all"

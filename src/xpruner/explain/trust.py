@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from xpruner.errors import UsageError
-from xpruner.explain.agreement import Agreement, agreement, random_floor
 from xpruner.explain.boxes import Box, object_mask
-from xpruner.explain.faithfulness import deletion_auc, energy_inside, insertion_auc, pointing_hits
-from xpruner.explain.finished import FinishedRun
-from xpruner.explain.maps import find_method, grid_of, saliency
+from xpruner.maps import find_method, grid_of, saliency
+from xpruner.maps.metrics.agreement import Agreement, agreement, random_floor
+from xpruner.maps.metrics.faithfulness import deletion_auc, energy_inside, insertion_auc, pointing_hits
+from xpruner.run.finished import FinishedRun
 
 log = logging.getLogger("xpruner")
 
@@ -83,7 +83,7 @@ def maps_card(
 
     Args:
         run: A finished run.
-        methods: Some of :func:`xpruner.explain.maps.map_methods`.
+        methods: Some of :func:`xpruner.maps.map_methods`.
         count: How many images at most, of those that both models get right.
         seed: Of the shuffles.
         boxes: Around the objects, by the image's number, as :func:`~xpruner.explain.boxes.read_boxes` finds them; only

@@ -6,16 +6,16 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
-from xpruner.compensation import compensate
+from xpruner.compensation.fit import compensate
 from xpruner.config import CompensateConfig
 from xpruner.data import InputSpec, calibration_batches
 from xpruner.errors import UsageError
-from xpruner.explain.finished import FinishedRun
 from xpruner.explain.image import read_image
-from xpruner.plan import Plan, solve
-from xpruner.specialise import ImagesOf, check_choice, keep_classes
+from xpruner.plan.plan import Plan, solve
+from xpruner.run.finished import FinishedRun
+from xpruner.run.specialise import ImagesOf, check_choice, keep_classes
+from xpruner.runtime.devices import accelerator
 from xpruner.surgery import apply
-from xpruner.training.devices import accelerator
 
 STEP = 0.01
 """Of the budgets that can be chosen, as a share of the dense model's cost."""

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from xpruner.data import InputSpec
-from xpruner.explain.finished import FinishedRun
 from xpruner.explain.guess import Guess
 from xpruner.explain.map_pair import MapPair
 from xpruner.explain.pictures import data_uri, heated, pixels_of
 from xpruner.explore.answers import kept_units
-from xpruner.plan import Plan
+from xpruner.plan.plan import Plan
+from xpruner.run.finished import FinishedRun
 from xpruner.text import printable
 
 SIDE = 384

@@ -11,10 +11,8 @@ from typing import Any
 
 from xpruner.data import InputSpec
 from xpruner.errors import UsageError, XPrunerError, require
-from xpruner.explain.finished import FinishedRun
 from xpruner.explain.guess import guesses
 from xpruner.explain.map_pair import map_pair
-from xpruner.explain.maps import map_methods
 from xpruner.explore import markup
 from xpruner.explore.answers import (
     IMAGES,
@@ -26,7 +24,9 @@ from xpruner.explore.answers import (
     origin,
     plan_of,
 )
-from xpruner.plan import Budget
+from xpruner.maps import map_methods
+from xpruner.plan.plan import Budget
+from xpruner.run.finished import FinishedRun
 from xpruner.text import printable
 
 KEPT = 8

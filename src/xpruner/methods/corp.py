@@ -25,16 +25,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xpruner.compensation import compensate, solve_ridge
+from xpruner.calibration.moments import Moments
+from xpruner.compensation.fit import compensate, solve_ridge
 from xpruner.config import CompensateConfig
-from xpruner.methods.activation import check_consumers, mean_square, sum_over_channels, variance
-from xpruner.methods.base import Outcome, Problem, register_method
+from xpruner.methods._registry import Outcome, Problem, register_method
+from xpruner.methods._scoring import Scores, allocate, allocation_of
+from xpruner.methods.activation_norm import check_consumers, mean_square, sum_over_channels, variance
 from xpruner.methods.flap import fluctuation
-from xpruner.methods.scoring import Scores, allocate, allocation_of
-from xpruner.moments import Moments
-from xpruner.plan import Plan, solve
+from xpruner.plan.plan import Plan, solve
+from xpruner.runtime.devices import autocast
 from xpruner.surgery import apply
-from xpruner.training.devices import autocast
 from xpruner.training.evaluate import evaluating
 from xpruner.units import Units
 

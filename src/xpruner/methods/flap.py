@@ -9,13 +9,13 @@ the sum over a unit's channels as they are. The method is made for use without t
 
 from torch import Tensor
 
-from xpruner.compensation import compensate
+from xpruner.calibration.moments import Moments
+from xpruner.compensation.fit import compensate
 from xpruner.config import CompensateConfig
-from xpruner.methods.activation import check_consumers, score_channels, sum_over_channels, variance
-from xpruner.methods.base import Outcome, Problem, register_method
-from xpruner.methods.scoring import Scores, allocate
-from xpruner.moments import Moments
-from xpruner.plan import solve
+from xpruner.methods._registry import Outcome, Problem, register_method
+from xpruner.methods._scoring import Scores, allocate
+from xpruner.methods.activation_norm import check_consumers, score_channels, sum_over_channels, variance
+from xpruner.plan.plan import solve
 from xpruner.surgery import apply
 
 

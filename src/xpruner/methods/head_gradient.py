@@ -9,8 +9,8 @@ and every layer's scores sum to one, whatever its size.
 
 import torch
 
-from xpruner.methods.base import Problem
-from xpruner.methods.scoring import Scores, register_score
+from xpruner.methods._registry import Problem
+from xpruner.methods._scoring import Scores, register_score
 from xpruner.methods.taylor import mean_over_images
 
 

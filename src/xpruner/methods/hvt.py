@@ -24,12 +24,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xpruner._compat import declare_torchvision_ops
-from xpruner.cost import trace
+from xpruner._torchvision import declare_torchvision_ops
 from xpruner.errors import UsageError
-from xpruner.methods.base import Outcome, Problem, register_method
-from xpruner.plan import Plan
-from xpruner.training.loop import finetune
+from xpruner.measure.macs import trace
+from xpruner.methods._registry import Outcome, Problem, register_method
+from xpruner.plan.plan import Plan
+from xpruner.training.finetune import finetune
 
 declare_torchvision_ops()
 

@@ -11,13 +11,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from xpruner.methods.base import Outcome, Problem, register_method
-from xpruner.methods.scoring import Scores, rank_in_scopes
+from xpruner.methods._registry import Outcome, Problem, register_method
+from xpruner.methods._scoring import Scores, rank_in_scopes
 from xpruner.methods.taylor import weight_times_gradient
-from xpruner.outputs import logits_of
-from xpruner.plan import solve
-from xpruner.training.devices import autocast
-from xpruner.unit_weights import resizable_copy, unit_weights
+from xpruner.plan.plan import solve
+from xpruner.runtime.devices import autocast
+from xpruner.runtime.outputs import logits_of
+from xpruner.units.weights import resizable_copy, unit_weights
 
 
 @register_method("isomorphic", ("head", "hidden", "embed"))

@@ -6,9 +6,9 @@ a layer stays.
 
 import torch
 
-from xpruner.methods.base import Problem
-from xpruner.methods.scoring import Scores, register_score
-from xpruner.unit_weights import resizable_copy, unit_weights
+from xpruner.methods._registry import Problem
+from xpruner.methods._scoring import Scores, register_score
+from xpruner.units.weights import resizable_copy, unit_weights
 
 
 @register_score("l1")

@@ -18,18 +18,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xpruner.gates import gating
-from xpruner.learning import learn
-from xpruner.methods.base import Outcome, Problem, register_method
+from xpruner.methods._registry import Outcome, Problem, register_method
+from xpruner.methods._scoring import allocate
+from xpruner.methods._weight_search import WeightRecipe, check_training, identity, loop_options, trainable_copy
 from xpruner.methods.magnitude import l1
-from xpruner.methods.scoring import allocate
-from xpruner.methods.training import WeightRecipe, check_training, identity, loop_options, trainable_copy
-from xpruner.outputs import logits_of
-from xpruner.plan import Plan, solve
+from xpruner.plan.plan import Plan, solve
+from xpruner.runtime.devices import autocast
+from xpruner.runtime.outputs import logits_of
 from xpruner.surgery import apply
-from xpruner.training.devices import autocast
-from xpruner.unit_weights import unit_weights
+from xpruner.training.search import learn
 from xpruner.units import Units
+from xpruner.units.gates import gating
+from xpruner.units.weights import unit_weights
 
 DROPPED = 0.2
 """Share of a layer's active units that is dropped at the start."""

@@ -21,14 +21,14 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from xpruner.gates import gating
-from xpruner.learning import frozen
-from xpruner.methods.base import Outcome, Problem, register_method
-from xpruner.methods.scoring import Scores, rank_in_scopes
+from xpruner.methods._registry import Outcome, Problem, register_method
+from xpruner.methods._scoring import Scores, rank_in_scopes
 from xpruner.methods.taylor import mean_over_images
-from xpruner.outputs import logits_of
-from xpruner.plan import Budget, solve
+from xpruner.plan.plan import Budget, solve
+from xpruner.runtime.outputs import logits_of
+from xpruner.training.search import frozen
 from xpruner.units import Units
+from xpruner.units.gates import gating
 
 Ratios = tuple[float, ...]
 """The removed share of every kind but the one that follows from the budget."""

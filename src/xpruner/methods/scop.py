@@ -15,15 +15,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xpruner.errors import UsageError
-from xpruner.gates import channel_axis, spread
-from xpruner.learning import frozen, learn
-from xpruner.methods.activation import columns
-from xpruner.methods.base import Problem
-from xpruner.methods.scoring import Scores, register_score
-from xpruner.methods.training import check_training, identity, loop_options
-from xpruner.outputs import logits_of
-from xpruner.training.devices import autocast
+from xpruner.methods._registry import Problem
+from xpruner.methods._scoring import Scores, register_score
+from xpruner.methods._weight_search import check_training, identity, loop_options
+from xpruner.methods.activation_norm import columns
+from xpruner.runtime.devices import autocast
+from xpruner.runtime.outputs import logits_of
+from xpruner.training.search import frozen, learn
 from xpruner.units import Gate, UnitGroup, Units
+from xpruner.units.gates import channel_axis, spread
 
 START = 0.5
 """Share of the real images at the start."""

@@ -9,9 +9,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from xpruner.evidence import gate_slopes
-from xpruner.methods.base import Problem
-from xpruner.methods.scoring import Scores, register_score
+from xpruner.masks.evidence import gate_slopes
+from xpruner.methods._registry import Problem
+from xpruner.methods._scoring import Scores, register_score
 
 
 @register_score("taylor")

@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xpruner._compat import declare_torchvision_ops
+from xpruner._torchvision import declare_torchvision_ops
 from xpruner.errors import UsageError
-from xpruner.methods.base import Outcome, Problem, register_method
+from xpruner.methods._registry import Outcome, Problem, register_method
+from xpruner.methods._scoring import Scores
 from xpruner.methods.isomorphic import copy_with_gradients
-from xpruner.methods.scoring import Scores
-from xpruner.plan import solve
-from xpruner.units.timm import is_identity
+from xpruner.plan.plan import solve
+from xpruner.units.adapters.timm.vit import is_identity
 
 declare_torchvision_ops()
 

@@ -8,10 +8,10 @@ compared per cost, which leaves the order of a ViT's hidden units as it is, for 
 kind ``hidden`` alone, it is the paper's.
 """
 
-from xpruner.methods.activation import check_consumers, sum_over_channels, variance
-from xpruner.methods.base import Outcome, Problem, register_method
+from xpruner.methods._registry import Outcome, Problem, register_method
+from xpruner.methods._scoring import allocate, allocation_of
+from xpruner.methods.activation_norm import check_consumers, sum_over_channels, variance
 from xpruner.methods.flap import with_means_in_biases
-from xpruner.methods.scoring import allocate, allocation_of
 
 
 @register_method("vbp", changes_weights=True, check=check_consumers)

@@ -17,16 +17,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xpruner.errors import UsageError
-from xpruner.gates import gating, spread
-from xpruner.learning import learn
-from xpruner.methods.base import Outcome, Problem, register_method
-from xpruner.methods.scoring import Scores, rank_in_scopes
-from xpruner.methods.training import WeightRecipe, check_training, identity, loop_options, trainable_copy
-from xpruner.outputs import logits_of
-from xpruner.plan import solve
+from xpruner.methods._registry import Outcome, Problem, register_method
+from xpruner.methods._scoring import Scores, rank_in_scopes
+from xpruner.methods._weight_search import WeightRecipe, check_training, identity, loop_options, trainable_copy
+from xpruner.plan.plan import solve
+from xpruner.runtime.devices import autocast
+from xpruner.runtime.outputs import logits_of
 from xpruner.surgery import apply
-from xpruner.training.devices import autocast
+from xpruner.training.search import learn
 from xpruner.units import Units
+from xpruner.units.gates import gating, spread
 
 ATTENTION_PENALTY = 2e-4
 MLP_PENALTY = 5e-5

@@ -30,19 +30,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xpruner.evidence import class_evidence
-from xpruner.gates import gating
-from xpruner.learning import learn
-from xpruner.methods.base import Outcome, Problem, register_method
-from xpruner.methods.training import LR, WeightRecipe, check_training, identity, loop_options, trainable_copy
-from xpruner.moments import reading
-from xpruner.outputs import logits_of
-from xpruner.plan import minimum, solve
+from xpruner.calibration.moments import reading
+from xpruner.masks.evidence import class_evidence
+from xpruner.methods._registry import Outcome, Problem, register_method
+from xpruner.methods._weight_search import LR, WeightRecipe, check_training, identity, loop_options, trainable_copy
+from xpruner.plan.plan import minimum, solve
+from xpruner.runtime.devices import autocast
+from xpruner.runtime.outputs import logits_of
 from xpruner.surgery import apply
-from xpruner.thresholds import AugmentedLagrangian, expected_cost
-from xpruner.training.devices import autocast
+from xpruner.thresholds.operation import AugmentedLagrangian, expected_cost
 from xpruner.training.evaluate import evaluating
+from xpruner.training.search import learn
 from xpruner.units import UnitGroup, Units, prunable_parts
+from xpruner.units.gates import gating
 
 THETA_START = 10.0
 THETA_TRAVEL = 100.0

@@ -8,7 +8,7 @@ from torch import nn
 
 from xpruner.data.class_names import Classes
 from xpruner.data.spec import InputSpec
-from xpruner.outputs import classes_of
+from xpruner.runtime.outputs import classes_of
 
 log = logging.getLogger("xpruner")
 

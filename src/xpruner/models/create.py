@@ -9,20 +9,20 @@ from typing import Any
 import torch
 from torch import nn
 
-from xpruner._compat import declare_torchvision_ops
-from xpruner.checkpoint import CONFIG, STRUCTURE, load, read_structure
+from xpruner._torchvision import declare_torchvision_ops
 from xpruner.config import FinetuneConfig, ModelConfig
 from xpruner.data.spec import InputSpec
 from xpruner.errors import UsageError, XPrunerError
 from xpruner.models.about import known_classes, note
 from xpruner.models.arguments import check_timm
+from xpruner.models.checkpoint import CONFIG, STRUCTURE, load, read_structure
 from xpruner.models.classifier import check_single_label
 from xpruner.models.of_timm import is_timm_folder, read_timm_folder
 from xpruner.models.of_transformers import read_transformers
 from xpruner.models.preprocessing import read_preprocessing
+from xpruner.models.skeleton import unknown_model
 from xpruner.models.weights import classes_in, load_weights, stored_weights
-from xpruner.outputs import classes_of
-from xpruner.skeleton import unknown_model
+from xpruner.runtime.outputs import classes_of
 
 declare_torchvision_ops()
 

@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import nn
 
-from xpruner._compat import declare_torchvision_ops
-from xpruner.cost import input_size
-from xpruner.outputs import classes_of
-from xpruner.units.blocks import SkippedBlock
-from xpruner.units.branch import ConstantBranch
+from xpruner._torchvision import declare_torchvision_ops
+from xpruner.measure.macs import input_size
+from xpruner.runtime.outputs import classes_of
+from xpruner.units.adapters.timm.blocks import SkippedBlock
+from xpruner.units.modules.branch import ConstantBranch
 
 declare_torchvision_ops()
 

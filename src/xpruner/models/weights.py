@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from xpruner._compat import declare_torchvision_ops
-from xpruner.checkpoint import first_difference
+from xpruner._torchvision import declare_torchvision_ops
 from xpruner.errors import UsageError, XPrunerError
+from xpruner.models.checkpoint import first_difference
 from xpruner.models.checkpoint_files import read_weights
 from xpruner.models.tensors import check_tensors, in_float32
 

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from xpruner.data import InputSpec
 from xpruner.explain.audit import Audit, ClassAudit, Drop, audit
-from xpruner.explain.finished import FinishedRun
 from xpruner.explain.pictures import data_uri, pixels_of
+from xpruner.run.finished import FinishedRun
 
 SHOWN = 12
 

@@ -8,18 +8,18 @@ import torch
 from torch import Tensor
 
 from xpruner import __version__
-from xpruner.checkpoint import read_structure
 from xpruner.explain.cards import class_card
-from xpruner.explain.finished import FinishedRun, different
-from xpruner.explain.maps import find_method
-from xpruner.explain.reasons import thresholds
-from xpruner.guard import GuardFigures
-from xpruner.methods.base import DENSE_MASKS, MASKS
+from xpruner.explain.decision import thresholds
+from xpruner.maps import find_method
+from xpruner.methods._registry import DENSE_MASKS, MASKS
+from xpruner.methods.xpruner.guard import GuardFigures
+from xpruner.models.checkpoint import read_structure
 from xpruner.report.changes import Changes, changes
 from xpruner.report.metrics import Result, finished
 from xpruner.report.pairs import Maps, check_numbers, choose, explained
 from xpruner.report.tables import MaskTable, class_rows, mask_table, width
-from xpruner.tracking import Curve, read_history
+from xpruner.run.finished import FinishedRun, different
+from xpruner.run.tracking import Curve, read_history
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def gather(run: FinishedRun, maps_method: str = "relevance", images: Sequence[in
 
     Args:
         run: A finished run.
-        maps_method: One of :func:`xpruner.explain.maps.map_methods`.
+        maps_method: One of :func:`xpruner.maps.map_methods`.
         images: Numbers of the images whose maps are shown; absent, some that both models get right and some that were
             lost.
 

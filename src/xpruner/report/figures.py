@@ -12,7 +12,7 @@ import numpy as np
 from xpruner.report.contents import Contents, LayerRates, Masks
 from xpruner.report.labels import different, named, short, shortened, text
 from xpruner.report.tables import Column, MaskTable
-from xpruner.tracking import Curve
+from xpruner.run.tracking import Curve
 
 COLOURS = ("#2f7ed8", "#c9541f", "#2a8f63", "#9a5cc6", "#a8791a", "#c23b78")
 """Each stands out from white and from the dark page by 3 to 1 at least."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from xpruner.errors import UsageError
-from xpruner.metrics import STAGES
+from xpruner.run.metrics import STAGES
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from xpruner.errors import require
-from xpruner.explain.finished import FinishedRun
 from xpruner.files import write_text
 from xpruner.report.contents import Contents, gather
 from xpruner.report.figures import curve_figures, drop_figure, importance_figure, keep_figure, mask_figures, signed
+from xpruner.run.finished import FinishedRun
 from xpruner.text import printable, printable_lines
 
 TEMPLATE = "template.html.jinja"
@@ -24,7 +24,7 @@ def write_report(
     Args:
         run: A finished run.
         path: Of the page.
-        maps_method: Of the explanation maps, one of :func:`xpruner.explain.maps.map_methods`.
+        maps_method: Of the explanation maps, one of :func:`xpruner.maps.map_methods`.
         images: Numbers of the images whose maps are shown; absent, some are chosen.
 
     Raises:

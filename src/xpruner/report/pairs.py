@@ -10,10 +10,10 @@ from torch import Tensor
 
 from xpruner.data import InputSpec
 from xpruner.errors import UsageError
-from xpruner.explain.finished import FinishedRun
 from xpruner.explain.map_pair import Likeness, map_pair
-from xpruner.explain.maps import find_method
 from xpruner.explain.pictures import data_uri, heated, pixels_of
+from xpruner.maps import find_method
+from xpruner.run.finished import FinishedRun
 
 log = logging.getLogger("xpruner")
 

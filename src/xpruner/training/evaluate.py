@@ -9,9 +9,9 @@ from torch.utils.data import Dataset
 
 from xpruner.data import batches
 from xpruner.errors import UsageError
-from xpruner.outputs import logits_of
-from xpruner.training.devices import accelerator, autocast
-from xpruner.training.progress import Progress
+from xpruner.runtime.devices import accelerator, autocast
+from xpruner.runtime.outputs import logits_of
+from xpruner.runtime.progress import Progress
 
 
 def evaluate(

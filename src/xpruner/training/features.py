@@ -6,9 +6,9 @@ from contextlib import contextmanager
 from torch import Tensor, nn
 
 from xpruner.errors import UsageError
-from xpruner.outputs import tensors_of
-from xpruner.plan import Plan
-from xpruner.units.embed import stream_key
+from xpruner.plan.plan import Plan
+from xpruner.runtime.outputs import tensors_of
+from xpruner.units.adapters.timm.embed import stream_key
 from xpruner.units.registry import parts_of
 
 

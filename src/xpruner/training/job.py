@@ -15,10 +15,10 @@ from xpruner.config import FinetuneConfig
 from xpruner.config.checks import check
 from xpruner.data import batches
 from xpruner.errors import UsageError
-from xpruner.outputs import logits_of
-from xpruner.training.devices import autocast
-from xpruner.training.distill import finetune_loss
+from xpruner.runtime.devices import autocast
+from xpruner.runtime.outputs import logits_of
 from xpruner.training.features import feature_loss, handed_on, last_block
+from xpruner.training.losses import finetune_loss
 
 UNTOLD = ("checkpoint_every", "cuda_graph")
 """Options of the recipe that change nothing but time."""

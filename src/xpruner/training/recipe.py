@@ -3,7 +3,7 @@
 from torch import nn
 from torch.optim import Optimizer
 
-from xpruner._compat import declare_torchvision_ops
+from xpruner._torchvision import declare_torchvision_ops
 from xpruner.config import FinetuneConfig
 
 declare_torchvision_ops()

@@ -1,22 +1,9 @@
 """Where prunable units live in a model: :func:`find_units`, and the adapters of each library behind it."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
-
-from torch import nn
-
-from xpruner.cost import Trace, count_params, input_size, trace
-from xpruner.errors import UsageError, unknown
-from xpruner.units import timm as _timm  # noqa: F401  registers its adapters
-from xpruner.units import timm_attention as _timm_attention  # noqa: F401  likewise
-from xpruner.units import timm_conv_attention as _timm_conv_attention  # noqa: F401  likewise
-from xpruner.units import timm_mixed as _timm_mixed  # noqa: F401  likewise
-from xpruner.units import timm_mlp as _timm_mlp  # noqa: F401  likewise
-from xpruner.units import transformers as _transformers  # noqa: F401  likewise, by name
+from xpruner.registry import import_submodules
 from xpruner.units.base import Gate, Keep, Term, UnitGroup, Units
-from xpruner.units.embed import EmbedAdapter, stream_key, streams_of
-from xpruner.units.registry import Adapter, PrunablePart, leave_whole, parts_of, register_adapter, why_whole
-from xpruner.units.wrappers import check_module
+from xpruner.units.find import DEFAULT_KINDS, KINDS, find_units, offered_kinds, prunable_parts
+from xpruner.units.registry import Adapter, leave_whole, register_adapter
 
 __all__ = [
     "DEFAULT_KINDS",
@@ -34,118 +21,4 @@ __all__ = [
     "register_adapter",
 ]
 
-KINDS = ("head", "hidden", "qk", "v", "embed", "block")
-DEFAULT_KINDS = ("head", "hidden")
-
-
-def find_units(
-    model: nn.Module, kinds: Sequence[str] = DEFAULT_KINDS, size: tuple[int, int, int] | None = None
-) -> Units:
-    """Finds the prunable units of a model.
-
-    Args:
-        model: A vision transformer of timm or transformers.
-        kinds: Which kinds of unit to return: ``head`` (attention heads), ``hidden`` (MLP hidden units), ``qk`` and
-            ``v`` (query-key and value dimensions, of all heads of a layer alike), ``embed`` (channels of the residual
-            stream), ``block`` (whole blocks).
-        size: (channels, height, width) of the images; the model's own when absent. It sets the MACs.
-
-    Returns:
-        The groups in forward order. MACs and parameters come from the real shapes and the real token counts.
-
-    Raises:
-        UsageError: If a module that holds units has no adapter or cannot be cut exactly (named), a kind is unknown, or
-            something wraps the model or changed its layers (adapters, parametrizations), with what to do first.
-    """
-    for kind in kinds:
-        if kind not in KINDS:
-            raise unknown("unit kind", kind, KINDS)
-    every = list(_every_part(model))
-    wanted = {part.key: part for part in every if part.adapter.kind in kinds}
-    for part in wanted.values():
-        _refuse(part)
-    if not wanted:
-        reason = (not every and why_whole(model)) or "nothing to prune"
-        raise UsageError(f"The {type(model).__name__} holds no unit of the kinds {', '.join(kinds)}; {reason}.")
-    traced = trace(model, size)
-    terms = _terms(model, every, wanted, traced)
-    groups = tuple(_group(part, terms) for part in wanted.values())
-    return Units(groups, traced.total, count_params(model), size or input_size(model), terms)
-
-
-def offered_kinds(model: nn.Module) -> list[str]:
-    """Returns the kinds of unit that every module of a model that holds some of them can be cut by, in their order."""
-    parts = list(_every_part(model))
-    refused = {part.adapter.kind for part in parts if part.adapter.refuse(part.module)}
-    held = {part.adapter.kind for part in parts}
-    return [kind for kind in KINDS if kind in held - refused]
-
-
-def prunable_parts(model: nn.Module) -> dict[str, PrunablePart]:
-    """Returns every prunable module of a model by its group's key, of all kinds, without counting what anything costs.
-
-    Raises:
-        UsageError: If a module looks as if it held units and has no adapter, or something wraps the model.
-    """
-    return {part.key: part for part in _every_part(model) if not part.adapter.refuse(part.module)}
-
-
-def _every_part(model: nn.Module) -> Iterable[PrunablePart]:
-    check_module(model)
-    yield from streams_of(model)
-    yield from parts_of(model)
-
-
-def _refuse(part: PrunablePart) -> None:
-    reason = part.adapter.refuse(part.module)
-    if reason:
-        raise UsageError(
-            f"Cannot prune {part.path!r} ({type(part.module).__name__}): {reason}; "
-            f"leave {part.adapter.kind!r} out of the kinds of unit to prune."
-        )
-
-
-def _group(part: PrunablePart, terms: Sequence[Term]) -> UnitGroup:
-    own = [term for term in terms if part.key in term.groups]
-    gates = part.adapter.gates(part.module) if isinstance(part.adapter, EmbedAdapter) else (_gate(part),)
-    return UnitGroup(
-        key=part.key,
-        kind=part.adapter.kind,
-        module=part.path,
-        size=part.size,
-        gates=gates,
-        macs=sum(term.macs for term in own) / part.size,
-        params=sum(term.params for term in own) / part.size,
-    )
-
-
-def _gate(part: PrunablePart) -> Gate:
-    gate = part.adapter.gate(part.module)
-    return replace(gate, path=f"{part.path}.{gate.path}".rstrip("."))
-
-
-def _terms(
-    model: nn.Module, every: Sequence[PrunablePart], wanted: Mapping[str, PrunablePart], traced: Trace
-) -> tuple[Term, ...]:
-    """Resolves the kinds that every module's cost goes with to the groups that are wanted."""
-    blocks = [part.path for part in wanted.values() if part.adapter.kind == "block"]
-    whole = any(part.adapter.kind in ("embed", "block") for part in wanted.values())
-    cut = {part.path for part in wanted.values()}
-    terms = []
-    for part in every:
-        if part.adapter.refuse(part.module) or not (whole or part.path in cut):
-            continue
-        embed = isinstance(part.adapter, EmbedAdapter)
-        around = [f"{path}:block" for path in blocks if not embed and f"{part.path}.".startswith(f"{path}.")]
-        for share in part.adapter.shares(part.module, traced.below("" if embed else part.path)):
-            names = [_key(model, part.path, kind) for kind in share.kinds]
-            keys = tuple(dict.fromkeys(key for key in (*names, *around) if key in wanted))
-            if keys:
-                terms.append(Term(share.macs, share.params, keys))
-    return tuple(terms)
-
-
-def _key(model: nn.Module, path: str, kind: str) -> str:
-    if ":" in kind:
-        return kind
-    return stream_key(model, path) if kind == "embed" else f"{path}:{kind}"
+import_submodules(f"{__name__}.adapters")

@@ -1,0 +1,1 @@
+"""What calibration images tell: moments of activations, sensitivity of the logits, rotated heads."""

@@ -1,0 +1,109 @@
+"""Forward passes over the same images, each of which goes further into a model and starts where the last one can."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xpruner.calibration.moments import reading
+from xpruner.errors import XPrunerError
+from xpruner.runtime.devices import autocast
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+"""What a module is called with."""
+
+
+class Passes:
+    """Reads what modules read, in forward order, without running the blocks before them again for each.
+
+    What the block around them is called with is kept for every batch, and passes start there. To get to the next block
+    the present one is run where the next takes its output and otherwise the same arguments, as in most vision
+    transformers, else the whole model. So the weights ahead of what is read next must stay as they are.
+
+    Args:
+        model: In the mode that it should run in.
+        images: Batches (batch, channels, height, width).
+        precision: Of the passes.
+    """
+
+    def __init__(self, model: nn.Module, images: Sequence[Tensor], precision: str):
+        self.model, self.precision = model, precision
+        self.device = next(model.parameters()).device
+        self.images: list[Call] = [((batch.to(self.device),), {}) for batch in images]
+        self.block, self.calls = "", self.images
+
+    def read(self, paths: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+        """Yields for each batch what the modules at these paths read; a pass ends at the last of them.
+
+        Raises:
+            XPrunerError: If the model does not call the last of them.
+        """
+        block = block_around(self.model, paths)
+        if block != self.block:
+            self.calls, self.block = self._calls(block), block
+        for call in self.calls:
+            with reading(self.model, paths) as inputs:
+                self._reach(paths[-1], self.block, call)
+            yield dict(inputs)
+
+    def _calls(self, block: str) -> list[Call]:
+        """Returns what a block is called with, batch by batch."""
+        first = self._reach(block, "", self.images[0])
+        if self.block and is_fed(first, self.calls[0], self._run(self.block, self.calls[0])):
+            return [((self._run(self.block, call), *call[0][1:]), call[1]) for call in self.calls]
+        return [first, *(self._reach(block, "", call) for call in self.images[1:])]
+
+    def _run(self, path: str, call: Call) -> Any:
+        args, named = call
+        with autocast(self.precision, self.device):
+            return self.model.get_submodule(path)(*args, **named)
+
+    def _reach(self, path: str, start: str, call: Call) -> Call:
+        """Calls the module at ``start`` and returns what the one at ``path`` is then called with."""
+        handle = self.model.get_submodule(path).register_forward_pre_hook(_stop, with_kwargs=True)
+        try:
+            self._run(start, call)
+        except _Reached as reached:
+            return reached.call
+        finally:
+            handle.remove()
+        raise XPrunerError(f"The model does not call its module {path!r}, so that nothing can be fitted there.")
+
+
+class _Reached(Exception):
+    """Ends a forward pass where it has served its purpose."""
+
+    def __init__(self, call: Call):
+        self.call = call
+
+
+def _stop(_module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+    raise _Reached((args, named))
+
+
+def block_around(model: nn.Module, paths: Sequence[str]) -> str:
+    """Returns the path of the smallest module of a sequence or list of modules that holds all of these, or ""."""
+    parts = paths[-1].split(".")
+    for end in range(len(parts), 0, -1):
+        block = ".".join(parts[:end])
+        listed = isinstance(model.get_submodule(".".join(parts[: end - 1])), nn.Sequential | nn.ModuleList)
+        if listed and all(f"{path}.".startswith(f"{block}.") for path in paths):
+            return block
+    return ""
+
+
+def is_fed(call: Call, before: Call, output: Any) -> bool:
+    """Returns whether a module is called as the one before it was, but with that one's output in the first place."""
+    (args, named), (args_before, named_before) = call, before
+    return bool(args) and _same((args[0], args[1:], named), (output, args_before[1:], named_before))
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor):
+        return isinstance(other, Tensor) and torch.equal(one, other)
+    if isinstance(one, dict):
+        return isinstance(other, dict) and one.keys() == other.keys() and all(_same(one[k], other[k]) for k in one)
+    if isinstance(one, tuple | list):
+        return isinstance(other, tuple | list) and len(one) == len(other) and all(map(_same, one, other))
+    return bool(one == other)

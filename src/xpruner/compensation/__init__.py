@@ -1,0 +1,1 @@
+"""Closed-form least squares after surgery."""

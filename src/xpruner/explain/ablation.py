@@ -1,0 +1,141 @@
+"""What a model loses without some of its units, class by class, measured by closing their gates."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from xpruner.calibration.moments import Batches, channels_last, consumer_moments, reading
+from xpruner.runtime.devices import autocast
+from xpruner.runtime.outputs import logits_of
+from xpruner.training.evaluate import evaluating
+from xpruner.units import UnitGroup, Units
+from xpruner.units.gates import gating
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What is lost without some units.
+
+    Attributes:
+        top1: Percentage points of top-1 lost, (classes,), nan for a class without images.
+        nats: Mean rise of the cross-entropy, (classes,), nan for a class without images.
+        change: (images,) Kullback-Leibler divergence from what the whole model says of each image.
+    """
+
+    top1: Tensor
+    nats: Tensor
+    change: Tensor
+
+
+@torch.no_grad()
+def losses_without(
+    model: nn.Module,
+    units: Units,
+    choices: Sequence[Mapping[str, Sequence[int]]],
+    batches: Batches,
+    num_classes: int,
+    precision: str = "fp32",
+) -> list[Loss]:
+    """Returns for each choice of units what the model loses when they are closed.
+
+    Args:
+        model: The dense model.
+        units: Its groups.
+        choices: For a group's key the indices of the units to close, one choice after the other.
+        batches: Images with labels.
+        num_classes: Of the labels.
+        precision: Of the forward passes.
+    """
+    device = next(model.parameters()).device
+    closed = [{key: _closed(units[key].size, gone) for key, gone in choice.items()} for choice in choices]
+    gates: list[dict[str, Tensor]] = [{}, *closed]
+    said: list[list[Tensor]] = [[] for _ in gates]
+    labels = []
+    with evaluating(model), autocast(precision, device):
+        for images, truth in batches:
+            labels.append(truth)
+            for found, gate in zip(said, gates, strict=True):
+                with gating(model, units, gate):
+                    found.append(logits_of(model(images.to(device))).float().cpu())
+    whole, *parts = (torch.cat(found) for found in said)
+    truth = torch.cat(labels)
+    return [_loss(whole, part, truth, num_classes) for part in parts]
+
+
+@torch.no_grad()
+def strengths(model: nn.Module, group: UnitGroup, index: int, batches: Batches, precision: str = "fp32") -> Tensor:
+    """Returns how strongly each image drives a unit: (images,) mean square of what it hands on, over its tokens.
+
+    Args:
+        model: The dense model.
+        group: A group with a consumer.
+        index: Of the unit.
+        batches: Images; labels are not read.
+        precision: Of the forward passes.
+    """
+    assert group.consumer is not None
+    device = next(model.parameters()).device
+    layer, channels = model.get_submodule(group.consumer), group.channels[index]
+    found = []
+    with evaluating(model), autocast(precision, device), reading(model, [group.consumer]) as inputs:
+        for images, _ in batches:
+            model(images.to(device))
+            handed = channels_last(layer, inputs[group.consumer])[..., channels.to(device)].float()
+            found.append(handed.square().reshape(len(images), -1).mean(1).cpu())
+    return torch.cat(found)
+
+
+def stand_ins(
+    model: nn.Module, units: Units, key: str, index: int, batches: Batches, count: int, precision: str = "fp32"
+) -> list[int]:
+    """Returns the units of a group that say most about one of them, the best first.
+
+    Of each, it is the share of the unit's variance that is affine in it: trace(S_uv S_vv^-1 S_vu) / trace(S_uu).
+
+    Args:
+        model: The dense model.
+        units: Its groups.
+        key: Of a group with a consumer.
+        index: Of the unit.
+        batches: Images; labels are not read.
+        count: How many to return at most.
+        precision: Of the forward passes.
+    """
+    group = units[key]
+    with evaluating(model):
+        moments = consumer_moments(model, replace(units, groups=(group,)), batches, precision)[key]
+    explained = _explained(moments.covariance, group.channels, index)
+    explained[index] = -1
+    return explained.argsort(descending=True)[: min(count, group.size - 1)].tolist()
+
+
+def _explained(covariance: Tensor, channels: Tensor, index: int) -> Tensor:
+    """Returns (units,) shares of one unit's variance that each of the units explains; 1 for the unit itself."""
+    width = channels.shape[1]
+    blocks = covariance[channels[:, :, None], channels[:, None, :]]
+    across = covariance[channels[:, :, None], channels[index]]  # (units, width, width)
+    ridge = 1e-9 * blocks.diagonal(dim1=1, dim2=2).mean(1).clamp(min=1e-30)
+    solved = torch.linalg.solve(blocks + ridge[:, None, None] * torch.eye(width, dtype=blocks.dtype), across)
+    return (across * solved).sum((1, 2)) / blocks[index].trace().clamp(min=1e-30)
+
+
+def _closed(size: int, gone: Sequence[int]) -> Tensor:
+    gates = torch.ones(size)
+    gates[list(gone)] = 0.0
+    return gates
+
+
+def _loss(whole: Tensor, part: Tensor, labels: Tensor, num_classes: int) -> Loss:
+    wrong = (whole.argmax(1) == labels).double() - (part.argmax(1) == labels).double()
+    rise = F.cross_entropy(part, labels, reduction="none") - F.cross_entropy(whole, labels, reduction="none")
+    change = F.kl_div(part.log_softmax(1), whole.log_softmax(1), log_target=True, reduction="none").sum(1)
+    return Loss(100 * class_means(wrong, labels, num_classes), class_means(rise, labels, num_classes), change)
+
+
+def class_means(values: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """Returns the (classes,) means of (images,) values; nan for a class without images."""
+    counts = torch.bincount(labels, minlength=num_classes)
+    return torch.zeros(num_classes, dtype=values.dtype).index_add_(0, labels, values) / counts

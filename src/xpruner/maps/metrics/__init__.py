@@ -1,0 +1,1 @@
+"""How faithful maps are, and how well two agree."""

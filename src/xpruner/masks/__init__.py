@@ -1,0 +1,1 @@
+"""Explainability-aware masks: class evidence, where masks start, and how they are learned."""

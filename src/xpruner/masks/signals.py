@@ -1,0 +1,140 @@
+"""Explanation signals: where the class evidence comes from that masks start from, by name.
+
+A signal of one's own is a function registered under a name; ``masks.evidence`` then takes that name.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from xpruner.calibration.moments import Batches, Moments
+from xpruner.config import MaskConfig
+from xpruner.errors import UsageError, unknown
+from xpruner.masks.evidence import class_evidence, evidence_tables
+from xpruner.masks.sequential_evidence import evidence_at_removal
+from xpruner.units import Units
+
+NONE = "none"
+"""All masks start open: gates alone, as in the paper."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a signal is asked about; it leaves the model as it is.
+
+    Attributes:
+        model: The model of this round.
+        units: Its groups.
+        batches: Calibration images with labels.
+        num_classes: Rows of the tables.
+        moments: Of the consumers' inputs, by group key; empty where the signal takes none.
+        options: Of the masks.
+        precision: Of the forward and backward passes.
+    """
+
+    model: nn.Module
+    units: Units
+    batches: Batches
+    num_classes: int
+    moments: dict[str, Moments]
+    options: MaskConfig
+    precision: str
+
+
+Signal = Callable[[Question], dict[str, Tensor]]
+"""Returns for each group a (classes, units) table of evidence, not negative; masks start from evidence per MAC."""
+
+_signals: dict[str, Signal] = {}
+_with_moments: set[str] = set()
+
+
+def register_signal(name: str, *, moments: bool = False) -> Callable[[Signal], Signal]:
+    """Registers a :data:`Signal` under a name.
+
+    Args:
+        name: The value of ``masks.evidence`` that chooses it.
+        moments: Whether it takes the moments of the consumers' inputs.
+    """
+
+    def register(signal: Signal) -> Signal:
+        _signals[name] = signal
+        if moments:
+            _with_moments.add(name)
+        return signal
+
+    return register
+
+
+def find_signal(name: str) -> Signal:
+    """Returns a signal by its name.
+
+    Raises:
+        UsageError: If the name is unknown; the nearest is named.
+    """
+    if name not in _signals:
+        raise unknown("value of masks.evidence", name, [NONE, *_signals])
+    return _signals[name]
+
+
+def takes_moments(name: str) -> bool:
+    """Returns whether a signal takes the moments of the consumers' inputs."""
+    return name in _with_moments
+
+
+@register_signal("taylor")
+def taylor(question: Question) -> dict[str, Tensor]:
+    """Returns first-order evidence of whole units: the squared gradient with respect to a gate."""
+    q = question
+    return class_evidence(
+        q.model, q.units, q.batches, q.num_classes, temperature=q.options.temperature, precision=q.precision
+    )
+
+
+@register_signal("irreplaceable", moments=True)
+def irreplaceable(question: Question) -> dict[str, Tensor]:
+    """Returns first-order evidence of what the other units cannot make up for."""
+    q = question
+    return class_evidence(
+        q.model, q.units, q.batches, q.num_classes, q.moments,
+        temperature=q.options.temperature, precision=q.precision,
+    )  # fmt: skip
+
+
+@register_signal("at_removal", moments=True)
+def at_removal(question: Question) -> dict[str, Tensor]:
+    """Returns first-order evidence of what the units that stay longer cannot make up for."""
+    q = question
+    return evidence_at_removal(
+        q.model, q.units, q.batches, q.num_classes, q.moments,
+        whole=q.options.whole, temperature=q.options.temperature, precision=q.precision,
+    )  # fmt: skip
+
+
+@register_signal("relevance")
+def relevance(question: Question) -> dict[str, Tensor]:
+    """Returns the squared relevance of units: AttnLRP of an image's true logit, read at what the consumers read.
+
+    A unit's relevance is the sum over tokens and channels of x g, with g the modified gradient of Achtibat et al. (ICML
+    2024). That relevance be propagated to units is what the authors of X-Pruner name as future work; the square, which
+    makes it one with first-order evidence but for the rules, is our choice.
+
+    Raises:
+        UsageError: If a part of the model has no rule.
+    """
+    from xpruner.maps.anatomy import anatomy_of
+    from xpruner.maps.attention import explicit_attention
+    from xpruner.maps.attnlrp import relevance_rules
+
+    q = question
+    try:
+        with explicit_attention(q.model), relevance_rules(q.model, anatomy_of(q.model)):
+            return evidence_tables(q.model, q.units, q.batches, q.num_classes, ({},), q.precision, true_logits)[0]
+    except UsageError as error:
+        what = str(error).partition(";")[0]
+        raise UsageError(f"masks.evidence is 'relevance': {what}; use 'at_removal' or 'taylor'.") from error
+
+
+def true_logits(logits: Tensor, labels: Tensor) -> Tensor:
+    """Returns the sum over the batch of the labels' logits."""
+    return logits.gather(1, labels[:, None]).sum()

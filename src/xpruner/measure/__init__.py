@@ -1,0 +1,1 @@
+"""What a model costs: MACs, parameters, latency, and the time and memory of a stage."""

@@ -1,0 +1,1 @@
+"""NViT: Hessian-aware scores, weighed by latency."""

@@ -1,0 +1,1 @@
+"""UVC: a primal-dual search over scores and cost."""

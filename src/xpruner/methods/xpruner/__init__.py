@@ -1,0 +1,1 @@
+"""X-Pruner: its rounds, and the guard of classes."""

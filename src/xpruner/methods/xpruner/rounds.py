@@ -1,0 +1,169 @@
+"""X-Pruner: class-wise masks, learned layer-wise thresholds, and rounds in which the network is looked at anew."""
+
+import logging
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xpruner.calibration.moments import Moments, consumer_moments
+from xpruner.compensation.fit import compensate
+from xpruner.config import RunConfig
+from xpruner.masks.class_masks import ClassMasks, rescaled
+from xpruner.masks.learning import leak, learn_masks
+from xpruner.masks.signals import NONE, Question, find_signal, takes_moments
+from xpruner.methods._registry import Outcome, Problem, read_outcome, register_method, write_outcome
+from xpruner.methods._weight_search import check_precision
+from xpruner.methods.xpruner.guard import guarded
+from xpruner.methods.xpruner.guard_images import unseen
+from xpruner.plan.plan import Budget, Plan
+from xpruner.surgery import apply
+from xpruner.thresholds.search import search_thresholds
+from xpruner.training.evaluate import evaluating
+from xpruner.training.search import LoopOptions
+from xpruner.units import Units, find_units
+
+log = logging.getLogger("xpruner")
+
+LEVEL = "evidence per cost at a mask of one half"
+
+
+def check_search(problem: Problem) -> None:
+    """Raises UsageError for evidence that nothing provides, or where masks or thresholds are to be learned in fp16."""
+    config = problem.config
+    if config.masks.evidence != NONE:
+        find_signal(config.masks.evidence)
+    if config.masks.steps or config.thresholds.steps:
+        check_precision(config.precision, "masks and thresholds")
+
+
+@register_method("xpruner", ("head", "hidden", "qk", "v"), rotates=True, check=check_search)
+def search(problem: Problem) -> Outcome:
+    """Learns masks and thresholds and returns the plan, in one round or several.
+
+    With several rounds the budget falls geometrically. Each round learns masks and thresholds on the network that the
+    earlier rounds left, cut and compensated; two units that can stand in for each other both look dispensable until
+    one is gone [our choice]. The plan is in the numbering of the dense model. A unit's mask is the last one it had, on
+    the scale of the last round's, so that all can be compared.
+
+    Raises:
+        UsageError: If the classes are to be guarded and there are too few images for it, or no plan holds.
+    """
+    limit = problem.config.max_class_drop
+    if limit is not None:
+        unseen(problem, limit)  # too few images are known before anything is computed
+    plan: Plan | None = None
+    level = 1.0
+    table: dict[str, Tensor] = {}
+    dense_masks: dict[str, Tensor] = {}
+    figures: dict[str, Any] = {}
+    budgets = round_budgets(problem, problem.config.rounds)
+    for number, budget in enumerate(budgets, 1):
+        folder = problem.state_dir / f"round-{number}" if problem.state_dir else None
+        found = read_outcome(folder) if folder else None
+        if found is None:
+            log.info("round %d of %d, down to %.4g %s", number, len(budgets), budget.amount, budget.resource)
+            found = _round(problem, _left_by(problem, plan), budget, folder, number)
+            if folder:
+                write_outcome(folder, found)
+        of_round = dict(found.figures)
+        before, level = level, of_round.pop(LEVEL)
+        earlier = {key: rescaled(m, before / level) for key, m in table.items()}
+        table = _in_dense_numbering(earlier, found.masks, plan)
+        if plan is None:  # the first round alone sees the dense model
+            figures, dense_masks = of_round, found.masks
+        plan = found.plan if plan is None else found.plan.after(plan)
+    assert plan is not None
+    plan = Plan.of(problem.units, plan.keep, "xpruner", problem.budget)
+    if limit is None:
+        return Outcome(plan, table, figures, dense_masks=dense_masks)
+    held = guarded(problem, table, plan, limit)
+    figures["guard"] = asdict(held.figures)
+    return Outcome(held.plan, table, figures, dense_masks=dense_masks)
+
+
+def _left_by(problem: Problem, plan: Plan | None) -> nn.Module:
+    """Returns the network that the rounds so far left, cut and compensated."""
+    if plan is None:
+        return problem.model
+    config = problem.config
+    return compensate(
+        apply(problem.model, plan), problem.model, plan, problem.calibration, config.compensate,
+        precision=config.precision,
+    )  # fmt: skip
+
+
+def round_budgets(problem: Problem, rounds: int) -> list[Budget]:
+    """Returns the budget of each round as an absolute cost, falling geometrically to the one that is asked."""
+    resource = problem.budget.resource
+    dense, share = problem.units.total(resource), problem.budget.share(problem.units)
+    amounts = [dense * share ** (r / rounds) for r in range(1, rounds + 1)]
+    return [replace(problem.budget, amount=amount) for amount in amounts]
+
+
+def _round(problem: Problem, model: nn.Module, budget: Budget, folder: Path | None, number: int) -> Outcome:
+    config = problem.config
+    kinds = list(dict.fromkeys(group.kind for group in problem.units))
+    units = find_units(model, kinds, problem.units.input_size)
+    masks = ClassMasks(units, problem.num_classes, config.masks.rank, config.masks.init, config.seed + number)
+    masks.to(next(model.parameters()).device)
+    options = LoopOptions(
+        steps=0, batch_size=config.data.batch_size, seed=config.seed + number, workers=config.data.workers,
+        on_step=problem.on_step, checkpoint_every=config.finetune.checkpoint_every,
+    )  # fmt: skip
+    moments = _moments(problem, model, units)
+    level = 1.0
+    if config.masks.evidence != NONE:
+        question = Question(
+            model, units, problem.calibration, problem.num_classes, moments, config.masks, config.precision
+        )
+        evidence = find_signal(_signal(config))(question)
+        level = masks.start_from(evidence, _removed_share(units, budget), budget.resource)
+    learn_masks(model, masks, problem.train, config.masks, _at(options, folder, "masks"), precision=config.precision)
+    plan = search_thresholds(
+        model, masks, budget, problem.train, config.thresholds, _at(options, folder, "thresholds"),
+        moments=moments, precision=config.precision,
+    )  # fmt: skip
+    figures = leak(model, masks, problem.calibration, precision=config.precision) if number == 1 else {}
+    return Outcome(plan, masks.tensors(), {**figures, LEVEL: level})
+
+
+def _moments(problem: Problem, model: nn.Module, units: Units) -> dict[str, Moments]:
+    config = problem.config
+    if not takes_moments(_signal(config)) and not (config.thresholds.compensated and config.thresholds.steps):
+        return {}
+    with evaluating(model):
+        return consumer_moments(model, units, problem.calibration, config.precision)
+
+
+def _signal(config: RunConfig) -> str:
+    """Returns which evidence to take: where nothing is compensated, a unit that goes is missed as a whole."""
+    if config.masks.evidence == "at_removal" and config.compensate.mode == "none":
+        return "taylor"
+    return config.masks.evidence
+
+
+def _removed_share(units: Units, budget: Budget) -> float:
+    """Returns about which share of the prunable cost goes, so that masks start at one half near the cut."""
+    total = units.total(budget.resource)
+    prunable = total - units.cost({group.key: [] for group in units}, budget.resource)
+    return min(0.95, max(0.05, (total - budget.target(units)) / prunable))
+
+
+def _at(options: LoopOptions, folder: Path | None, name: str) -> LoopOptions:
+    return replace(options, state_dir=folder / name if folder else None)
+
+
+def _in_dense_numbering(table: dict[str, Tensor], masks: dict[str, Tensor], plan: Plan | None) -> dict[str, Tensor]:
+    """Writes the masks of the units that are left into the table of all units; the others keep what they had."""
+    merged = dict(table)
+    for key, mask in masks.items():
+        kept = plan.keep.get(key) if plan is not None else None
+        if kept is None:
+            merged[key] = mask
+        else:
+            merged[key] = table[key].clone()
+            merged[key][:, torch.tensor(kept)] = mask
+    return merged

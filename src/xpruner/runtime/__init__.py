@@ -1,0 +1,1 @@
+"""What every forward pass needs: devices, precision, outputs and progress."""

@@ -1,0 +1,1 @@
+"""The differentiable pruning operation and the search for layer-wise thresholds."""

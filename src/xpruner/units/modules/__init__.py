@@ -1,0 +1,1 @@
+"""Modules that hold fewer units where the library's own cannot."""

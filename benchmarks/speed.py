@@ -15,17 +15,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import xpruner  # before timm: it declares what torchvision lacks beside a CPU build of torch
+
+# isort: split
+import timm
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from xpruner._torchvision import declare_torchvision_ops
 from xpruner.compare.results import provenance
-
-declare_torchvision_ops()
-import timm
-
-import xpruner
 from xpruner.config import preset
 from xpruner.masks.learning import learn_masks
 from xpruner.methods import Problem, find_method

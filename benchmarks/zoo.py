@@ -23,18 +23,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import xpruner  # noqa: F401, before timm: it declares what torchvision lacks beside a CPU build of torch
+
+# isort: split
+import timm
 import torch
+import transformers
 from torch import nn
 
-from xpruner._torchvision import declare_torchvision_ops
-
-declare_torchvision_ops()
-
-import timm
-import transformers
-
-ROOT = Path(__file__).parents[1]
-sys.path += [str(ROOT / "benchmarks"), str(ROOT / "tests")]
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
 import tiny_transformers
 import zoo_coverage
@@ -50,6 +47,7 @@ from xpruner.surgery import apply
 from xpruner.units import DEFAULT_KINDS, KINDS, Units, find_units
 from xpruner.units.gates import gating
 
+ROOT = Path(__file__).parents[1]
 TOLERANCE = 1e-5
 ROUNDING = 1e-10
 """In float64, for the few models whose drawn weights let float32's rounding errors grow beyond the tolerance."""

@@ -17,13 +17,9 @@ from functools import cache, partial
 from typing import Any, NoReturn
 from unittest import mock
 
+import timm
 import torch
 from torch import nn
-
-from xpruner._torchvision import declare_torchvision_ops
-
-declare_torchvision_ops()
-import timm
 
 CLASSES = 5
 HEADS = 3  # at most, in the first stage

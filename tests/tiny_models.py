@@ -3,14 +3,9 @@
 import copy
 from functools import cache
 
+import timm
 import torch
 from torch import nn
-
-from xpruner._torchvision import declare_torchvision_ops
-
-declare_torchvision_ops()
-
-import timm
 
 from xpruner.plan.plan import Plan
 from xpruner.units import DEFAULT_KINDS, Gate, UnitGroup, Units, find_units

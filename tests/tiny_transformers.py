@@ -5,13 +5,8 @@ from collections.abc import Callable
 from functools import cache, partial
 
 import torch
-from torch import nn
-
-from xpruner._torchvision import declare_torchvision_ops
-
-declare_torchvision_ops()
-
 import transformers as hf
+from torch import nn
 
 SIDE = 32
 VIT = dict(

@@ -6,6 +6,8 @@ The public verbs load on first use, so that ``import xpruner`` costs nothing.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from xpruner._torchvision import declare_before_import
+
 __version__ = "0.1.0"
 
 _HOME = {
@@ -73,6 +75,9 @@ if TYPE_CHECKING:
     from xpruner.training import evaluate, finetune
     from xpruner.units import find_units
     from xpruner.units.gates import gating
+
+
+declare_before_import()
 
 
 def __getattr__(name: str) -> Any:

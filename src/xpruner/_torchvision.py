@@ -7,6 +7,8 @@ transforms and never call these operators.
 """
 
 import importlib.util
+import sys
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +19,28 @@ _SCHEMAS = {
 _libraries: list[Any] = []  # torch.library.Library objects withdraw their operators when they are collected
 
 
+class _BeforeTorchvision(MetaPathFinder):
+    """Finds nothing itself: declares the operators when torchvision is about to be imported, and then is gone."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
+        if name == "torchvision":
+            sys.meta_path.remove(self)
+            declare_torchvision_ops()
+
+
+def declare_before_import() -> None:
+    """Has :func:`declare_torchvision_ops` called when torchvision is first imported; until then nothing is loaded."""
+    if "torchvision" not in sys.modules:
+        sys.meta_path.insert(0, _BeforeTorchvision())
+
+
 def declare_torchvision_ops() -> None:
     """Declares the operator schemas that torchvision lacks when its extension does not load; else does nothing."""
-    import torch
-
     spec = importlib.util.find_spec("torchvision")
     if _libraries or spec is None or spec.origin is None or _extension_loads(Path(spec.origin).parent):
         return
+    import torch
+
     library = torch.library.Library("torchvision", "FRAGMENT")
     for name, schema in _SCHEMAS.items():
         if not hasattr(torch.ops.torchvision, name):

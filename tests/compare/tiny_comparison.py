@@ -2,15 +2,11 @@
 
 from pathlib import Path
 
+import timm
 import torch
 import yaml
 from run_and_die import TINY
 from safetensors.torch import save_file
-
-from xpruner._torchvision import declare_torchvision_ops
-
-declare_torchvision_ops()
-import timm
 
 
 def write_comparison(folder: Path, listed: dict, **changes) -> Path:

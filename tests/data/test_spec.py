@@ -3,15 +3,11 @@ import math
 import re
 
 import pytest
+import timm
 from torch import nn
 
-from xpruner._torchvision import declare_torchvision_ops
 from xpruner.data import InputSpec
 from xpruner.errors import UsageError
-
-declare_torchvision_ops()
-
-import timm
 
 IMAGENET = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 TINY = dict(depth=1, embed_dim=16, num_heads=2)

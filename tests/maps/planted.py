@@ -1,14 +1,9 @@
 """Images whose class is the colour of one bright patch on noise, and small models taught to tell them apart."""
 
+import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from xpruner._torchvision import declare_torchvision_ops
-
-declare_torchvision_ops()
-
-import timm
 
 SIDE, PATCH, COLOURS = 32, 8, 3
 MODELS = {

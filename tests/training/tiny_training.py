@@ -1,14 +1,9 @@
 """A training set and a model small enough for a step in milliseconds."""
 
+import timm
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-
-from xpruner._torchvision import declare_torchvision_ops
-
-declare_torchvision_ops()
-
-import timm
 
 CLASSES = 3
 

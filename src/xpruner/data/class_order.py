@@ -3,12 +3,9 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from xpruner._torchvision import declare_torchvision_ops
-from xpruner.errors import UsageError
-
-declare_torchvision_ops()
-
 from timm.utils.misc import natural_key
+
+from xpruner.errors import UsageError
 
 NATURAL, ALPHABETICAL = "natural", "alphabetical"
 

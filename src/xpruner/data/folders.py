@@ -6,13 +6,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from xpruner._torchvision import declare_torchvision_ops
+from timm.utils.misc import natural_key
+
 from xpruner.data.rgb import image_extensions
 from xpruner.errors import XPrunerError
-
-declare_torchvision_ops()
-
-from timm.utils.misc import natural_key
 
 HIDDEN, OUTSIDE, NO_FILE, NO_EXTENSION = "hidden", "outside of class folders", "not a file", "no extension"
 """Kinds of what is passed over, besides extensions; links that lead nowhere are no files."""

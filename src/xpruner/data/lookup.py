@@ -5,15 +5,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from xpruner._torchvision import declare_torchvision_ops
+from timm.data import create_dataset
+
 from xpruner.data.class_order import NATURAL
 from xpruner.data.folders import is_hidden, visible_folders
 from xpruner.data.sources import ClassFolders, Digits, Source, Table, Torchvision
 from xpruner.errors import UsageError, XPrunerError, unknown
-
-declare_torchvision_ops()
-
-from timm.data import create_dataset
 
 HUB_NAMES = {"cifar10": "uoft-cs/cifar10", "imagenet": "ILSVRC/imagenet-1k"}
 SPLITS = {

@@ -5,15 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from timm.data import resolve_model_data_config
 from torch import nn
 
-from xpruner._torchvision import declare_torchvision_ops
 from xpruner.errors import UsageError
 from xpruner.measure.macs import input_size
-
-declare_torchvision_ops()
-
-from timm.data import resolve_model_data_config
 
 
 @dataclass(frozen=True)

@@ -13,15 +13,11 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from PIL import Image
+from timm.data import create_transform
 from torch import Tensor
 
-from xpruner._torchvision import declare_torchvision_ops
 from xpruner.data.spec import InputSpec
 from xpruner.errors import unknown
-
-declare_torchvision_ops()
-
-from timm.data import create_transform
 
 Key = tuple[int, ...]
 

@@ -3,20 +3,16 @@
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
-
-from xpruner._torchvision import declare_torchvision_ops
-from xpruner.errors import UsageError
-from xpruner.units.adapters.timm.blocks import SkippedBlock
-from xpruner.units.modules.branch import ConstantBranch
-from xpruner.units.modules.slim import SlimAttention
-
-declare_torchvision_ops()
-
 from timm.layers import Attention, PatchEmbed
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock, WindowAttention
 from timm.models.vision_transformer import Block, ResPostBlock, VisionTransformer
+from torch import nn
+
+from xpruner.errors import UsageError
+from xpruner.units.adapters.timm.blocks import SkippedBlock
+from xpruner.units.modules.branch import ConstantBranch
+from xpruner.units.modules.slim import SlimAttention
 
 
 @dataclass(frozen=True)

@@ -7,18 +7,14 @@ from functools import partial
 from typing import Any
 
 import torch
+from timm.models.swin_transformer import window_partition
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
-from xpruner._torchvision import declare_torchvision_ops
 from xpruner.maps.anatomy import Anatomy, BlockPart
 from xpruner.runtime.outputs import logits_of
 from xpruner.units.streams import stream_point
-
-declare_torchvision_ops()
-
-from timm.models.swin_transformer import window_partition
 
 
 @dataclass(frozen=True)

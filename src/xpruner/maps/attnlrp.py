@@ -9,17 +9,13 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
+from timm.layers import GluMlp, RmsNorm, SwiGLU
 from torch import Tensor, nn
 
-from xpruner._torchvision import declare_torchvision_ops
 from xpruner.maps.anatomy import Anatomy, anatomy_of, refused
 from xpruner.maps.attention import explicit_attention, on_attention
 from xpruner.maps.registry import explained_score, register_map
 from xpruner.runtime.outputs import logits_of
-
-declare_torchvision_ops()
-
-from timm.layers import GluMlp, RmsNorm, SwiGLU
 
 ACTIVATIONS = ("act", "activation_fn", "act_fn")
 """What MLPs of timm and of transformers call their activation."""

@@ -21,19 +21,15 @@ from itertools import combinations
 from typing import Any
 
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xpruner._torchvision import declare_torchvision_ops
 from xpruner.errors import UsageError
 from xpruner.measure.macs import trace
 from xpruner.methods._registry import Outcome, Problem, register_method
 from xpruner.plan.plan import Plan
 from xpruner.training.finetune import finetune
-
-declare_torchvision_ops()
-
-from timm.models.vision_transformer import VisionTransformer
 
 log = logging.getLogger("xpruner")
 

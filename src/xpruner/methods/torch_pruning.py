@@ -13,20 +13,16 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from timm.layers import Attention
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from xpruner._torchvision import declare_torchvision_ops
 from xpruner.errors import UsageError
 from xpruner.methods._registry import Outcome, Problem, register_method
 from xpruner.methods._scoring import Scores
 from xpruner.methods.isomorphic import copy_with_gradients
 from xpruner.plan.plan import solve
 from xpruner.units.adapters.timm.vit import is_identity
-
-declare_torchvision_ops()
-
-from timm.layers import Attention
-from timm.models.vision_transformer import VisionTransformer
 
 KINDS = ("head", "hidden", "embed")
 HALVINGS = 6

@@ -5,13 +5,10 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from xpruner._torchvision import declare_torchvision_ops
-from xpruner.errors import UsageError, require, unknown
-
-declare_torchvision_ops()
-
 import timm
 from timm.models import build_model_with_cfg
+
+from xpruner.errors import UsageError, require, unknown
 
 OF_THE_FACTORY = {
     name

@@ -12,14 +12,10 @@ import numpy as np
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
+from timm.models import clean_state_dict
 from torch import Tensor
 
-from xpruner._torchvision import declare_torchvision_ops
 from xpruner.errors import UsageError, XPrunerError
-
-declare_torchvision_ops()
-
-from timm.models import clean_state_dict
 
 log = logging.getLogger("xpruner")
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from torch import nn
 
-from xpruner._torchvision import declare_torchvision_ops
 from xpruner.config import FinetuneConfig, ModelConfig
 from xpruner.data.spec import InputSpec
 from xpruner.errors import UsageError, XPrunerError
@@ -23,10 +23,6 @@ from xpruner.models.preprocessing import read_preprocessing
 from xpruner.models.skeleton import unknown_model
 from xpruner.models.weights import classes_in, load_weights, stored_weights
 from xpruner.runtime.outputs import classes_of
-
-declare_torchvision_ops()
-
-import timm
 
 log = logging.getLogger("xpruner")
 

@@ -4,19 +4,15 @@ import math
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
+from timm.layers import get_act_layer
+from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock
+from timm.models.vision_transformer import Block, ResPostBlock, VisionTransformer
 from torch import nn
 
-from xpruner._torchvision import declare_torchvision_ops
 from xpruner.measure.macs import input_size
 from xpruner.runtime.outputs import classes_of
 from xpruner.units.adapters.timm.blocks import SkippedBlock
 from xpruner.units.modules.branch import ConstantBranch
-
-declare_torchvision_ops()
-
-from timm.layers import get_act_layer
-from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock
-from timm.models.vision_transformer import Block, ResPostBlock, VisionTransformer
 
 BLOCKS = (Block, ResPostBlock, SwinTransformerBlock, SkippedBlock)
 """Blocks off which a model's arguments can be read."""

@@ -6,18 +6,14 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import timm
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from xpruner._torchvision import declare_torchvision_ops
 from xpruner.errors import UsageError, require, unknown
 from xpruner.models.arguments import check_config, check_timm
 from xpruner.models.reading import outside, read_off, readable
-
-declare_torchvision_ops()
-
-import timm
 
 RECORD = "_model_args"
 """Attribute in which timm keeps the arguments that made a model, in versions that do; here it is always kept."""

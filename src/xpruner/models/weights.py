@@ -5,17 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import timm
 from torch import Tensor
 
-from xpruner._torchvision import declare_torchvision_ops
 from xpruner.errors import UsageError, XPrunerError
 from xpruner.models.checkpoint import first_difference
 from xpruner.models.checkpoint_files import read_weights
 from xpruner.models.tensors import check_tensors, in_float32
-
-declare_torchvision_ops()
-
-import timm
 
 ARRAYS = (".npz", ".npy")
 

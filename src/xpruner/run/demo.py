@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 
-from xpruner._torchvision import declare_torchvision_ops
 from xpruner.config import DataConfig, FinetuneConfig, MaskConfig, ModelConfig, RunConfig, ThresholdConfig
 from xpruner.data import InputSpec, class_names, load_data
 from xpruner.models.checkpoint import STRUCTURE, save
@@ -16,10 +16,6 @@ from xpruner.run.locks import working_in
 from xpruner.run.pipeline import PruneResult, run_pipeline
 from xpruner.run.tracking import Tracker
 from xpruner.training import finetune
-
-declare_torchvision_ops()
-
-import timm
 
 log = logging.getLogger("xpruner")
 

@@ -1,13 +1,10 @@
 """The losses of fine-tuning: distance to the dense model's outputs, and to the labels."""
 
+from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor
 from torch.nn import functional as F
 
-from xpruner._torchvision import declare_torchvision_ops
 from xpruner.config import FinetuneConfig
-
-declare_torchvision_ops()
-from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 
 
 def distillation_loss(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:

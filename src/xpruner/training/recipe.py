@@ -1,16 +1,13 @@
 """What a FinetuneConfig asks for, made of timm's pieces."""
 
-from torch import nn
-from torch.optim import Optimizer
-
-from xpruner._torchvision import declare_torchvision_ops
-from xpruner.config import FinetuneConfig
-
-declare_torchvision_ops()
 from timm.data import Mixup
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEmaV3
+from torch import nn
+from torch.optim import Optimizer
+
+from xpruner.config import FinetuneConfig
 
 
 def make_optimizer(model: nn.Module, config: FinetuneConfig) -> Optimizer:

@@ -5,15 +5,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from timm.layers import LayerNorm2d
 from torch import nn
 
-from xpruner._torchvision import declare_torchvision_ops
 from xpruner.units.base import Gate
 from xpruner.units.registry import Share
-
-declare_torchvision_ops()
-
-from timm.layers import LayerNorm2d
 
 
 @dataclass(frozen=True)

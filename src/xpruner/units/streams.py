@@ -6,16 +6,11 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
-
-from xpruner._torchvision import declare_torchvision_ops
-
-declare_torchvision_ops()
-
 from timm.models.beit import Block as BeitBlock
 from timm.models.eva import EvaBlock
 from timm.models.swin_transformer import SwinTransformerBlock, window_partition
 from timm.models.vision_transformer import Block
+from torch import nn
 
 PRE_NORM = (Block, SwinTransformerBlock, EvaBlock, BeitBlock)
 

@@ -5,14 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torchvision.transforms.functional import gaussian_blur
 
-from xpruner._torchvision import declare_torchvision_ops
 from xpruner.errors import UsageError
 from xpruner.maps.metrics.faithfulness import check_maps
-
-declare_torchvision_ops()
-
-from torchvision.transforms.functional import gaussian_blur
 
 WINDOW, SIGMA = 11, 1.5
 """The Gaussian window of SSIM, in pixels (Wang et al. 2004, section III)."""

@@ -11,15 +11,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torchvision.transforms.functional import gaussian_blur
 
-from xpruner._torchvision import declare_torchvision_ops
 from xpruner.errors import UsageError, XPrunerError
 from xpruner.runtime.outputs import logits_of
 from xpruner.training.evaluate import evaluating
-
-declare_torchvision_ops()
-
-from torchvision.transforms.functional import gaussian_blur
 
 BLUR_KERNEL, BLUR_SIGMA = 11, 5.0
 """The blur, in pixels, that insertion starts from (RISE)."""

@@ -4,14 +4,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
+from timm.layers import maybe_add_mask, resolve_self_attn_mask
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from xpruner._torchvision import declare_torchvision_ops
-
-declare_torchvision_ops()
-
-from timm.layers import maybe_add_mask, resolve_self_attn_mask
 
 
 class Resizable(nn.Module):

@@ -4,16 +4,12 @@ import math
 from typing import Any
 
 import torch
+from timm.layers import AttentionRope, apply_rot_embed_cat
+from timm.models import beit, convit, eva, gcvit, swin_transformer_v2, swin_transformer_v2_cr, vision_transformer_relpos
 from torch import Tensor
 from torch.nn import functional as F
 
-from xpruner._torchvision import declare_torchvision_ops
 from xpruner.units.modules.base import Resizable, Selecting, split_heads
-
-declare_torchvision_ops()
-
-from timm.layers import AttentionRope, apply_rot_embed_cat
-from timm.models import beit, convit, eva, gcvit, swin_transformer_v2, swin_transformer_v2_cr, vision_transformer_relpos
 
 
 class _ThreeBiases(Resizable):

@@ -6,15 +6,11 @@ from itertools import accumulate
 from typing import Any
 
 import torch
+from timm.models import coat, davit, edgenext, nextvit, volo, xcit
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xpruner._torchvision import declare_torchvision_ops
 from xpruner.units.modules.base import Resizable, merge_heads
-
-declare_torchvision_ops()
-
-from timm.models import coat, davit, edgenext, nextvit, volo, xcit
 
 
 class _CrossCovariance(Resizable):

@@ -3,15 +3,11 @@
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-
-from xpruner._torchvision import declare_torchvision_ops
-from xpruner.units.modules.base import Resizable, merge_heads, split_heads
-
-declare_torchvision_ops()
-
 from timm.layers import DiffAttention as TimmDiffAttention
 from timm.models import cait, efficientformer_v2, vision_transformer
+from torch import Tensor, nn
+
+from xpruner.units.modules.base import Resizable, merge_heads, split_heads
 
 
 class CaitTalkingHeads(Resizable, cait.TalkingHeadAttn):

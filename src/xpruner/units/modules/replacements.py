@@ -2,14 +2,11 @@
 
 from torch import nn
 
-from xpruner._torchvision import declare_torchvision_ops
 from xpruner.units.modules import biased_attention as biased
 from xpruner.units.modules import channel_attention as channel
 from xpruner.units.modules import mixed_blocks as mixed
 from xpruner.units.modules import token_attention as plain
 from xpruner.units.modules.base import Resizable
-
-declare_torchvision_ops()
 
 _STAND_INS: tuple[type[Resizable], ...] = (
     plain.MetaformerAttention,

@@ -3,16 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
+from timm.layers import AttentionPoolLatent
+from timm.models import cait, convit, crossvit, davit, fastvit, metaformer, nest, nextvit, pvt_v2, twins, volo
 from torch import Tensor
 from torch.nn import functional as F
 
-from xpruner._torchvision import declare_torchvision_ops
 from xpruner.units.modules.base import Resizable, merge_heads, split_heads
-
-declare_torchvision_ops()
-
-from timm.layers import AttentionPoolLatent
-from timm.models import cait, convit, crossvit, davit, fastvit, metaformer, nest, nextvit, pvt_v2, twins, volo
 
 
 class _Packed(Resizable):

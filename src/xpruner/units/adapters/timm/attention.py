@@ -3,18 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
-from xpruner._torchvision import declare_torchvision_ops
-from xpruner.units.adapters.timm.heads import PRODUCERS, Heads, RelativeHeads, TokenHeads, with_stand_ins
-from xpruner.units.adapters.timm.vit import NORM_SPANS_HEADS, is_identity
-from xpruner.units.base import Gate
-from xpruner.units.registry import leave_whole, register_adapter
-from xpruner.units.slices import Slice
-
-declare_torchvision_ops()
-
 import timm
+import torch
 from packaging.version import Version
 from timm import layers
 from timm.models import (
@@ -46,6 +36,12 @@ from timm.models import (
     xcit,
 )
 from timm.models.csatv2 import SpatialAttention
+
+from xpruner.units.adapters.timm.heads import PRODUCERS, Heads, RelativeHeads, TokenHeads, with_stand_ins
+from xpruner.units.adapters.timm.vit import NORM_SPANS_HEADS, is_identity
+from xpruner.units.base import Gate
+from xpruner.units.registry import leave_whole, register_adapter
+from xpruner.units.slices import Slice
 
 
 @register_adapter(

@@ -3,19 +3,15 @@
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor, nn
-
-from xpruner._torchvision import declare_torchvision_ops
-from xpruner.units.base import Gate
-from xpruner.units.registry import Share, parts_of, register_adapter
-
-declare_torchvision_ops()
-
 from timm.models.beit import Block as BeitBlock
 from timm.models.eva import EvaBlock, EvaBlockPostNorm
 from timm.models.swin_transformer import SwinTransformerBlock
 from timm.models.swin_transformer_v2 import SwinTransformerV2Block
 from timm.models.vision_transformer import Block, ResPostBlock
+from torch import Tensor, nn
+
+from xpruner.units.base import Gate
+from xpruner.units.registry import Share, parts_of, register_adapter
 
 
 class SkippedBlock(nn.Module):

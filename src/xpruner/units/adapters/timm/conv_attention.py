@@ -3,17 +3,6 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import nn
-
-from xpruner._torchvision import declare_torchvision_ops
-from xpruner.units.adapters.timm.heads import Heads, RelativeHeads, TokenHeads, with_stand_ins
-from xpruner.units.adapters.timm.vit import is_identity
-from xpruner.units.base import Gate
-from xpruner.units.registry import Share, leave_whole, register_adapter
-from xpruner.units.slices import Slice, columns, params_of, rows
-
-declare_torchvision_ops()
-
 from timm import layers
 from timm.layers.bottleneck_attn import BottleneckAttn
 from timm.layers.halo_attn import HaloAttn
@@ -30,6 +19,13 @@ from timm.models import (
     tiny_vit,
     visformer,
 )
+from torch import nn
+
+from xpruner.units.adapters.timm.heads import Heads, RelativeHeads, TokenHeads, with_stand_ins
+from xpruner.units.adapters.timm.vit import is_identity
+from xpruner.units.base import Gate
+from xpruner.units.registry import Share, leave_whole, register_adapter
+from xpruner.units.slices import Slice, columns, params_of, rows
 
 
 @register_adapter(visformer.Attention)

@@ -5,21 +5,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from timm.layers import Attention, Mlp
+from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock, WindowAttention
+from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 
-from xpruner._torchvision import declare_torchvision_ops
 from xpruner.units.adapters.timm.blocks import SkippedBlock
 from xpruner.units.base import Gate
 from xpruner.units.modules.branch import ConstantBranch
 from xpruner.units.modules.slim import SlimAttention, SlimWindowAttention
 from xpruner.units.registry import PrunablePart, Share
 from xpruner.units.slices import Slice, SlicedAdapter, columns, is_layer_norm, params_of, rows, table
-
-declare_torchvision_ops()
-
-from timm.layers import Attention, Mlp
-from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock, WindowAttention
-from timm.models.vision_transformer import Block, VisionTransformer
 
 BLOCKS = (Block, SwinTransformerBlock)
 BRANCHES = (Attention, WindowAttention, SlimAttention, SlimWindowAttention, Mlp, ConstantBranch)

@@ -4,16 +4,12 @@ from collections.abc import Mapping
 from operator import attrgetter
 from typing import Any
 
+from timm.layers import RelPosBiasTf, RelPosMlp
 from torch import nn
 
-from xpruner._torchvision import declare_torchvision_ops
 from xpruner.units.modules.replacements import RESIZABLE
 from xpruner.units.registry import leave_whole
 from xpruner.units.slices import Slice, SlicedAdapter, columns, rows, table
-
-declare_torchvision_ops()
-
-from timm.layers import RelPosBiasTf, RelPosMlp
 
 PRODUCERS = {
     **{"qkv": 3, "qk": 2, "kv": 2, "q": 1, "k": 1, "v": 1, "gate": 1},

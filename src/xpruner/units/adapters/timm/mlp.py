@@ -4,16 +4,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from torch import nn
-
-from xpruner._torchvision import declare_torchvision_ops
-from xpruner.units.adapters.timm.vit import NORM_SPANS_HIDDEN, is_identity
-from xpruner.units.base import Gate
-from xpruner.units.registry import Share, leave_whole, register_adapter
-from xpruner.units.slices import Slice, SlicedAdapter, columns, macs_of, params_of, rows
-
-declare_torchvision_ops()
-
 from timm import layers
 from timm.models import (
     efficientformer,
@@ -30,6 +20,12 @@ from timm.models import (
     vitamin,
 )
 from timm.models._efficientnet_blocks import UniversalInvertedResidual
+from torch import nn
+
+from xpruner.units.adapters.timm.vit import NORM_SPANS_HIDDEN, is_identity
+from xpruner.units.base import Gate
+from xpruner.units.registry import Share, leave_whole, register_adapter
+from xpruner.units.slices import Slice, SlicedAdapter, columns, macs_of, params_of, rows
 
 
 class Hidden(SlicedAdapter):

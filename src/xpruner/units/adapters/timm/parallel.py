@@ -3,17 +3,14 @@
 from collections.abc import Callable
 from typing import Any
 
-from xpruner._torchvision import declare_torchvision_ops
+from timm.models import cait, efficientformer_v2
+from timm.models.vision_transformer import DiffParallelScalingBlock, ParallelScalingBlock
+
 from xpruner.units.adapters.timm.heads import with_stand_ins
 from xpruner.units.base import Gate
 from xpruner.units.modules.replacements import RESIZABLE
 from xpruner.units.registry import Share, register_adapter
 from xpruner.units.slices import Slice, SlicedAdapter, columns, macs_of, params_of, rows, table
-
-declare_torchvision_ops()
-
-from timm.models import cait, efficientformer_v2
-from timm.models.vision_transformer import DiffParallelScalingBlock, ParallelScalingBlock
 
 PARALLEL = with_stand_ins(ParallelScalingBlock, DiffParallelScalingBlock)
 

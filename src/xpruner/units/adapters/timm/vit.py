@@ -4,18 +4,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, ClassVar
 
+from timm.layers import Attention, Mlp
+from timm.models.swin_transformer import WindowAttention
 from torch import nn
 
-from xpruner._torchvision import declare_torchvision_ops
 from xpruner.units.base import Gate
 from xpruner.units.modules.slim import SlimAttention, SlimWindowAttention
 from xpruner.units.registry import Share, register_adapter
 from xpruner.units.slices import Slice, SlicedAdapter, columns, params_of, rows, table
-
-declare_torchvision_ops()
-
-from timm.layers import Attention, Mlp
-from timm.models.swin_transformer import WindowAttention
 
 NORM_SPANS_HEADS = "its norm spans all heads, so cutting one head would change the others"
 NORM_SPANS_HIDDEN = "its norm spans all hidden units, so cutting one would change the others"

@@ -20,8 +20,9 @@ from xpruner.compare.results import provenance
 from xpruner.config import DataConfig, ModelConfig, RunConfig, preset
 from xpruner.data import InputSpec, load_data
 from xpruner.models import load_model
+from xpruner.run.environment import environment
 from xpruner.run.folder import comparable
-from xpruner.run.pipeline import environment, run_pipeline
+from xpruner.run.pipeline import run_pipeline
 from xpruner.runtime.devices import accelerator
 from xpruner.runtime.precision import resolve_precision
 from xpruner.training import evaluate, finetune

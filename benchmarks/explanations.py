@@ -20,10 +20,10 @@ from torch import nn
 
 from xpruner.compare.results import provenance
 from xpruner.explain.selectivity import selectivity_card
-from xpruner.explain.trust import map_trust, right_everywhere, taken
+from xpruner.explain.trust import correct_in_all, map_trust, stack_images
 from xpruner.maps import map_methods
+from xpruner.run.environment import environment
 from xpruner.run.finished import BATCH, FinishedRun, open_run
-from xpruner.run.pipeline import environment
 from xpruner.training import predict
 
 RESULTS = Path(__file__).parent / "results"
@@ -80,7 +80,7 @@ def masks_and_taylor(run: FinishedRun, kind: str, share: float) -> dict[str, Any
 def maps(run: FinishedRun, control: FinishedRun | None, methods: list[str], count: int, seed: int) -> dict[str, Any]:
     """Returns how faithful each method's maps are, and how far those of the models agree."""
     compared = models(run, control)
-    images, labels = taken(run, right_everywhere(run, list(compared.values()), count))
+    images, labels = stack_images(run, correct_in_all(run, list(compared.values()), count))
     found: dict[str, Any] = {"images": len(images)}
     for method in methods:
         trust = map_trust(compared, images, labels, method, seed)

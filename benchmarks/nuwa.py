@@ -28,12 +28,13 @@ from torch.utils.data import Dataset
 from xpruner.calibration.moments import Batches, consumer_moments, reading
 from xpruner.errors import UsageError
 from xpruner.methods.wdpruning import TopShare
-from xpruner.plan.plan import MINIMA, Budget, Plan
+from xpruner.plan.budget import MINIMA, Budget
+from xpruner.plan.plan import Plan
 from xpruner.runtime.devices import autocast
+from xpruner.runtime.modes import evaluating, frozen
 from xpruner.runtime.outputs import logits_of
 from xpruner.surgery import apply
-from xpruner.training.evaluate import evaluating
-from xpruner.training.search import LoopOptions, frozen, learn
+from xpruner.training.search import LoopOptions, learn
 from xpruner.units import UnitGroup, Units, find_units
 from xpruner.units.gates import gating
 

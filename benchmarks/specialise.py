@@ -35,14 +35,18 @@ from table import markdown, percent
 from torch import nn
 
 from xpruner.compare.results import provenance
+from xpruner.data.subset import ImagesOf
 from xpruner.masks.class_masks import reduce_classes
 from xpruner.measure.macs import count_macs, count_params
 from xpruner.methods import Problem, find_method
-from xpruner.plan.plan import Budget, Plan, solve
+from xpruner.models.classifier import keep_classes
+from xpruner.plan.budget import Budget
+from xpruner.plan.plan import Plan
+from xpruner.plan.solver import plan_from_scores
+from xpruner.run.environment import environment
 from xpruner.run.finished import BATCH, FinishedRun, open_run
 from xpruner.run.folder import comparable
-from xpruner.run.pipeline import environment
-from xpruner.run.specialise import ImagesOf, calibration, compensated, keep_classes, plan_for
+from xpruner.run.specialise import calibration, compensated, plan_for
 from xpruner.surgery import apply
 from xpruner.training import evaluate
 
@@ -112,7 +116,9 @@ class Bench:
     def agnostic(self) -> Plan:
         """The plan of the run's masks for all classes."""
         kind = self.run.config.thresholds.importance
-        return solve(self.run.units, {k: reduce_classes(m, kind) for k, m in self.run.masks.items()}, self.budget)
+        return plan_from_scores(
+            self.run.units, {k: reduce_classes(m, kind) for k, m in self.run.masks.items()}, self.budget
+        )
 
     @cached_property
     def general(self) -> Made:

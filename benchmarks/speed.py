@@ -28,7 +28,7 @@ from xpruner.config import preset
 from xpruner.masks.learning import learn_masks
 from xpruner.methods import Problem, find_method
 from xpruner.methods._registry import kinds_for, prepared
-from xpruner.run.pipeline import environment
+from xpruner.run.environment import environment
 from xpruner.runtime.devices import autocast
 from xpruner.runtime.precision import resolve_precision
 from xpruner.training.search import LoopOptions
@@ -108,7 +108,7 @@ def surgery(name: str) -> float:
     model = timm.create_model(name)
     units = xpruner.find_units(model)
     scores = {group.key: torch.rand(group.size) for group in units}
-    plan = xpruner.solve(units, scores, xpruner.Budget(0.5))
+    plan = xpruner.plan_from_scores(units, scores, xpruner.Budget(0.5))
     return milliseconds({name: (lambda: xpruner.apply(model, plan) and None, 1)})[name]
 
 

@@ -24,7 +24,7 @@ from xpruner.compare.results import provenance
 from xpruner.config import FinetuneConfig, ModelConfig
 from xpruner.data import InputSpec, class_names, load_data
 from xpruner.models import load_model
-from xpruner.run.pipeline import environment
+from xpruner.run.environment import environment
 from xpruner.runtime.devices import accelerator
 from xpruner.runtime.precision import resolve_precision
 from xpruner.training import evaluate, finetune

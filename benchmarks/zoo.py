@@ -41,7 +41,8 @@ from xpruner.data.spec import InputSpec
 from xpruner.errors import UsageError
 from xpruner.measure.macs import count_macs, count_params
 from xpruner.models.checkpoint import load, save
-from xpruner.plan.plan import MINIMA, Plan
+from xpruner.plan.budget import MINIMA
+from xpruner.plan.plan import Plan
 from xpruner.runtime.outputs import tensors_of
 from xpruner.surgery import apply
 from xpruner.units import DEFAULT_KINDS, KINDS, Units, find_units

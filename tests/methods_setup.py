@@ -10,7 +10,8 @@ from torch import nn
 from xpruner.config import DataConfig, FinetuneConfig, SearchConfig, preset
 from xpruner.methods import Problem, find_method
 from xpruner.methods._scoring import Scores
-from xpruner.plan.plan import Budget, Plan, minimum
+from xpruner.plan.budget import Budget, minimum
+from xpruner.plan.plan import Plan
 from xpruner.units import UnitGroup, Units, find_units
 
 DEEP = VIT | {"depth": 12}

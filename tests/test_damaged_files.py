@@ -20,8 +20,10 @@ from xpruner.compare.tables import overview, rows_of
 from xpruner.config import RunConfig
 from xpruner.config.files import read_config
 from xpruner.errors import UsageError, XPrunerError
-from xpruner.methods._registry import read_masks
-from xpruner.plan.plan import Budget, Plan, solve
+from xpruner.methods._outcome_files import read_masks
+from xpruner.plan.budget import Budget
+from xpruner.plan.plan import Plan
+from xpruner.plan.solver import plan_from_scores
 from xpruner.report.figures import thinned
 from xpruner.report.metrics import Result, finished
 from xpruner.run.folder import comparable
@@ -39,7 +41,7 @@ def group(key: str, size: int) -> UnitGroup:
 
 UNITS = Units((group("a:head", 3), group("b:hidden", 12)), 200.0, 60.0, (3, 8, 8))
 SCORES = {"a:head": torch.tensor([1.0, 3.0, 2.0]), "b:hidden": torch.arange(12.0)}
-PLAN = json.loads(solve(UNITS, SCORES, Budget(0.8, round_to={"hidden": 4}), "by hand").to_json())
+PLAN = json.loads(plan_from_scores(UNITS, SCORES, Budget(0.8, round_to={"hidden": 4}), "by hand").to_json())
 FIGURES = {"top1": 0.5, "macs": 100.0, "params": 20}
 METRICS_OF_ALL = {
     **dict.fromkeys(("dense", "pruned", "compensated", "finetuned"), FIGURES),

@@ -13,7 +13,8 @@ import nuwa
 
 from xpruner.errors import UsageError
 from xpruner.measure.macs import count_macs
-from xpruner.plan.plan import Budget, Plan
+from xpruner.plan.budget import Budget
+from xpruner.plan.plan import Plan
 from xpruner.surgery import apply
 from xpruner.units import find_units
 

@@ -19,9 +19,9 @@ _HOME = {
     "learn_masks": "masks.learning",
     "search_thresholds": "thresholds.search",
     "gating": "units.gates",
-    "Budget": "plan.plan",
+    "Budget": "plan.budget",
     "Plan": "plan.plan",
-    "solve": "plan.plan",
+    "plan_from_scores": "plan.solver",
     "apply": "surgery",
     "compensate": "compensation.fit",
     "finetune": "training",
@@ -53,10 +53,10 @@ __all__ = [
     "gating",
     "learn_masks",
     "load",
+    "plan_from_scores",
     "prune",
     "save",
     "search_thresholds",
-    "solve",
 ]
 
 if TYPE_CHECKING:
@@ -68,7 +68,9 @@ if TYPE_CHECKING:
     from xpruner.masks.learning import learn_masks
     from xpruner.measure.macs import count_macs, count_params
     from xpruner.models.checkpoint import load, save
-    from xpruner.plan.plan import Budget, Plan, solve
+    from xpruner.plan.budget import Budget
+    from xpruner.plan.plan import Plan
+    from xpruner.plan.solver import plan_from_scores
     from xpruner.run.pipeline import PruneResult
     from xpruner.surgery import apply
     from xpruner.thresholds.search import search_thresholds

@@ -11,7 +11,7 @@ from xpruner.config import DataConfig, ModelConfig, RunConfig
 from xpruner.config import preset as preset_of
 from xpruner.config.files import from_dict
 from xpruner.errors import UsageError
-from xpruner.plan.plan import Budget
+from xpruner.plan.budget import Budget
 from xpruner.run.pipeline import PruneResult, run_pipeline
 
 

@@ -13,6 +13,7 @@ from xpruner.units import prunable_parts
 from xpruner.units.adapters.timm.blocks import SkippedBlock
 from xpruner.units.gates import channel_axis
 from xpruner.units.modules.branch import ConstantBranch
+from xpruner.units.modules.replace import replace_module
 from xpruner.units.registry import PrunablePart, adapter_of
 
 
@@ -70,12 +71,3 @@ def _remains(model: nn.Module, part: PrunablePart) -> nn.Module:
     bias = consumer.bias
     bias = bias if bias is not None else consumer.weight.new_zeros(consumer.weight.shape[0])
     return ConstantBranch(bias, channel_axis(consumer))
-
-
-def replace_module(model: nn.Module, path: str, module: nn.Module) -> None:
-    """Puts a module in the place of another, in place, wherever that is: blocks may share one."""
-    old = model.get_submodule(path)
-    for parent in list(model.modules()):
-        for name, child in list(parent._modules.items()):
-            if child is old:
-                setattr(parent, name, module)

@@ -4,7 +4,8 @@ import torch
 from sklearn.covariance import OAS
 from tiny_models import footprint, tiny, units_of
 
-from xpruner.calibration.moments import Moments, consumer_moments, oas_shrinkage, reading, ridge
+from xpruner.calibration.moments import Moments, consumer_moments, reading
+from xpruner.calibration.ridge import oas_shrinkage, ridge
 
 
 def whole_numbers(*shape):

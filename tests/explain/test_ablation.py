@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from xpruner.explain.ablation import class_means, losses_without, stand_ins, strengths
+from xpruner.data.by_class import class_means
+from xpruner.explain.ablation import activation_strength, losses_without, stand_ins
 from xpruner.plan.plan import Plan
 from xpruner.surgery import apply
 from xpruner.units import find_units
@@ -45,7 +46,7 @@ def test_closing_nothing_costs_nothing(tiny_vit, images):
 
 def test_nothing_stays_on_the_model(tiny_vit, images):
     losses_without(tiny_vit, find_units(tiny_vit), [{HIDDEN: [0]}], images, 5)
-    strengths(tiny_vit, find_units(tiny_vit)[HIDDEN], 0, images)
+    activation_strength(tiny_vit, find_units(tiny_vit)[HIDDEN], 0, images)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in tiny_vit.modules())
 
 
@@ -53,7 +54,7 @@ def test_an_image_drives_a_unit_by_the_mean_square_of_what_it_hands_on(tiny_vit,
     group = find_units(tiny_vit)["blocks.0.attn:head"]
     handed = []
     tiny_vit.blocks[0].attn.proj.register_forward_pre_hook(lambda _m, args: handed.append(args[0]))
-    found = strengths(tiny_vit, group, 2, images)
+    found = activation_strength(tiny_vit, group, 2, images)
     x = torch.cat(handed)  # (8, 17 tokens, 3 heads of 8)
     torch.testing.assert_close(found, x[..., 16:24].square().mean((1, 2)))
 

@@ -10,7 +10,8 @@ from tiny_models import group
 from xpruner.config import RunConfig, ThresholdConfig
 from xpruner.explain.decision import Decision, cost_at, thresholds
 from xpruner.methods.xpruner.guard import GuardFigures
-from xpruner.plan.plan import Budget, Plan
+from xpruner.plan.budget import Budget
+from xpruner.plan.plan import Plan
 from xpruner.run.finished import FinishedRun
 from xpruner.units import Units
 
@@ -24,7 +25,7 @@ GUARD = GuardFigures(2.0, 1.0, [1.0], [1.0, 3.0], 10, 0.0, 3.0, 0.8, None)
 
 @pytest.fixture(autouse=True)
 def few_are_kept_at_least(monkeypatch):
-    monkeypatch.setattr("xpruner.plan.plan.MINIMA", {"head": 1, "hidden": 1, "block": 0})
+    monkeypatch.setattr("xpruner.plan.budget.MINIMA", {"head": 1, "hidden": 1, "block": 0})
 
 
 def run_of(keep=KEEP, importance=IMPORTANCE, units=UNITS, method="xpruner", guard=None, **changes) -> FinishedRun:

@@ -8,7 +8,7 @@ from tiny_models import tiny
 from torch import nn
 
 from xpruner.errors import UsageError
-from xpruner.explain.trust import Inside, map_trust, maps_card, right_everywhere, taken
+from xpruner.explain.trust import Inside, correct_in_all, map_trust, maps_card, stack_images
 from xpruner.maps import grid_of, saliency
 from xpruner.maps.metrics.agreement import Agreement, agreement, random_floor
 from xpruner.maps.metrics.faithfulness import deletion_auc, insertion_auc
@@ -63,10 +63,10 @@ def test_a_model_without_patches_has_pixels():
 
 def test_images_that_all_models_get_right_are_evenly_spread(finished):
     of_class = (finished.images.labels == 3).nonzero().flatten()
-    numbers = right_everywhere(finished, [Says(3), Says(3)], 3)
+    numbers = correct_in_all(finished, [Says(3), Says(3)], 3)
     assert numbers == of_class[[0, (len(of_class) - 1) // 2, len(of_class) - 1]].tolist()
-    assert right_everywhere(finished, [Says(3)], 10**6) == of_class.tolist()
-    images, labels = taken(finished, numbers)
+    assert correct_in_all(finished, [Says(3)], 10**6) == of_class.tolist()
+    images, labels = stack_images(finished, numbers)
     assert labels.tolist() == [3, 3, 3]
     assert torch.equal(images, torch.stack([finished.images[number][0] for number in numbers]))
 
@@ -74,14 +74,14 @@ def test_images_that_all_models_get_right_are_evenly_spread(finished):
 def test_images_can_be_chosen_among_some(finished):
     first, second, *_ = (finished.images.labels == 3).nonzero().flatten().tolist()
     other = int((finished.images.labels == 4).nonzero()[0])
-    assert right_everywhere(finished, [Says(3)], 9, {second: [], other: [], first: []}) == [first, second]
+    assert correct_in_all(finished, [Says(3)], 9, {second: [], other: [], first: []}) == [first, second]
     with pytest.raises(UsageError, match=r"No image of .* with a box is right in all 1 models"):
-        right_everywhere(finished, [Says(3)], 9, [other])
+        correct_in_all(finished, [Says(3)], 9, [other])
 
 
 def test_models_that_are_never_right_together_are_refused(finished):
     with pytest.raises(UsageError, match="is right in all 2 models"):
-        right_everywhere(finished, [Says(3), Says(4)], 3)
+        correct_in_all(finished, [Says(3), Says(4)], 3)
 
 
 def test_the_card_of_a_run(finished):
@@ -96,7 +96,7 @@ def test_the_card_of_a_run(finished):
 
 def test_maps_lie_inside_a_box_around_everything(finished):
     vars(finished)["pruned"] = finished.dense
-    [number] = right_everywhere(finished, [finished.dense], 1)
+    [number] = correct_in_all(finished, [finished.dense], 1)
     card = maps_card(finished, ["relevance"], 1, boxes={number: [[0, 0, 8, 8]]})
     everything = Inside(1.0, pytest.approx(1))
     assert card.methods["relevance"].inside == {"dense": everything, "pruned": everything}
@@ -106,7 +106,7 @@ def test_maps_lie_inside_a_box_around_everything(finished):
 def test_images_of_which_no_box_is_seen_are_left_out(finished, caplog):
     """Of a digit's 8 x 8 pixels those from 2 to 6 each way are seen."""
     vars(finished)["pruned"] = finished.dense
-    first, second = right_everywhere(finished, [finished.dense], 2)
+    first, second = correct_in_all(finished, [finished.dense], 2)
     finished.images.spec = replace(finished.images.spec, crop_pct=0.5)
     boxes = {first: [[2, 2, 4, 6]], second: [[0, 0, 1, 8]]}
     card = maps_card(finished, ["gradcam"], 2, boxes=boxes)

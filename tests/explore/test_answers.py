@@ -21,7 +21,9 @@ from xpruner.explore.answers import (
     plan_of,
 )
 from xpruner.methods.xpruner.guard import GuardFigures
-from xpruner.plan.plan import Budget, Plan, solve
+from xpruner.plan.budget import Budget
+from xpruner.plan.plan import Plan
+from xpruner.plan.solver import plan_from_scores
 from xpruner.run.finished import FinishedRun, open_run
 from xpruner.units.gates import gating
 
@@ -87,7 +89,7 @@ def test_for_some_classes_their_rows_alone_decide(run):
     masks = load_file(run.folder / "masks.safetensors")
     scores = {key: (m[[3, 8]] / (1 - m[[3, 8]])).mean(0) for key, m in masks.items()}
     plan = plan_of(run, Question(0.4, (3, 8)))
-    assert plan.keep == solve(run.units, scores, Budget(0.4)).keep
+    assert plan.keep == plan_from_scores(run.units, scores, Budget(0.4)).keep
     assert plan.keep != plan_of(run, Question(0.4)).keep
 
 
@@ -98,7 +100,7 @@ def test_the_weights_of_a_guard_count_for_all_classes_and_not_for_some(run):
     scores = {key: (m[[3, 8]] / (1 - m[[3, 8]])).mean(0) for key, m in masks.items()}
     guarded = asking(run)
     guarded.__dict__["guard"] = GuardFigures(2.0, 1.5, [1.0] * 10, weights, 4000, 0.0, 3.0, 0.5, None)
-    assert plan_of(guarded, Question(0.4)).keep == solve(run.units, scores, Budget(0.4)).keep
+    assert plan_of(guarded, Question(0.4)).keep == plan_from_scores(run.units, scores, Budget(0.4)).keep
     assert plan_of(guarded, Question(0.4, (1, 2))).keep == plan_of(run, Question(0.4, (1, 2))).keep
 
 

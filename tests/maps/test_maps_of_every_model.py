@@ -61,6 +61,10 @@ def images_for(name: str, count: int = 3) -> torch.Tensor:
     return torch.randn(count, *(units_of("swin_padded_windows").input_size if "padded" in name else (3, 32, 32)))
 
 
+def test_every_map_registers_itself():
+    assert map_methods() == ["attnlrp", "gradcam", "integrated_gradients", "occlusion", "relevance", "rollout"]
+
+
 @pytest.mark.parametrize("method", map_methods())
 @pytest.mark.parametrize("name", MODELS)
 def test_an_image_has_its_own_map_whatever_else_is_in_the_batch(name, method):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from xpruner.calibration.moments import Batches
 from xpruner.config import preset
 from xpruner.methods import Problem
-from xpruner.plan.plan import Budget
+from xpruner.plan.budget import Budget
 from xpruner.units import Units, find_units
 
 KEY = "mlp:hidden"

@@ -12,7 +12,8 @@ from xpruner.errors import UsageError
 from xpruner.measure.macs import count_macs
 from xpruner.methods import find_method
 from xpruner.methods.corp import energies, logit_energy, match_logits, query_key_moments
-from xpruner.plan.plan import Budget, Plan
+from xpruner.plan.budget import Budget
+from xpruner.plan.plan import Plan
 from xpruner.surgery import apply
 from xpruner.units import find_units
 

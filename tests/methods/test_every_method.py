@@ -26,6 +26,10 @@ TRAINED = ["hessian", "hvt", "s2vite", "scop", "uvc", "vit_slim", "wdpruning"]
 REFUSE_SWIN = {"hvt": "cannot pool the tokens of this SwinTransformer", "torch_pruning": "this SwinTransformer"}
 
 
+def test_every_method_registers_itself_those_in_sub_folders_too():
+    assert len(METHODS) == 21 and {"xpruner", "uvc", "hessian"} < {*METHODS}
+
+
 def small_model(**changes) -> torch.nn.Module:
     return build("vit_tiny_patch16_224", **VIT | changes)
 

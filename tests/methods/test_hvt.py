@@ -15,7 +15,7 @@ from xpruner.errors import UsageError
 from xpruner.measure.macs import count_macs
 from xpruner.methods import find_method, hvt
 from xpruner.methods.hvt import PooledViT, TokenPool, choose_pools, cost_of_pools, pooled
-from xpruner.plan.plan import Budget
+from xpruner.plan.budget import Budget
 from xpruner.training.recipe import make_optimizer
 
 SIZE = (3, 32, 32)

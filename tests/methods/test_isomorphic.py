@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from xpruner.methods import find_method
 from xpruner.methods.isomorphic import taylor_of_weights
-from xpruner.plan.plan import Budget
+from xpruner.plan.budget import Budget
 from xpruner.units import find_units
 
 

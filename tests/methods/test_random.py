@@ -7,7 +7,7 @@ from methods_setup import tiny_problem
 from xpruner.methods import find_method
 from xpruner.methods._scoring import allocate
 from xpruner.methods.random import random
-from xpruner.plan.plan import Budget
+from xpruner.plan.budget import Budget
 
 
 @pytest.mark.parametrize("resource", ["macs", "params"])

@@ -19,7 +19,7 @@ from xpruner.methods.savit import (
     loss_increase,
 )
 from xpruner.methods.taylor import mean_over_images
-from xpruner.plan.plan import Budget
+from xpruner.plan.budget import Budget
 from xpruner.units import Units
 from xpruner.units.gates import gating
 

@@ -6,7 +6,7 @@ from methods_setup import tiny_problem
 
 from xpruner.calibration.moments import reading
 from xpruner.methods.vbp import vbp
-from xpruner.plan.plan import Budget
+from xpruner.plan.budget import Budget
 
 
 def test_constant_units_go_and_their_bias_makes_up_for_them_exactly():

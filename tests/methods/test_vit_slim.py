@@ -11,7 +11,7 @@ from tiny_models import VIT, build, group, tiny
 from xpruner.errors import UsageError
 from xpruner.measure.macs import count_macs
 from xpruner.methods import find_method, vit_slim
-from xpruner.plan.plan import Budget
+from xpruner.plan.budget import Budget
 from xpruner.units import Units, find_units
 from xpruner.units.gates import gating
 

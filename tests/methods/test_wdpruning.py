@@ -23,7 +23,8 @@ from xpruner.methods.wdpruning import (
     kept_count,
     shallow_places,
 )
-from xpruner.plan.plan import Budget, solve
+from xpruner.plan.budget import Budget
+from xpruner.plan.solver import plan_from_scores
 from xpruner.units import Units
 
 
@@ -86,10 +87,12 @@ def test_a_plan_continues_the_thresholds():
         learned.theta.copy_(torch.tensor([0.0, math.log(3)]))  # shares 1/2 and 3/4
     margins = learned.margins()
     assert_close(margins["a:hidden"][79], -torch.logit(torch.tensor(0.5 / 80, dtype=torch.double)))
-    plan = solve(learned.units, margins, Budget(70 / 120))
+    plan = plan_from_scores(learned.units, margins, Budget(70 / 120))
     assert [len(plan.keep[key]) for key in ("a:hidden", "b:hidden")] == [40, 30]
     assert plan.keep["a:hidden"] == list(range(40, 80))
-    fewer = solve(learned.units, margins, Budget(43 / 120))  # an offset of -1 leaves 0.269 x 80 and 0.525 x 40
+    fewer = plan_from_scores(
+        learned.units, margins, Budget(43 / 120)
+    )  # an offset of -1 leaves 0.269 x 80 and 0.525 x 40
     assert [len(fewer.keep[key]) for key in ("a:hidden", "b:hidden")] == [22, 21]
 
 

@@ -12,7 +12,7 @@ from xpruner.errors import UsageError
 from xpruner.methods import _weight_search as training
 from xpruner.methods import find_method
 from xpruner.methods._weight_search import WeightRecipe, identity, trainable_copy
-from xpruner.plan.plan import Budget
+from xpruner.plan.budget import Budget
 
 TRAIN_WEIGHTS = ["hessian", "hvt", "s2vite", "uvc", "vit_slim", "wdpruning"]
 

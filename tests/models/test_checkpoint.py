@@ -18,7 +18,8 @@ from xpruner.errors import UsageError, XPrunerError
 from xpruner.models.checkpoint import load, read_structure, save
 from xpruner.models.skeleton import RECORD
 from xpruner.models.structure import Structure
-from xpruner.plan.plan import MINIMA, Plan
+from xpruner.plan.budget import MINIMA
+from xpruner.plan.plan import Plan
 from xpruner.surgery import apply
 from xpruner.units import DEFAULT_KINDS, KINDS, prunable_parts
 from xpruner.units.modules.branch import ConstantBranch

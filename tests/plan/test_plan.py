@@ -8,7 +8,9 @@ import torch
 from tiny_models import group, units_of
 
 from xpruner.errors import UsageError, XPrunerError
-from xpruner.plan.plan import Budget, Plan, minimum, solve
+from xpruner.plan.budget import Budget, minimum
+from xpruner.plan.plan import Plan
+from xpruner.plan.solver import plan_from_scores
 from xpruner.units import Term, Units, find_units
 
 HAND = Units(
@@ -72,7 +74,7 @@ def test_a_target_out_of_reach_names_the_reachable(budget, message):
 
 
 def test_the_smallest_reachable_target_is_reachable():
-    plan = solve(HAND, SCORES, Budget(78))
+    plan = plan_from_scores(HAND, SCORES, Budget(78))
     assert plan.keep == {"a:head": [1], "b:hidden": list(range(2, 10))}
 
 
@@ -92,7 +94,7 @@ def test_a_group_smaller_than_the_minimum_keeps_all():
     ],
 )
 def test_the_best_units_that_fit_are_kept(budget, heads, first_hidden, cost):
-    plan = solve(HAND, SCORES, Budget(budget), "by hand")
+    plan = plan_from_scores(HAND, SCORES, Budget(budget), "by hand")
     assert plan.keep == {"a:head": heads, "b:hidden": list(range(first_hidden, 10))}
     assert plan.cost["macs_pruned"] == cost
     assert (plan.method, plan.budget) == ("by hand", {"amount": budget, "resource": "macs", "round_to": {}})
@@ -108,20 +110,20 @@ def test_budgets_and_plans_are_shares_of_the_dense_model():
 
 
 def test_params_can_be_the_budget():
-    plan = solve(HAND, SCORES, Budget(44, "params"))
+    plan = plan_from_scores(HAND, SCORES, Budget(44, "params"))
     assert plan.keep == {"a:head": [1, 2], "b:hidden": list(range(1, 10))}
     assert plan.cost == {"macs_dense": 100, "macs_pruned": 89, "params_dense": 50, "params_pruned": 44}
 
 
 def test_scores_compare_across_groups():
     worthless_heads = {**SCORES, "a:head": torch.tensor([-3.0, -1.0, -2.0])}
-    assert solve(HAND, worthless_heads, Budget(0.8)).keep == {"a:head": [1], "b:hidden": list(range(10))}
+    assert plan_from_scores(HAND, worthless_heads, Budget(0.8)).keep == {"a:head": [1], "b:hidden": list(range(10))}
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_scores_that_are_no_numbers_are_refused(bad):
     with pytest.raises(XPrunerError, match="scores of 'a:head' are not all finite") as caught:
-        solve(HAND, {**SCORES, "a:head": torch.tensor([0.1, bad, 0.5])}, Budget(0.9))
+        plan_from_scores(HAND, {**SCORES, "a:head": torch.tensor([0.1, bad, 0.5])}, Budget(0.9))
     assert caught.value.exit_code == 1
 
 
@@ -135,7 +137,7 @@ def deit_tiny() -> Units:
 @pytest.mark.parametrize("resource", ["macs", "params"])
 def test_a_real_models_budget_is_met_from_below(deit_tiny, amount, resource):
     scores = {group.key: torch.randn(group.size) for group in deit_tiny}
-    plan = solve(deit_tiny, scores, Budget(amount, resource))
+    plan = plan_from_scores(deit_tiny, scores, Budget(amount, resource))
     reached = plan.cost[f"{resource}_pruned"] / plan.cost[f"{resource}_dense"]
     assert 0.99 * amount <= reached <= amount
     assert deit_tiny.cost(plan.keep, resource) == plan.cost[f"{resource}_pruned"]
@@ -147,7 +149,7 @@ def test_a_real_models_budget_is_met_from_below(deit_tiny, amount, resource):
 def test_a_tiny_models_budget_is_met_from_below(name, amount):
     units = units_of(name)
     for _ in range(5):
-        plan = solve(units, {group.key: torch.rand(group.size) for group in units}, Budget(amount))
+        plan = plan_from_scores(units, {group.key: torch.rand(group.size) for group in units}, Budget(amount))
         assert 0.99 * amount <= plan.cost["macs_pruned"] / plan.cost["macs_dense"] <= amount
 
 
@@ -203,7 +205,7 @@ def test_a_cost_that_two_groups_share_is_the_product_of_their_shares():
 
 def test_the_price_of_a_unit_follows_what_else_is_kept():
     scores = {"a:head": torch.tensor([9.0, 8, 1, 0]), "a:v": torch.tensor([7.0, 6, 5, 4, 3.5, 3, 2.5, 2, 0.5, 0])}
-    plan = solve(PAIR, scores, Budget(82))
+    plan = plan_from_scores(PAIR, scores, Budget(82))
     assert plan.keep == {"a:head": [0, 1], "a:v": list(range(8))}
     assert plan.cost["macs_pruned"] == 40 + 80 / 2 * 0.8 + 10 == 82
 
@@ -212,7 +214,7 @@ def test_kept_widths_are_multiples_and_the_budget_is_met():
     units = Units((group("a:hidden", 64), group("b:hidden", 64), group("c:head", 3, macs=4)), 200, 200, (3, 8, 8))
     scores = {g.key: torch.rand(g.size) for g in units}
     for amount in (0.5, 0.7, 0.9):
-        plan = solve(units, scores, Budget(amount, round_to={"hidden": 16}))
+        plan = plan_from_scores(units, scores, Budget(amount, round_to={"hidden": 16}))
         assert all(len(plan.keep[key]) % 16 == 0 and plan.keep[key] for key in ("a:hidden", "b:hidden"))
         assert 200 * amount - 16 < plan.cost["macs_pruned"] <= 200 * amount
 
@@ -220,8 +222,8 @@ def test_kept_widths_are_multiples_and_the_budget_is_met():
 def test_a_bundle_is_as_good_as_its_mean():
     units = Units((group("a:hidden", 16), group("b:hidden", 16)), 32, 32, (3, 8, 8))
     scores = {"a:hidden": torch.tensor([9.0] * 8 + [8] + [0] * 7), "b:hidden": torch.tensor([9.0] * 8 + [2] * 8)}
-    assert len(solve(units, scores, Budget(24)).keep["a:hidden"]) == 9
-    rounded = solve(units, scores, Budget(24, round_to={"hidden": 8}))
+    assert len(plan_from_scores(units, scores, Budget(24)).keep["a:hidden"]) == 9
+    rounded = plan_from_scores(units, scores, Budget(24, round_to={"hidden": 8}))
     assert [len(rounded.keep[key]) for key in ("a:hidden", "b:hidden")] == [8, 16]
 
 
@@ -246,7 +248,7 @@ def test_two_plans_become_one_in_the_first_ones_numbering():
 
 
 def test_a_plan_survives_its_file(tmp_path):
-    plan = solve(HAND, SCORES, Budget(0.9), "by hand")
+    plan = plan_from_scores(HAND, SCORES, Budget(0.9), "by hand")
     plan.save(tmp_path / "plan.json")
     assert Plan.load(tmp_path / "plan.json") == plan
     assert json.loads((tmp_path / "plan.json").read_text())["version"] == 1

@@ -8,9 +8,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from xpruner.config import DataConfig, RunConfig, ThresholdConfig
+from xpruner.data.class_names import unique_names
 from xpruner.errors import UsageError, XPrunerError
 from xpruner.methods.xpruner.guard import GuardFigures
-from xpruner.run.finished import FinishedRun, different, open_run, remember_data
+from xpruner.run.finished import FinishedRun, open_run, remember_data
 
 
 def test_a_run_is_opened_as_it_was_made(finished, finished_folder):
@@ -163,7 +164,7 @@ def test_figures_of_a_guard_that_are_damaged(copied, guard, reason):
 
 
 def test_names_that_several_classes_share_get_their_numbers():
-    assert different(["crane", "dog", "crane"]) == ["crane (0)", "dog", "crane (2)"]
+    assert unique_names(["crane", "dog", "crane"]) == ["crane (0)", "dog", "crane (2)"]
 
 
 def test_the_names_of_the_classes_need_no_images(copied):

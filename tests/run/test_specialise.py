@@ -13,10 +13,12 @@ from xpruner.config import ThresholdConfig
 from xpruner.data import ImageDataset, InputSpec
 from xpruner.data.dataset import Reader
 from xpruner.data.sources import Digits
+from xpruner.data.subset import ImagesOf
 from xpruner.errors import UsageError
 from xpruner.masks.class_masks import reduce_classes
+from xpruner.models.classifier import keep_classes
 from xpruner.run.finished import FinishedRun, open_run
-from xpruner.run.specialise import ImagesOf, check_choice, keep_classes, plan_for, save_specialised, specialise
+from xpruner.run.specialise import check_choice, plan_for, save_specialised, specialise
 
 
 @pytest.mark.parametrize("name", MODELS)

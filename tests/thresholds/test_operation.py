@@ -2,7 +2,7 @@ import pytest
 import torch
 from tiny_models import group, some_plan, units_of
 
-from xpruner.plan.plan import minimum
+from xpruner.plan.budget import minimum
 from xpruner.thresholds.operation import (
     AugmentedLagrangian,
     SquaredHinge,

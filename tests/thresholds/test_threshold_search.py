@@ -14,7 +14,9 @@ from xpruner.masks.class_masks import ClassMasks
 from xpruner.masks.evidence import class_evidence
 from xpruner.methods import Problem, find_method
 from xpruner.methods.xpruner.rounds import LEVEL
-from xpruner.plan.plan import Budget, Plan, solve
+from xpruner.plan.budget import Budget
+from xpruner.plan.plan import Plan
+from xpruner.plan.solver import plan_from_scores
 from xpruner.thresholds.operation import pruning_operation
 from xpruner.thresholds.search import open_start, search_thresholds
 from xpruner.training.search import LoopOptions
@@ -51,7 +53,7 @@ def test_without_a_step_one_threshold_serves_all_layers(tiny_vit):
     masks = ClassMasks(units, 5)
     masks.start_from({g.key: torch.rand(5, g.size) * 1000.0 ** -(i % 2) for i, g in enumerate(units)})
     plan = search_thresholds(tiny_vit, masks, Budget(0.5), Noise(40), ThresholdConfig(steps=0), LoopOptions(0, 8))
-    assert plan.keep == solve(units, masks.importance("odds"), Budget(0.5), "xpruner").keep
+    assert plan.keep == plan_from_scores(units, masks.importance("odds"), Budget(0.5), "xpruner").keep
 
 
 @pytest.mark.parametrize("form", ["power", "sigmoid"])

@@ -3,8 +3,8 @@ import torch
 from torch import nn
 
 from xpruner.errors import UsageError
+from xpruner.runtime.modes import evaluating
 from xpruner.training import evaluate
-from xpruner.training.evaluate import evaluating
 
 
 class Brightest(nn.Module):

@@ -9,13 +9,13 @@ from torch import nn
 
 from xpruner.config import FinetuneConfig
 from xpruner.runtime.devices import accelerator
-from xpruner.training.job import Job
-from xpruner.training.learner import Learner
+from xpruner.training.finetune_job import FinetuneJob
 from xpruner.training.step import Graphed, make_step
+from xpruner.training.train_state import TrainState
 
 
-def job(train, **options) -> Job:
-    return Job(accelerator(), train, FinetuneConfig(features=1.0, **options), 4, 0, 0, "fp32")
+def job(train, **options) -> FinetuneJob:
+    return FinetuneJob(accelerator(), train, FinetuneConfig(features=1.0, **options), 4, 0, 0, "fp32")
 
 
 def batch(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -29,8 +29,8 @@ def test_a_step_leaves_the_gradients_of_its_loss(blobs):
     images, labels = (tensor.to(asked.place.device) for tensor in batch(0))
     expected = asked.loss(student, teacher, images, labels)
     wanted = torch.autograd.grad(expected, list(student.parameters()))
-    learner = Learner(student, asked.config, 4, "fp32", asked.place)
-    loss = make_step(asked, learner, teacher)(images, labels)
+    train_state = TrainState(student, asked.config, 4, "fp32", asked.place)
+    loss = make_step(asked, train_state, teacher)(images, labels)
     assert loss.item() == pytest.approx(expected.item()) and not loss.requires_grad
     for parameter, gradient in zip(student.parameters(), wanted, strict=True):
         torch.testing.assert_close(parameter.grad, gradient)
@@ -39,8 +39,8 @@ def test_a_step_leaves_the_gradients_of_its_loss(blobs):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_nothing_is_graphed(blobs):
     asked = job(blobs, cuda_graph=True)
-    learner = Learner(tiny_model(), asked.config, 4, "fp32", asked.place)
-    assert not isinstance(make_step(asked, learner, None), Graphed)
+    train_state = TrainState(tiny_model(), asked.config, 4, "fp32", asked.place)
+    assert not isinstance(make_step(asked, train_state, None), Graphed)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
@@ -51,15 +51,15 @@ def test_replayed_steps_train_as_steps_do(blobs):
     trained = []
     for graphed in (False, True):
         asked = job(blobs, cuda_graph=graphed)
-        learner = Learner(copy.deepcopy(start).cuda().train(), asked.config, 4, "fp32", asked.place)
-        compute = make_step(asked, learner, teacher)
+        train_state = TrainState(copy.deepcopy(start).cuda().train(), asked.config, 4, "fp32", asked.place)
+        compute = make_step(asked, train_state, teacher)
         assert isinstance(compute, Graphed) == graphed
         losses = []
         for step in range(1, 5):
             losses.append(compute(*(tensor.cuda() for tensor in batch(step))).item())
-            learner.clip()
-            learner.update(step)
-        trained.append((losses, learner.finish().state_dict()))
+            train_state.clip()
+            train_state.update(step)
+        trained.append((losses, train_state.finish().state_dict()))
     (losses, weights), (again, same) = trained
     assert again == pytest.approx(losses, rel=1e-4)
     for name, tensor in weights.items():

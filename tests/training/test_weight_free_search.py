@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from xpruner.errors import UsageError, XPrunerError
-from xpruner.training.search import LoopOptions, frozen, learn
+from xpruner.runtime.modes import frozen
+from xpruner.training.search import LoopOptions, learn
 
 
 class Line(torch.utils.data.Dataset):

@@ -4,7 +4,7 @@ from tiny_models import footprint, tiny, units_of
 
 from xpruner.errors import UsageError
 from xpruner.units import KINDS, Gate, UnitGroup, Units, find_units
-from xpruner.units.gates import gating, spread
+from xpruner.units.gates import expand_gates, gating
 
 SINGLE = Gate("")
 MODELS = ["vit", "vit_post_norm", "swin", "swin_padded_windows"]
@@ -12,11 +12,11 @@ MODELS = ["vit", "vit_post_norm", "swin", "swin_padded_windows"]
 
 def test_gates_of_hidden_units_are_used_as_they_are():
     gate = torch.tensor([1.0, 0.5])
-    assert torch.equal(spread(gate, torch.zeros(3, 4, 2), SINGLE).flatten(), gate)
+    assert torch.equal(expand_gates(gate, torch.zeros(3, 4, 2), SINGLE).flatten(), gate)
 
 
 def test_gates_of_heads_are_repeated_over_their_channels():
-    assert spread(torch.tensor([1.0, 0.5]), torch.zeros(3, 4, 6), Gate("", inner=3)).flatten().tolist() == [
+    assert expand_gates(torch.tensor([1.0, 0.5]), torch.zeros(3, 4, 6), Gate("", inner=3)).flatten().tolist() == [
         1,
         1,
         1,
@@ -27,36 +27,38 @@ def test_gates_of_heads_are_repeated_over_their_channels():
 
 
 def test_a_samples_gates_hold_for_all_its_tokens():
-    gates = spread(torch.tensor([[1.0, 0.5], [0.0, 2.0]]), torch.zeros(2, 4, 2), SINGLE)
+    gates = expand_gates(torch.tensor([[1.0, 0.5], [0.0, 2.0]]), torch.zeros(2, 4, 2), SINGLE)
     assert gates.tolist() == [[[1.0, 0.5]], [[0.0, 2.0]]]
 
 
 def test_a_samples_gates_hold_for_all_its_windows():
-    gates = spread(torch.tensor([[1.0], [2.0]]), torch.zeros(6, 4, 2), Gate("", inner=2))  # three windows a sample
+    gates = expand_gates(
+        torch.tensor([[1.0], [2.0]]), torch.zeros(6, 4, 2), Gate("", inner=2)
+    )  # three windows a sample
     assert gates[:, 0].tolist() == [[1, 1], [1, 1], [1, 1], [2, 2], [2, 2], [2, 2]]
 
 
 def test_a_samples_gates_hold_for_all_rows_and_columns_of_a_map():
-    assert spread(torch.ones(2, 5), torch.zeros(2, 4, 3, 5), SINGLE).shape == (2, 1, 1, 5)
+    assert expand_gates(torch.ones(2, 5), torch.zeros(2, 4, 3, 5), SINGLE).shape == (2, 1, 1, 5)
 
 
 def test_gates_follow_the_input_in_type_and_device():
     x = torch.zeros(2, 4, 2, dtype=torch.bfloat16, device="meta")
-    gates = spread(torch.ones(2), x, SINGLE)
+    gates = expand_gates(torch.ones(2), x, SINGLE)
     assert (gates.dtype, gates.device) == (x.dtype, x.device)
 
 
 def test_units_that_repeat_are_gated_wherever_they_lie():
-    gates = spread(torch.tensor([1.0, 0.5]), torch.zeros(3, 4, 8), Gate("", outer=2, inner=2))
+    gates = expand_gates(torch.tensor([1.0, 0.5]), torch.zeros(3, 4, 8), Gate("", outer=2, inner=2))
     assert gates.flatten().tolist() == [1, 1, 0.5, 0.5, 1, 1, 0.5, 0.5]
 
 
 def test_channels_behind_those_of_the_units_stay_open():
-    assert spread(torch.zeros(2), torch.zeros(3, 4, 5), SINGLE).flatten().tolist() == [0, 0, 1, 1, 1]
+    assert expand_gates(torch.zeros(2), torch.zeros(3, 4, 5), SINGLE).flatten().tolist() == [0, 0, 1, 1, 1]
 
 
 def test_the_channels_of_a_convolution_lie_in_the_second_dimension():
-    gates = spread(torch.tensor([[1.0, 0.5], [0.0, 2.0]]), torch.zeros(2, 2, 3, 3), SINGLE, axis=1)
+    gates = expand_gates(torch.tensor([[1.0, 0.5], [0.0, 2.0]]), torch.zeros(2, 2, 3, 3), SINGLE, axis=1)
     assert gates.shape == (2, 2, 1, 1)
     assert gates.flatten().tolist() == [1, 0.5, 0, 2]
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from xpruner.units import Gate, UnitGroup
-from xpruner.units.gates import channel_axis, spread
+from xpruner.units.gates import channel_axis, expand_gates
 from xpruner.units.modules.branch import ConstantBranch
 from xpruner.units.slices import Slice, SlicedAdapter, columns, macs_of, params_of, rows
 
@@ -63,7 +63,7 @@ def test_a_tensor_of_no_such_name_has_no_slices():
 
 def test_a_gate_behind_channels_of_others():
     gate = Gate("read", outer=2, inner=1, before=3)
-    values = spread(torch.tensor([0.0, 0.5]), torch.zeros(4, 8), gate)
+    values = expand_gates(torch.tensor([0.0, 0.5]), torch.zeros(4, 8), gate)
     assert values.tolist() == [[1, 1, 1, 0, 0.5, 0, 0.5, 1]]
     group = UnitGroup("attn:head", "head", "attn", 2, (gate,), 1, 1)
     assert group.channels.tolist() == [[3, 5], [4, 6]]

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xpruner.calibration.moments import Batches, oas_shrinkage
+from xpruner.calibration.moments import Batches
+from xpruner.calibration.ridge import oas_shrinkage
 from xpruner.runtime.devices import autocast
-from xpruner.training.evaluate import evaluating
+from xpruner.runtime.modes import evaluating
 from xpruner.units import prunable_parts
 
 

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from xpruner.calibration.moments import Batches, channels_last
 from xpruner.runtime.devices import autocast
+from xpruner.runtime.modes import frozen
 from xpruner.runtime.outputs import logits_of
-from xpruner.training.search import frozen
 
 
 def token_weights(

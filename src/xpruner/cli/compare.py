@@ -11,7 +11,7 @@ from xpruner.compare.study import DENSE, CompareConfig, Entry, RunOfMany, runs_o
 from xpruner.config import RunConfig, preset
 from xpruner.config.checks import check
 from xpruner.errors import UsageError, unknown
-from xpruner.plan.plan import Budget
+from xpruner.plan.budget import Budget
 
 
 @dataclass

@@ -17,13 +17,15 @@ from xpruner.errors import XPrunerError
 from xpruner.measure.macs import count_macs, count_params
 from xpruner.measure.resources import measured
 from xpruner.methods import Outcome, Problem, find_method
-from xpruner.methods._registry import kinds_for, prepared, read_outcome, write_outcome
+from xpruner.methods._outcome_files import read_outcome, write_outcome
+from xpruner.methods._registry import kinds_for, prepared
 from xpruner.methods.xpruner.guard_images import guarded_calibration
 from xpruner.models import load_model, load_teacher
 from xpruner.models.about import known_classes, warn_of_accuracy
-from xpruner.plan.plan import Budget, Plan
+from xpruner.plan.budget import Budget
+from xpruner.plan.plan import Plan
+from xpruner.run.environment import environment
 from xpruner.run.folder import comparable
-from xpruner.run.pipeline import environment
 from xpruner.surgery import apply
 from xpruner.training import finetune, predict
 from xpruner.training.features import kept_stream

@@ -6,7 +6,7 @@ from typing import Any
 
 from xpruner.compare.tables import STAGES, rows_of
 from xpruner.errors import XPrunerError
-from xpruner.plan.plan import Budget
+from xpruner.plan.budget import Budget
 from xpruner.run.metrics import check_figures
 from xpruner.typed import part_of, typed
 

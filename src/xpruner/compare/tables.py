@@ -8,7 +8,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from xpruner.plan.plan import Budget
+from xpruner.plan.budget import Budget
 
 STAGES = {"cut": "cut", "found": "as found", "compensated": "compensated", "finetuned": "fine-tuned"}
 """The stages that accuracy is told of, and what the tables call them."""

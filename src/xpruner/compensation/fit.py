@@ -7,14 +7,15 @@ import torch
 from torch import Tensor, nn
 
 from xpruner.calibration.incremental_forward import Passes
-from xpruner.calibration.moments import Batches, Moments, channels_last, consumer_moments, ridge
+from xpruner.calibration.moments import Batches, Moments, channels_last, consumer_moments
+from xpruner.calibration.ridge import ridge
 from xpruner.calibration.sensitivity import token_weights
 from xpruner.config import CompensateConfig
 from xpruner.config.checks import check
 from xpruner.errors import XPrunerError
 from xpruner.plan.plan import Plan
+from xpruner.runtime.modes import evaluating
 from xpruner.runtime.outputs import classifiers
-from xpruner.training.evaluate import evaluating
 from xpruner.units import DEFAULT_KINDS, UnitGroup, Units, find_units
 from xpruner.units.adapters.timm.embed import stream_key
 from xpruner.units.modules.branch import ConstantBranch

@@ -56,3 +56,9 @@ def size_to_hold_out(labels: np.ndarray, share: float) -> int:
     counts = np.bincount(labels)
     least, most = (counts > 1).sum(), len(labels) - (counts > 0).sum()
     return int(np.clip(round(len(labels) * share), least, most))
+
+
+def class_means(values: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """Returns the (classes,) means of (images,) values; nan for a class without images."""
+    counts = torch.bincount(labels, minlength=num_classes)
+    return torch.zeros(num_classes, dtype=values.dtype).index_add_(0, labels, values) / counts

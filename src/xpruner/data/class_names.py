@@ -2,6 +2,7 @@
 
 import logging
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -111,3 +112,9 @@ def _plain(name: str) -> str:
 def _listed(names: Sequence[str]) -> str:
     rest = len(names) - SHOWN
     return ", ".join(map(repr, names[:SHOWN])) + (f" and {rest} more" if rest > 0 else "")
+
+
+def unique_names(names: Sequence[str]) -> list[str]:
+    """Returns names that are all different: those that several classes share get the number of the class."""
+    counts = Counter(names)
+    return [f"{name} ({label})" if counts[name] > 1 else name for label, name in enumerate(names)]

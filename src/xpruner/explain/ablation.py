@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xpruner.calibration.moments import Batches, channels_last, consumer_moments, reading
+from xpruner.data.by_class import class_means
 from xpruner.runtime.devices import autocast
+from xpruner.runtime.modes import evaluating
 from xpruner.runtime.outputs import logits_of
-from xpruner.training.evaluate import evaluating
 from xpruner.units import UnitGroup, Units
 from xpruner.units.gates import gating
 
@@ -66,7 +67,9 @@ def losses_without(
 
 
 @torch.no_grad()
-def strengths(model: nn.Module, group: UnitGroup, index: int, batches: Batches, precision: str = "fp32") -> Tensor:
+def activation_strength(
+    model: nn.Module, group: UnitGroup, index: int, batches: Batches, precision: str = "fp32"
+) -> Tensor:
     """Returns how strongly each image drives a unit: (images,) mean square of what it hands on, over its tokens.
 
     Args:
@@ -133,9 +136,3 @@ def _loss(whole: Tensor, part: Tensor, labels: Tensor, num_classes: int) -> Loss
     rise = F.cross_entropy(part, labels, reduction="none") - F.cross_entropy(whole, labels, reduction="none")
     change = F.kl_div(part.log_softmax(1), whole.log_softmax(1), log_target=True, reduction="none").sum(1)
     return Loss(100 * class_means(wrong, labels, num_classes), class_means(rise, labels, num_classes), change)
-
-
-def class_means(values: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """Returns the (classes,) means of (images,) values; nan for a class without images."""
-    counts = torch.bincount(labels, minlength=num_classes)
-    return torch.zeros(num_classes, dtype=values.dtype).index_add_(0, labels, values) / counts

@@ -7,9 +7,10 @@ import torch
 from scipy.stats import binomtest
 from torch import Tensor
 
+from xpruner.data.class_names import unique_names
 from xpruner.errors import UsageError
 from xpruner.methods.xpruner.guard import GuardFigures
-from xpruner.run.finished import FinishedRun, different
+from xpruner.run.finished import FinishedRun
 
 CONFIDENCE = 0.95
 NORMAL = 1.959964
@@ -161,7 +162,7 @@ def audit_run(run: FinishedRun) -> Audit:
     """
     dense, labels = run.said_by(run.dense)
     pruned, _ = run.said_by(run.pruned)
-    return replace(audit(dense, pruned, labels, different(run.class_names)), guard=run.guard)
+    return replace(audit(dense, pruned, labels, unique_names(run.class_names)), guard=run.guard)
 
 
 def _audited(before: Tensor, now: Tensor, own: Tensor, name: str) -> ClassAudit:

@@ -9,12 +9,13 @@ from torch import Tensor
 
 from xpruner.calibration.moments import Batches
 from xpruner.data.by_class import place_in_class
+from xpruner.data.class_names import unique_names
 from xpruner.errors import UsageError, unknown
-from xpruner.explain.ablation import losses_without, stand_ins, strengths
+from xpruner.explain.ablation import activation_strength, losses_without, stand_ins
 from xpruner.explain.audit import Drop
 from xpruner.explain.decision import Decision
 from xpruner.masks.class_masks import odds
-from xpruner.run.finished import BATCH, FinishedRun, different
+from xpruner.run.finished import BATCH, FinishedRun
 from xpruner.units import DEFAULT_KINDS, Units
 
 NEIGHBOURS = 3
@@ -173,13 +174,13 @@ def unit_card(run: FinishedRun, key: str, index: int, count: int = 1000) -> Unit
         UsageError: If the run has no masks, or its images are not where they were.
         XPrunerError: If a file of the run is missing or damaged.
     """
-    names, group = different(run.class_names), run.units[key]
+    names, group = unique_names(run.class_names), run.units[key]
     decision = Decision(run, group, index)
     numbers, images = run.some_images(count)
     precision, near, driven = run.config.precision, [], None
     if group.consumer is not None:
         near = stand_ins(run.dense, run.units, key, index, images, NEIGHBOURS, precision)
-        driven = strengths(run.dense, group, index, images, precision)
+        driven = activation_strength(run.dense, group, index, images, precision)
     labels = torch.cat([y for _, y in images])
     labelled = [(number, names[label]) for number, label in zip(numbers, labels.tolist(), strict=True)]
     choices = [[index], [index, *near]]
@@ -212,7 +213,7 @@ def class_card(run: FinishedRun, label: int) -> ClassCard:
         UsageError: If the run has no masks.
         XPrunerError: If a file of the run is missing or damaged.
     """
-    name = different(run.class_names)[label]
+    name = unique_names(run.class_names)[label]
     if label in run.unseen:
         return ClassCard(name, [], seen=False)
     layers = []
@@ -279,7 +280,7 @@ def _cost(without: list[int], seen: _Images, labels: Tensor, names: Sequence[str
 
 def _largest_first(run: FinishedRun, values: Tensor) -> dict[str, float]:
     """Returns (classes,) values by name, but for classes that the masks have seen no image of."""
-    names = enumerate(different(run.class_names))
+    names = enumerate(unique_names(run.class_names))
     return _sorted({name: values[label].item() for label, name in names if label not in run.unseen})
 
 

@@ -4,8 +4,8 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
+from xpruner.data.class_names import unique_names
 from xpruner.errors import UsageError, unknown
-from xpruner.run.finished import different
 
 
 def find_class(name: str, class_names: Sequence[str]) -> int:
@@ -18,7 +18,7 @@ def find_class(name: str, class_names: Sequence[str]) -> int:
     if len(labels) > 1:
         numbers = f"{', '.join(map(str, labels[:-1]))} and {labels[-1]}"
         raise UsageError(f"{len(labels)} classes are called {name!r}, those of numbers {numbers}; give a number.")
-    labels = labels or [label for label, known in enumerate(different(class_names)) if known == name]
+    labels = labels or [label for label, known in enumerate(unique_names(class_names)) if known == name]
     if labels:
         return labels[0]
     if re.fullmatch("[0-9]+", name) and int(name) < len(class_names):

@@ -7,7 +7,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from xpruner.plan.plan import Plan, minimum
+from xpruner.plan.budget import minimum
+from xpruner.plan.plan import Plan
 from xpruner.run.finished import FinishedRun
 from xpruner.units import UnitGroup, Units
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from xpruner.runtime.modes import evaluating
 from xpruner.runtime.outputs import logits_of
-from xpruner.training.evaluate import evaluating
 
 SHOWN = 5
 

@@ -3,17 +3,16 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import UnidentifiedImageError
 from torch import Tensor
 
 from xpruner.data import InputSpec
-from xpruner.data.rgb import FORMATS, as_rgb, open_image
-from xpruner.data.transforms import Plain
+from xpruner.data.class_names import unique_names
+from xpruner.data.image import read_image
 from xpruner.errors import UsageError
 from xpruner.explain.guess import Guess, guesses
 from xpruner.explain.map_pair import Likeness, map_pair
 from xpruner.explain.pictures import heated, pixels_of, side_by_side, write_png
-from xpruner.run.finished import FinishedRun, different
+from xpruner.run.finished import FinishedRun
 
 
 @dataclass(frozen=True)
@@ -44,30 +43,6 @@ class ImageCard:
     truth: str | None = None
 
 
-def read_image(path: str | Path, spec: InputSpec, name: str | None = None) -> Tensor:
-    """Returns an image file as a model's input, (3, height, width).
-
-    Args:
-        path: Of the file.
-        spec: The input that the model expects.
-        name: What to call it where it cannot be read; its path when absent.
-
-    Raises:
-        UsageError: If it cannot be read.
-    """
-    try:
-        with open_image(path) as file:
-            image = as_rgb(file)
-    except Exception as error:  # damaged bytes make decoders raise nearly anything
-        unknown = isinstance(error, UnidentifiedImageError)
-        reason = "its format is unknown" if unknown else getattr(error, "strerror", None) or error
-        raise UsageError(
-            f"The image {name or path} cannot be read ({reason}); give a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} "
-            "file."
-        ) from error
-    return Plain(spec)(image)
-
-
 def image_card(
     run: FinishedRun, source: str | Path | int, method: str = "relevance", label: int | None = None,
     output: Path | None = None,
@@ -86,7 +61,7 @@ def image_card(
         UsageError: If the image cannot be read, or the method is unknown or cannot read a model.
         XPrunerError: If the picture cannot be written.
     """
-    spec, names = InputSpec.of(run.dense), different(run.class_names)
+    spec, names = InputSpec.of(run.dense), unique_names(run.class_names)
     image, truth = numbered_image(run, source) if isinstance(source, int) else (read_image(source, spec), None)
     pair = map_pair(run.dense, run.pruned, image, method, label)
     name = f"image-{source}" if isinstance(source, int) else Path(source).stem
@@ -110,4 +85,4 @@ def numbered_image(run: FinishedRun, number: int) -> tuple[Tensor, str]:
             f"number is given as ./{number}."
         )
     pixels, label = run.images[number]
-    return pixels, different(run.class_names)[label]
+    return pixels, unique_names(run.class_names)[label]

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from xpruner.calibration.moments import Batches
 from xpruner.data import calibration_batches
+from xpruner.data.class_names import unique_names
 from xpruner.errors import UsageError, unknown
 from xpruner.explain.ablation import losses_without
 from xpruner.masks.evidence import class_evidence
-from xpruner.run.finished import BATCH, FinishedRun, different
+from xpruner.run.finished import BATCH, FinishedRun
 from xpruner.units import Units
 
 EVERY = "all"
@@ -115,7 +116,7 @@ def selectivity_card(
         )
         for name, table in tables.items()
     }
-    return SelectivityCard(kind, share, len(numbers), different(run.class_names), by)
+    return SelectivityCard(kind, share, len(numbers), unique_names(run.class_names), by)
 
 
 def selectivity(

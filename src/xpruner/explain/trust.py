@@ -95,9 +95,9 @@ def maps_card(
     for method in methods:
         find_method(method)  # an unknown name is told before anything is computed
     models = {"dense": run.dense, "pruned": run.pruned}
-    numbers = right_everywhere(run, list(models.values()), count, boxes)
+    numbers = correct_in_all(run, list(models.values()), count, boxes)
     numbers, masks = (numbers, None) if boxes is None else _boxed(run, numbers, boxes)
-    images, labels = taken(run, numbers)
+    images, labels = stack_images(run, numbers)
     found = {}
     for method in methods:
         found[method] = map_trust(models, images, labels, method, seed, masks)
@@ -137,7 +137,7 @@ def map_trust(
     )
 
 
-def right_everywhere(
+def correct_in_all(
     run: FinishedRun, models: Sequence[nn.Module], count: int, among: Collection[int] | None = None
 ) -> list[int]:
     """Returns the numbers of at most ``count`` images that all models get right, evenly spread over the run's.
@@ -163,7 +163,7 @@ def right_everywhere(
     return [right[place] for place in torch.linspace(0, len(right) - 1, min(count, len(right))).long().tolist()]
 
 
-def taken(run: FinishedRun, numbers: Sequence[int]) -> tuple[Tensor, Tensor]:
+def stack_images(run: FinishedRun, numbers: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Returns images of a run (images, 3, height, width) and their labels (images,)."""
     images, labels = zip(*(run.images[number] for number in numbers), strict=True)
     return torch.stack(images), torch.tensor(labels)

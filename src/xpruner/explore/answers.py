@@ -9,11 +9,14 @@ from torch import Tensor, nn
 from xpruner.compensation.fit import compensate
 from xpruner.config import CompensateConfig
 from xpruner.data import InputSpec, calibration_batches
+from xpruner.data.image import read_image
+from xpruner.data.subset import ImagesOf
 from xpruner.errors import UsageError
-from xpruner.explain.image import read_image
-from xpruner.plan.plan import Plan, solve
+from xpruner.models.classifier import keep_classes
+from xpruner.plan.plan import Plan
+from xpruner.plan.solver import plan_from_scores
 from xpruner.run.finished import FinishedRun
-from xpruner.run.specialise import ImagesOf, check_choice, keep_classes
+from xpruner.run.specialise import check_choice
 from xpruner.runtime.devices import accelerator
 from xpruner.surgery import apply
 
@@ -86,7 +89,7 @@ def plan_of(run: FinishedRun, question: Question) -> Plan:
     if is_own(run, question):
         return run.plan
     scores = run.importance_to(question.labels) if question.labels else run.importance
-    return solve(run.units, scores, replace(run.budget, amount=question.share), "xpruner, explored")
+    return plan_from_scores(run.units, scores, replace(run.budget, amount=question.share), "xpruner, explored")
 
 
 def kept_units(plan: Plan) -> dict[str, dict[str, tuple[int, int]]]:

@@ -25,7 +25,7 @@ from xpruner.explore.answers import (
     plan_of,
 )
 from xpruner.maps import map_methods
-from xpruner.plan.plan import Budget
+from xpruner.plan.budget import Budget
 from xpruner.run.finished import FinishedRun
 from xpruner.text import printable
 

@@ -9,7 +9,7 @@ from xpruner.errors import UsageError
 from xpruner.maps.anatomy import patch_convolution
 from xpruner.maps.registry import find_method, map_methods, register_map
 from xpruner.registry import import_submodules
-from xpruner.training.search import frozen
+from xpruner.runtime.modes import frozen
 
 __all__ = ["find_method", "grid_of", "map_methods", "register_map", "saliency"]
 

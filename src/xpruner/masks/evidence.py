@@ -7,10 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xpruner.calibration.moments import Batches, Moments, channels_last, reading, ridged_covariance
+from xpruner.calibration.moments import Batches, Moments, channels_last, reading
+from xpruner.calibration.ridge import ridged_covariance
+from xpruner.calibration.unit_blocks import unit_blocks
 from xpruner.runtime.devices import autocast
+from xpruner.runtime.modes import frozen
 from xpruner.runtime.outputs import logits_of
-from xpruner.training.search import frozen
 from xpruner.units import UnitGroup, Units
 from xpruner.units.gates import gating
 
@@ -171,11 +173,6 @@ def own_part(precision: Tensor, channels: Tensor) -> Tensor:
     own = torch.empty_like(precision)
     own[channels] = torch.linalg.solve(unit_blocks(precision, channels), precision[channels])
     return own
-
-
-def unit_blocks(matrix: Tensor, channels: Tensor) -> Tensor:
-    """Returns the (units, width, width) blocks of a (channels, channels) matrix that belong to the units."""
-    return matrix[channels[:, :, None], channels[:, None, :]]
 
 
 @contextmanager

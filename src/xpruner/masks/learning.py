@@ -12,9 +12,10 @@ from xpruner.config import MaskConfig
 from xpruner.config.checks import check
 from xpruner.masks.class_masks import ClassMasks, TemporalSmoothness, class_variance, sparsity, total_variation
 from xpruner.runtime.devices import autocast
+from xpruner.runtime.modes import frozen
 from xpruner.runtime.outputs import logits_of
 from xpruner.training.losses import distillation_loss
-from xpruner.training.search import LoopOptions, frozen, learn
+from xpruner.training.search import LoopOptions, learn
 from xpruner.units.gates import gating
 
 TRUE, WRONG, MEAN = 0, 1, 2

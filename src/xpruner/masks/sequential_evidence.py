@@ -11,8 +11,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from xpruner.calibration.moments import Batches, Moments, ridged_covariance
-from xpruner.masks.evidence import View, centred, evidence_tables, irreplaceable, softened, unit_blocks
+from xpruner.calibration.moments import Batches, Moments
+from xpruner.calibration.ridge import ridged_covariance
+from xpruner.calibration.unit_blocks import unit_blocks
+from xpruner.masks.evidence import View, centred, evidence_tables, irreplaceable, softened
 from xpruner.units import Units
 
 AT_ONCE = 1 / 192

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from xpruner.errors import UsageError, unknown
-from xpruner.methods._registry import Outcome, Problem, register_method
-from xpruner.plan.plan import solve
+from xpruner.methods._problem import Outcome, Problem
+from xpruner.methods._registry import register_method
+from xpruner.plan.solver import plan_from_scores
 from xpruner.units import DEFAULT_KINDS, UnitGroup, Units
 
 Scores = dict[str, Tensor]
@@ -33,7 +34,7 @@ def register_score(
         def search(problem: Problem) -> Outcome:
             chosen = allocation_of(problem, allocation)
             scores = allocate(score(problem), problem.units, chosen, problem.budget.resource)
-            return Outcome(solve(problem.units, scores, problem.budget, f"{name}, {chosen}"))
+            return Outcome(plan_from_scores(problem.units, scores, problem.budget, f"{name}, {chosen}"))
 
         return score
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from xpruner.errors import UsageError
-from xpruner.methods._registry import Problem
+from xpruner.methods._problem import Problem
 from xpruner.training.recipe import make_optimizer, make_schedule
 from xpruner.training.search import LoopOptions
 

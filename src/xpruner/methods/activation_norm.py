@@ -11,9 +11,9 @@ from torch import Tensor
 
 from xpruner.calibration.moments import Moments, consumer_moments
 from xpruner.errors import UsageError
-from xpruner.methods._registry import Problem
+from xpruner.methods._problem import Problem
 from xpruner.methods._scoring import Scores, register_score
-from xpruner.training.evaluate import evaluating
+from xpruner.runtime.modes import evaluating
 
 ChannelScore = Callable[[Moments, Tensor], Tensor]
 """From the moments of a consumer's input and its (channels, weights) columns to (channels,) scores."""

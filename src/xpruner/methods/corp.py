@@ -28,14 +28,16 @@ from torch import Tensor, nn
 from xpruner.calibration.moments import Moments
 from xpruner.compensation.fit import compensate, solve_ridge
 from xpruner.config import CompensateConfig
-from xpruner.methods._registry import Outcome, Problem, register_method
+from xpruner.methods._problem import Outcome, Problem
+from xpruner.methods._registry import register_method
 from xpruner.methods._scoring import Scores, allocate, allocation_of
 from xpruner.methods.activation_norm import check_consumers, mean_square, sum_over_channels, variance
 from xpruner.methods.flap import fluctuation
-from xpruner.plan.plan import Plan, solve
+from xpruner.plan.plan import Plan
+from xpruner.plan.solver import plan_from_scores
 from xpruner.runtime.devices import autocast
+from xpruner.runtime.modes import evaluating
 from xpruner.surgery import apply
-from xpruner.training.evaluate import evaluating
 from xpruner.units import Units
 
 HeadMoments = dict[str, list[Moments]]
@@ -53,7 +55,7 @@ def search(problem: Problem) -> Outcome:
     moments = query_key_moments(problem)
     allocation = allocation_of(problem, "uniform")
     scores = allocate(energies(problem, moments), problem.units, allocation, problem.budget.resource)
-    plan = solve(problem.units, scores, problem.budget, "corp")
+    plan = plan_from_scores(problem.units, scores, problem.budget, "corp")
     config = CompensateConfig(mode="affine", ridge=problem.config.compensate.ridge)
     model = compensate(
         apply(problem.model, plan), problem.model, plan, problem.calibration, config, precision=problem.config.precision

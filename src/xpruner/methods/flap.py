@@ -12,10 +12,11 @@ from torch import Tensor
 from xpruner.calibration.moments import Moments
 from xpruner.compensation.fit import compensate
 from xpruner.config import CompensateConfig
-from xpruner.methods._registry import Outcome, Problem, register_method
+from xpruner.methods._problem import Outcome, Problem
+from xpruner.methods._registry import register_method
 from xpruner.methods._scoring import Scores, allocate
 from xpruner.methods.activation_norm import check_consumers, score_channels, sum_over_channels, variance
-from xpruner.plan.plan import solve
+from xpruner.plan.solver import plan_from_scores
 from xpruner.surgery import apply
 
 
@@ -45,7 +46,7 @@ def standardised(scores: Tensor) -> Tensor:
 
 def with_means_in_biases(problem: Problem, scores: Scores, method: str) -> Outcome:
     """Returns the plan of the highest scores, and its model with the removed units' means in their readers' biases."""
-    plan = solve(problem.units, scores, problem.budget, method)
+    plan = plan_from_scores(problem.units, scores, problem.budget, method)
     model = compensate(
         apply(problem.model, plan), problem.model, plan, problem.calibration, CompensateConfig(mode="mean"),
         precision=problem.config.precision,

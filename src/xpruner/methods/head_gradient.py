@@ -9,7 +9,7 @@ and every layer's scores sum to one, whatever its size.
 
 import torch
 
-from xpruner.methods._registry import Problem
+from xpruner.methods._problem import Problem
 from xpruner.methods._scoring import Scores, register_score
 from xpruner.methods.taylor import mean_over_images
 

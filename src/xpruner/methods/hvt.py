@@ -27,7 +27,8 @@ from torch.nn import functional as F
 
 from xpruner.errors import UsageError
 from xpruner.measure.macs import trace
-from xpruner.methods._registry import Outcome, Problem, register_method
+from xpruner.methods._problem import Outcome, Problem
+from xpruner.methods._registry import register_method
 from xpruner.plan.plan import Plan
 from xpruner.training.finetune import finetune
 

@@ -11,10 +11,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from xpruner.methods._registry import Outcome, Problem, register_method
+from xpruner.methods._problem import Outcome, Problem
+from xpruner.methods._registry import register_method
 from xpruner.methods._scoring import Scores, rank_in_scopes
 from xpruner.methods.taylor import weight_times_gradient
-from xpruner.plan.plan import solve
+from xpruner.plan.solver import plan_from_scores
 from xpruner.runtime.devices import autocast
 from xpruner.runtime.outputs import logits_of
 from xpruner.units.weights import resizable_copy, unit_weights
@@ -26,7 +27,7 @@ def search(problem: Problem) -> Outcome:
     shares = rank_in_scopes(
         taylor_of_weights(problem), problem.units, lambda group: (group.kind, group.size, group.macs, group.params)
     )
-    return Outcome(solve(problem.units, shares, problem.budget, "isomorphic"))
+    return Outcome(plan_from_scores(problem.units, shares, problem.budget, "isomorphic"))
 
 
 def taylor_of_weights(problem: Problem) -> Scores:

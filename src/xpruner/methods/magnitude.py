@@ -6,7 +6,7 @@ a layer stays.
 
 import torch
 
-from xpruner.methods._registry import Problem
+from xpruner.methods._problem import Problem
 from xpruner.methods._scoring import Scores, register_score
 from xpruner.units.weights import resizable_copy, unit_weights
 

@@ -7,7 +7,7 @@ keeps the same share.
 
 import torch
 
-from xpruner.methods._registry import Problem
+from xpruner.methods._problem import Problem
 from xpruner.methods._scoring import Scores, register_score
 
 

@@ -18,11 +18,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xpruner.methods._registry import Outcome, Problem, register_method
+from xpruner.methods._problem import Outcome, Problem
+from xpruner.methods._registry import register_method
 from xpruner.methods._scoring import allocate
 from xpruner.methods._weight_search import WeightRecipe, check_training, identity, loop_options, trainable_copy
 from xpruner.methods.magnitude import l1
-from xpruner.plan.plan import Plan, solve
+from xpruner.plan.plan import Plan
+from xpruner.plan.solver import plan_from_scores
 from xpruner.runtime.devices import autocast
 from xpruner.runtime.outputs import logits_of
 from xpruner.surgery import apply
@@ -71,7 +73,7 @@ def search(problem: Problem) -> Outcome:
 
 
 def _first_plan(problem: Problem) -> Plan:
-    return solve(problem.units, allocate(l1(problem), problem.units, "uniform"), problem.budget)
+    return plan_from_scores(problem.units, allocate(l1(problem), problem.units, "uniform"), problem.budget)
 
 
 def dropped_share(step: int, steps: int) -> float:

@@ -21,12 +21,14 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from xpruner.methods._registry import Outcome, Problem, register_method
+from xpruner.methods._problem import Outcome, Problem
+from xpruner.methods._registry import register_method
 from xpruner.methods._scoring import Scores, rank_in_scopes
 from xpruner.methods.taylor import mean_over_images
-from xpruner.plan.plan import Budget, solve
+from xpruner.plan.budget import Budget
+from xpruner.plan.solver import plan_from_scores
+from xpruner.runtime.modes import frozen
 from xpruner.runtime.outputs import logits_of
-from xpruner.training.search import frozen
 from xpruner.units import Units
 from xpruner.units.gates import gating
 
@@ -57,7 +59,7 @@ def search(problem: Problem) -> Outcome:
 
     best = evolve(increase, len(chosen), problem.config.seed)
     layers = layered(shares, dict(zip(chosen, best, strict=True)))
-    return Outcome(solve(problem.units, layers, problem.budget, "savit"))
+    return Outcome(plan_from_scores(problem.units, layers, problem.budget, "savit"))
 
 
 def curvature(problem: Problem, kinds: list[str]) -> Tensor:

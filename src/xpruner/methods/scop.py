@@ -15,15 +15,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xpruner.errors import UsageError
-from xpruner.methods._registry import Problem
+from xpruner.methods._problem import Problem
 from xpruner.methods._scoring import Scores, register_score
 from xpruner.methods._weight_search import check_training, identity, loop_options
 from xpruner.methods.activation_norm import columns
 from xpruner.runtime.devices import autocast
+from xpruner.runtime.modes import frozen
 from xpruner.runtime.outputs import logits_of
-from xpruner.training.search import frozen, learn
+from xpruner.training.search import learn
 from xpruner.units import Gate, UnitGroup, Units
-from xpruner.units.gates import channel_axis, spread
+from xpruner.units.gates import channel_axis, expand_gates
 
 START = 0.5
 """Share of the real images at the start."""
@@ -118,7 +119,7 @@ def mixing(model: nn.Module, units: Units, shares: Mapping[str, Tensor]) -> Iter
 def _mix(gate: Gate, share: Tensor):
     def hook(layer: nn.Module, args: tuple[Tensor, ...]):
         real, knockoff = args[0].chunk(2)
-        mixed = torch.lerp(knockoff, real, spread(share, real, gate, channel_axis(layer)))
+        mixed = torch.lerp(knockoff, real, expand_gates(share, real, gate, channel_axis(layer)))
         return (torch.cat([mixed, knockoff]), *args[1:])
 
     return hook

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from xpruner.masks.evidence import gate_slopes
-from xpruner.methods._registry import Problem
+from xpruner.methods._problem import Problem
 from xpruner.methods._scoring import Scores, register_score
 
 

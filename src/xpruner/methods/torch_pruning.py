@@ -18,10 +18,11 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from xpruner.errors import UsageError
-from xpruner.methods._registry import Outcome, Problem, register_method
+from xpruner.methods._problem import Outcome, Problem
+from xpruner.methods._registry import register_method
 from xpruner.methods._scoring import Scores
 from xpruner.methods.isomorphic import copy_with_gradients
-from xpruner.plan.plan import solve
+from xpruner.plan.solver import plan_from_scores
 from xpruner.units.adapters.timm.vit import is_identity
 
 KINDS = ("head", "hidden", "embed")
@@ -63,7 +64,7 @@ def search(problem: Problem) -> Outcome:
             low = ratio
         else:
             high = ratio
-    return Outcome(solve(problem.units, scores, problem.budget, f"torch-pruning {version('torch-pruning')}"))
+    return Outcome(plan_from_scores(problem.units, scores, problem.budget, f"torch-pruning {version('torch-pruning')}"))
 
 
 def _note(scores: Scores, removed: Removed, ratio: float) -> None:

@@ -8,7 +8,8 @@ compared per cost, which leaves the order of a ViT's hidden units as it is, for 
 kind ``hidden`` alone, it is the paper's.
 """
 
-from xpruner.methods._registry import Outcome, Problem, register_method
+from xpruner.methods._problem import Outcome, Problem
+from xpruner.methods._registry import register_method
 from xpruner.methods._scoring import allocate, allocation_of
 from xpruner.methods.activation_norm import check_consumers, sum_over_channels, variance
 from xpruner.methods.flap import with_means_in_biases

@@ -17,16 +17,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xpruner.errors import UsageError
-from xpruner.methods._registry import Outcome, Problem, register_method
+from xpruner.methods._problem import Outcome, Problem
+from xpruner.methods._registry import register_method
 from xpruner.methods._scoring import Scores, rank_in_scopes
 from xpruner.methods._weight_search import WeightRecipe, check_training, identity, loop_options, trainable_copy
-from xpruner.plan.plan import solve
+from xpruner.plan.solver import plan_from_scores
 from xpruner.runtime.devices import autocast
 from xpruner.runtime.outputs import logits_of
 from xpruner.surgery import apply
 from xpruner.training.search import learn
 from xpruner.units import Units
-from xpruner.units.gates import gating, spread
+from xpruner.units.gates import expand_gates, gating
 
 ATTENTION_PENALTY = 2e-4
 MLP_PENALTY = 5e-5
@@ -76,7 +77,7 @@ def search(problem: Problem) -> Outcome:
     )  # fmt: skip
     recipe.optimizer.zero_grad()
     fold(model, problem.units, by_key)
-    plan = solve(problem.units, ranked_by_kind(by_key, problem.units), problem.budget, "vit_slim")
+    plan = plan_from_scores(problem.units, ranked_by_kind(by_key, problem.units), problem.budget, "vit_slim")
     return Outcome(plan, model=apply(model, plan, inplace=True).eval())
 
 
@@ -102,8 +103,8 @@ def fold(model: nn.Module, units: Units, gates: Mapping[str, Tensor]) -> None:
         gate = units[key].gates[0]
         layer: Any = model.get_submodule(gate.path)
         if gate.at == "input":
-            layer.weight.mul_(spread(values, layer.weight, gate, 1))
+            layer.weight.mul_(expand_gates(values, layer.weight, gate, 1))
             continue
         for tensor in (layer.weight, layer.bias):
             if tensor is not None:
-                tensor.mul_(spread(values, tensor, gate, 0))
+                tensor.mul_(expand_gates(values, tensor, gate, 0))

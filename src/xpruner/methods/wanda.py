@@ -5,7 +5,7 @@ unit is worth the sum of these scores over all weights that read it, and every l
 The norm is a root mean square over the tokens, which is the paper's but for a factor common to a layer.
 """
 
-from xpruner.methods._registry import Problem
+from xpruner.methods._problem import Problem
 from xpruner.methods._scoring import Scores, register_score
 from xpruner.methods.activation_norm import check_consumers, mean_square, sum_over_channels
 

@@ -32,14 +32,16 @@ from torch.nn import functional as F
 
 from xpruner.calibration.moments import reading
 from xpruner.masks.evidence import class_evidence
-from xpruner.methods._registry import Outcome, Problem, register_method
+from xpruner.methods._problem import Outcome, Problem
+from xpruner.methods._registry import register_method
 from xpruner.methods._weight_search import LR, WeightRecipe, check_training, identity, loop_options, trainable_copy
-from xpruner.plan.plan import minimum, solve
+from xpruner.plan.budget import minimum
+from xpruner.plan.solver import plan_from_scores
 from xpruner.runtime.devices import autocast
+from xpruner.runtime.modes import evaluating
 from xpruner.runtime.outputs import logits_of
 from xpruner.surgery import apply
 from xpruner.thresholds.operation import AugmentedLagrangian, expected_cost
-from xpruner.training.evaluate import evaluating
 from xpruner.training.search import learn
 from xpruner.units import UnitGroup, Units, prunable_parts
 from xpruner.units.gates import gating
@@ -66,7 +68,7 @@ def search(problem: Problem) -> Outcome:
     options, run = loop_options(problem, "wdpruning"), _Run(problem)
     optimizer, before = run.recipe.optimizer, run.recipe.before
     learn("learning widths", run.learned, optimizer, run.loss, problem.train, options, identity(problem), before=before)
-    plan = solve(problem.units, run.widths.margins(), problem.budget, "wdpruning")
+    plan = plan_from_scores(problem.units, run.widths.margins(), problem.budget, "wdpruning")
     optimizer.zero_grad()
     with torch.no_grad():
         cost = expected_cost(run.widths(), problem.units, problem.budget.resource).item()

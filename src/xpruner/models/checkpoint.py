@@ -19,9 +19,9 @@ from xpruner.models.skeleton import Misfit, guesses, identify, skeleton, version
 from xpruner.models.structure import Structure
 from xpruner.models.tensors import check_tensors, in_float32
 from xpruner.plan.plan import Plan
+from xpruner.runtime.modes import evaluating
 from xpruner.runtime.outputs import tensors_of
 from xpruner.surgery import apply
-from xpruner.training.evaluate import evaluating
 from xpruner.units import DEFAULT_KINDS, prunable_parts
 
 WEIGHTS, STRUCTURE, CONFIG = "model.safetensors", "structure.json", "config.json"

@@ -1,8 +1,13 @@
 """Whether a model classifies as pruning takes it: each image into one class of several."""
 
+import copy
+from collections.abc import Sequence
 from typing import Any
 
+from torch import nn
+
 from xpruner.errors import UsageError
+from xpruner.runtime.outputs import classifiers
 
 SINGLE_LABEL = "single_label_classification"
 
@@ -15,3 +20,27 @@ def check_single_label(model: Any) -> None:
             f"The {type(model).__name__} has the problem_type {kind!r}, but masks, distillation and accuracy take an "
             f"image to be of one class; give a model for {SINGLE_LABEL}."
         )
+
+
+def keep_classes(model: nn.Module, labels: Sequence[int]) -> nn.Module:
+    """Returns a copy of a classifier with some of its outputs, in this order, and their logits as they were.
+
+    Raises:
+        UsageError: If the logits do not come from linear layers.
+    """
+    model = copy.deepcopy(model)
+    paths = classifiers(model)
+    if not paths:
+        raise UsageError(f"The classifier of {type(model).__name__} is no linear layer, and cannot be cut to classes.")
+    for path in paths:
+        layer: Any = model.get_submodule(path)
+        layer.weight = nn.Parameter(layer.weight.detach()[list(labels)].clone())
+        layer.out_features = len(labels)
+        if layer.bias is not None:
+            layer.bias = nn.Parameter(layer.bias.detach()[list(labels)].clone())
+    whole: Any = model
+    if hasattr(whole, "num_classes"):
+        whole.num_classes = len(labels)
+    else:
+        whole.config.num_labels = whole.num_labels = len(labels)
+    return model

@@ -8,17 +8,18 @@ import torch
 from torch import Tensor
 
 from xpruner import __version__
+from xpruner.data.class_names import unique_names
 from xpruner.explain.cards import class_card
 from xpruner.explain.decision import thresholds
 from xpruner.maps import find_method
-from xpruner.methods._registry import DENSE_MASKS, MASKS
+from xpruner.methods._outcome_files import DENSE_MASKS, MASKS
 from xpruner.methods.xpruner.guard import GuardFigures
 from xpruner.models.checkpoint import read_structure
 from xpruner.report.changes import Changes, changes
 from xpruner.report.metrics import Result, finished
 from xpruner.report.pairs import Maps, check_numbers, choose, explained
 from xpruner.report.tables import MaskTable, class_rows, mask_table, width
-from xpruner.run.finished import FinishedRun, different
+from xpruner.run.finished import FinishedRun
 from xpruner.run.tracking import Curve, read_history
 
 
@@ -125,7 +126,7 @@ def gather(run: FinishedRun, maps_method: str = "relevance", images: Sequence[in
     metrics = finished(run.folder, run.metrics)
     find_method(maps_method)  # what is unknown is told before anything is computed
     check_numbers(run, images or [])
-    names = different(run.class_names)
+    names = unique_names(run.class_names)
     answers = _answers(run)
     found = changes(run, answers, names)
     learned = (run.folder / MASKS).exists()

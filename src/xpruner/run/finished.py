@@ -2,7 +2,6 @@
 
 import json
 import logging
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -22,11 +21,13 @@ from xpruner.data.lookup import HUB_NAMES
 from xpruner.errors import UsageError
 from xpruner.files import reading, write_text
 from xpruner.masks.class_masks import Importance, reduce_classes
-from xpruner.methods._registry import DENSE_MASKS, MASKS, kinds_for, read_masks
+from xpruner.methods._outcome_files import DENSE_MASKS, MASKS, read_masks
+from xpruner.methods._registry import kinds_for
 from xpruner.methods.xpruner.guard import GuardFigures, weighed
 from xpruner.models.about import known_classes
 from xpruner.models.checkpoint import load, read_structure
-from xpruner.plan.plan import Budget, Plan
+from xpruner.plan.budget import Budget
+from xpruner.plan.plan import Plan
 from xpruner.run.folder import made_anew
 from xpruner.run.identity import first_difference, read_identity
 from xpruner.run.metrics import METRICS, read_metrics
@@ -252,12 +253,6 @@ def remember_data(config: RunConfig) -> None:
     there = {option: str(folder) for option, folder in folders.items() if folder.is_dir()}
     if there:
         write_text(Path(config.output) / DATA, json.dumps(there))
-
-
-def different(names: Sequence[str]) -> list[str]:
-    """Returns names that are all different: those that several classes share get the number of the class."""
-    counts = Counter(names)
-    return [f"{name} ({label})" if counts[name] > 1 else name for label, name in enumerate(names)]
 
 
 def open_run(folder: str | Path) -> FinishedRun:

@@ -12,8 +12,8 @@ from torch import nn
 
 from xpruner.errors import UsageError
 from xpruner.files import reading, write_text
+from xpruner.runtime.modes import evaluating
 from xpruner.runtime.outputs import logits_of
-from xpruner.training.evaluate import evaluating
 from xpruner.typed import typed
 
 IDENTITY = "identity.json"

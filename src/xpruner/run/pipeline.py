@@ -1,14 +1,12 @@
 """The stages in order over one run directory: masks, thresholds, plan, surgery, compensation, fine-tuning."""
 
 import logging
-import platform
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from xpruner.compensation.fit import compensate
@@ -23,21 +21,16 @@ from xpruner.errors import UsageError
 from xpruner.measure.latency import compare_latency
 from xpruner.measure.macs import count_macs, count_params
 from xpruner.methods import Problem, find_method
-from xpruner.methods._registry import (
-    DENSE_MASKS,
-    MASKS,
-    check_compensation,
-    kinds_for,
-    prepared,
-    read_masks,
-    write_masks,
-)
+from xpruner.methods._outcome_files import DENSE_MASKS, MASKS, read_masks, write_masks
+from xpruner.methods._registry import check_compensation, kinds_for, prepared
 from xpruner.methods.xpruner.guard_images import guarded_calibration, to_measure
 from xpruner.models import load_model, load_teacher
 from xpruner.models.about import known_classes, warn_of_accuracy
 from xpruner.models.checkpoint import arguments_of, load, save
 from xpruner.models.own_copy import own_copy
-from xpruner.plan.plan import Budget, Plan
+from xpruner.plan.budget import Budget
+from xpruner.plan.plan import Plan
+from xpruner.run.environment import environment
 from xpruner.run.finished import UNSEEN, remember_data
 from xpruner.run.folder import Run
 from xpruner.run.identity import Identity, check_identity, model_identity, note_identity
@@ -47,7 +40,7 @@ from xpruner.runtime.devices import accelerator
 from xpruner.surgery import apply
 from xpruner.training import evaluate, finetune
 from xpruner.training.features import kept_stream, last_block
-from xpruner.training.job import Job
+from xpruner.training.finetune_job import FinetuneJob
 from xpruner.units import find_units
 
 log = logging.getLogger("xpruner")
@@ -147,7 +140,7 @@ class _Pipeline:
         if config.max_class_drop is not None:
             to_measure(self.data.train.labels, len(self.data.calibration), config.max_class_drop)
         data, place = config.data, accelerator()
-        Job(
+        FinetuneJob(
             place, self.data.train, config.finetune, data.batch_size, data.workers, config.seed, config.precision
         ).check()
         if config.finetune.features:
@@ -300,17 +293,3 @@ def unseen_classes(config: RunConfig, data: Splits) -> list[int]:
             "mean of the others'; raise data.calibration_size.", more, data.num_classes, len(seen.labels),
         )  # fmt: skip
     return unseen
-
-
-def environment(precision: str) -> dict[str, Any]:
-    """Returns what a result depends on: versions and device, and in which precision it was made."""
-    import timm
-
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "timm": timm.__version__,
-        "threads": torch.get_num_threads(),
-        "precision": precision,
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
-    }

@@ -1,25 +1,25 @@
 """A model for chosen classes: from masks that are learned already, without what none of these classes needs."""
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from xpruner.calibration.moments import Batches
 from xpruner.compensation.fit import compensate
-from xpruner.data import ImageDataset, calibration_batches
+from xpruner.data import calibration_batches
+from xpruner.data.class_names import unique_names
+from xpruner.data.subset import ImagesOf
 from xpruner.errors import UsageError
 from xpruner.measure.macs import count_macs, count_params
 from xpruner.methods import Problem, find_method
 from xpruner.models.checkpoint import read_structure, save
-from xpruner.plan.plan import Budget, Plan, solve
-from xpruner.run.finished import BATCH, FinishedRun, different
-from xpruner.runtime.outputs import classifiers
+from xpruner.models.classifier import keep_classes
+from xpruner.plan.budget import Budget
+from xpruner.plan.plan import Plan
+from xpruner.plan.solver import plan_from_scores
+from xpruner.run.finished import BATCH, FinishedRun
 from xpruner.surgery import apply
 from xpruner.training import evaluate, finetune
 from xpruner.training.features import kept_stream
@@ -92,7 +92,7 @@ def plan_for(run: FinishedRun, labels: Sequence[int], budget: str | float | Budg
     asked = Budget.parse(budget, run.config.round_to)
     total, share = run.units.total(asked.resource), asked.share(run.units)
     by_masks = replace(asked, amount=total * share ** (1 / (rounds + 1)))
-    plan = solve(run.units, run.importance_to(labels), by_masks)
+    plan = plan_from_scores(run.units, run.importance_to(labels), by_masks)
     if rounds:
         plan = _looked_at_anew(run, labels, plan, replace(asked, amount=total * share), rounds).after(plan)
     return Plan.of(run.units, plan.keep, "xpruner, specialised", asked)
@@ -177,60 +177,10 @@ def save_specialised(run: FinishedRun, found: Specialised, folder: Path) -> None
 def check_choice(labels: Sequence[int], class_names: Sequence[str]) -> None:
     """Raises UsageError unless two or more classes are chosen, each once, and not all."""
     if len(set(labels)) != len(labels):
-        names = different(class_names)
+        names = unique_names(class_names)
         raise UsageError(f"The classes {', '.join(names[n] for n in labels)} are not all different; name each once.")
     if not 2 <= len(labels) < len(class_names):
         raise UsageError(
             f"{len(labels)} of {len(class_names)} classes are chosen; choose two at least and not all: "
             "`xpruner prune` makes a model for all."
         )
-
-
-def keep_classes(model: nn.Module, labels: Sequence[int]) -> nn.Module:
-    """Returns a copy of a classifier with some of its outputs, in this order, and their logits as they were.
-
-    Raises:
-        UsageError: If the logits do not come from linear layers.
-    """
-    model = copy.deepcopy(model)
-    paths = classifiers(model)
-    if not paths:
-        raise UsageError(f"The classifier of {type(model).__name__} is no linear layer, and cannot be cut to classes.")
-    for path in paths:
-        layer: Any = model.get_submodule(path)
-        layer.weight = nn.Parameter(layer.weight.detach()[list(labels)].clone())
-        layer.out_features = len(labels)
-        if layer.bias is not None:
-            layer.bias = nn.Parameter(layer.bias.detach()[list(labels)].clone())
-    whole: Any = model
-    if hasattr(whole, "num_classes"):
-        whole.num_classes = len(labels)
-    else:
-        whole.config.num_labels = whole.num_labels = len(labels)
-    return model
-
-
-class ImagesOf(Dataset[tuple[Tensor, int]]):
-    """The images of some classes, labelled by their place among these.
-
-    Args:
-        images: Of all classes.
-        labels: The chosen ones.
-        count: At most so many, the first ones that can be read; all when absent.
-    """
-
-    def __init__(self, images: ImageDataset, labels: Sequence[int], count: int | None = None):
-        chosen = images.only(torch.isin(images.labels, torch.tensor(list(labels))).nonzero().flatten().tolist())
-        self.images = chosen if count is None else chosen.readable(count)
-        self.place = {label: place for place, label in enumerate(labels)}
-
-    def set_epoch(self, epoch: int) -> None:
-        """Chooses the augmentation of one epoch, counted from 0."""
-        self.images.set_epoch(epoch)
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        pixels, label = self.images[index]
-        return pixels, self.place[label]

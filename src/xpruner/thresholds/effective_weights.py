@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xpruner.calibration.moments import Moments, ridged_covariance
+from xpruner.calibration.moments import Moments
+from xpruner.calibration.ridge import ridged_covariance
+from xpruner.calibration.unit_blocks import unit_blocks
 from xpruner.errors import UsageError
-from xpruner.masks.evidence import own_part, unit_blocks
+from xpruner.masks.evidence import own_part
 from xpruner.units import UnitGroup, Units
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from xpruner.plan.plan import minimum
+from xpruner.plan.budget import minimum
 from xpruner.units import Units
 
 Form = Literal["power", "sigmoid"]

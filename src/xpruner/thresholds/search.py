@@ -15,8 +15,11 @@ from xpruner.calibration.moments import Moments
 from xpruner.config import ThresholdConfig
 from xpruner.config.checks import check
 from xpruner.masks.class_masks import ClassMasks
-from xpruner.plan.plan import Budget, Plan, solve
+from xpruner.plan.budget import Budget
+from xpruner.plan.plan import Plan
+from xpruner.plan.solver import plan_from_scores
 from xpruner.runtime.devices import autocast
+from xpruner.runtime.modes import frozen
 from xpruner.runtime.outputs import logits_of
 from xpruner.thresholds.effective_weights import EffectiveWeights
 from xpruner.thresholds.operation import (
@@ -30,7 +33,7 @@ from xpruner.thresholds.operation import (
     warm_target,
 )
 from xpruner.training.losses import distillation_loss
-from xpruner.training.search import LoopOptions, frozen, learn
+from xpruner.training.search import LoopOptions, learn
 from xpruner.units import Units
 from xpruner.units.gates import gating
 
@@ -75,7 +78,7 @@ def search_thresholds(
     units = masks.units
     target = budget.target(units) / units.total(budget.resource)
     if config.mode == "global_rank":
-        return solve(units, masks.importance("abs_sum"), budget, "xpruner, global rank")
+        return plan_from_scores(units, masks.importance("abs_sum"), budget, "xpruner, global rank")
     search = _Search(model, masks, budget.resource, target, config, moments, precision)
     with frozen(search.model):
         learn(
@@ -89,7 +92,7 @@ def search_thresholds(
         )
     with torch.no_grad():
         search.check_end()
-        return solve(units, search.thresholds.margins(search.importance()), budget, "xpruner")
+        return plan_from_scores(units, search.thresholds.margins(search.importance()), budget, "xpruner")
 
 
 class _Search:

@@ -1,8 +1,5 @@
 """Top-1 accuracy, without showing a label to the model."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -10,6 +7,7 @@ from torch.utils.data import Dataset
 from xpruner.data import batches
 from xpruner.errors import UsageError
 from xpruner.runtime.devices import accelerator, autocast
+from xpruner.runtime.modes import evaluating
 from xpruner.runtime.outputs import logits_of
 from xpruner.runtime.progress import Progress
 
@@ -55,16 +53,3 @@ def predict(
             found.append((pair[0].cpu(), pair[1].cpu()))
             show.advance(len(pair[1]))
     return torch.cat([predicted for predicted, _ in found]), torch.cat([labels for _, labels in found])
-
-
-@contextmanager
-def evaluating(model: nn.Module | None) -> Iterator[None]:
-    """Puts the model into eval mode for a while; each of its modules gets its own mode back."""
-    modes = [(module, module.training) for module in model.modules()] if model is not None else []
-    for module, _ in modes:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode

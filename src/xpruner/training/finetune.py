@@ -11,14 +11,14 @@ from torch.utils.data import Dataset
 from xpruner.config import FinetuneConfig
 from xpruner.errors import UsageError, XPrunerError
 from xpruner.runtime.devices import accelerator, seed_step
+from xpruner.runtime.modes import evaluating
 from xpruner.runtime.precision import resolve_precision
 from xpruner.runtime.progress import Progress
-from xpruner.training.evaluate import evaluating
-from xpruner.training.job import Job
-from xpruner.training.learner import Keeper, Learner
+from xpruner.training.finetune_job import FinetuneJob
 from xpruner.training.recipe import make_mixup
 from xpruner.training.state import StateFolder
 from xpruner.training.step import make_step
+from xpruner.training.train_state import Checkpointer, TrainState
 
 OnStep = Callable[[int, dict[str, float]], None]
 
@@ -65,22 +65,30 @@ def finetune(
     place = accelerator()
     precision = resolve_precision(precision, place.device)
     channels = None if stream is None else torch.tensor(list(stream), device=place.device)
-    job = Job(place, train, config, batch_size, workers, seed, precision, channels)
+    job = FinetuneJob(place, train, config, batch_size, workers, seed, precision, channels)
     job.check()
     if config.distill > 0 and teacher is None:
         raise UsageError(f"finetune.distill is {config.distill} but there is no teacher; pass one, or set it to 0.")
     if job.steps == 0:
         return student.eval()
-    learner = Learner(student, config, job.steps, precision, job.place)
+    train_state = TrainState(student, config, job.steps, precision, job.place)
     folder = StateFolder(Path(state_dir), job.identity(student)) if state_dir is not None else None
-    _train(job, learner, Keeper(learner, folder, job.place), teacher if config.distill > 0 else None, on_step)
-    return learner.finish()
+    _train(
+        job, train_state, Checkpointer(train_state, folder, job.place), teacher if config.distill > 0 else None, on_step
+    )
+    return train_state.finish()
 
 
-def _train(job: Job, learner: Learner, keeper: Keeper, teacher: nn.Module | None, on_step: OnStep | None) -> None:
-    main, start = job.place.is_main_process, keeper.good.step
-    mixup, compute = make_mixup(learner.student, job.config), make_step(job, learner, teacher)
-    learner.student.train()
+def _train(
+    job: FinetuneJob,
+    train_state: TrainState,
+    checkpointer: Checkpointer,
+    teacher: nn.Module | None,
+    on_step: OnStep | None,
+) -> None:
+    main, start = job.place.is_main_process, checkpointer.good.step
+    mixup, compute = make_mixup(train_state.student, job.config), make_step(job, train_state, teacher)
+    train_state.student.train()
     if teacher is not None:
         teacher.to(job.place.device)
     with evaluating(teacher), Progress("fine-tuning", job.steps, start=start, enabled=main) as progress:
@@ -88,24 +96,24 @@ def _train(job: Job, learner: Learner, keeper: Keeper, teacher: nn.Module | None
             seed_step(job.seed, step, job.place.process_index)
             images, targets = mixup(images, labels) if mixup else (images, labels)
             loss = compute(images, targets)
-            norm = learner.clip()
+            norm = train_state.clip()
             mean = job.place.reduce(loss, reduction="mean").item()
             if not (math.isfinite(mean) and math.isfinite(norm)):
-                learner.restore(keeper.good)
-                raise XPrunerError(_diverged(step, mean, norm, keeper, job))
-            rate = learner.update(step)
+                train_state.restore(checkpointer.good)
+                raise XPrunerError(_diverged(step, mean, norm, checkpointer, job))
+            rate = train_state.update(step)
             progress.advance(job.batch_size, loss=mean, lr=rate)
             if on_step is not None and main:
                 on_step(step, {"loss": mean, "lr": rate, "grad_norm": norm})
             if step % job.config.checkpoint_every == 0 or step % job.epoch_steps == 0 or step == job.steps:
-                keeper.keep(step)
+                checkpointer.keep(step)
 
 
-def _diverged(step: int, loss: float, norm: float, keeper: Keeper, job: Job) -> str:
+def _diverged(step: int, loss: float, norm: float, checkpointer: Checkpointer, job: FinetuneJob) -> str:
     what = f"gradients became {norm}" if math.isfinite(loss) else f"loss became {loss}"
-    where = keeper.folder.folder if keeper.folder is not None else "the model"
+    where = checkpointer.folder.folder if checkpointer.folder is not None else "the model"
     other = {"fp32": "", "bf16": ", or use precision fp32", "fp16": ", or use precision bf16 or fp32"}[job.precision]
     return (
-        f"The {what} at step {step}; the last good state, of step {keeper.good.step}, is kept in {where}: "
+        f"The {what} at step {step}; the last good state, of step {checkpointer.good.step}, is kept in {where}: "
         f"lower finetune.lr, now {job.config.lr:g}{other}."
     )

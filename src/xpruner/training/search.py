@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from xpruner.data import batches
 from xpruner.errors import XPrunerError
 from xpruner.runtime.devices import seed_step
 from xpruner.runtime.progress import Progress
-from xpruner.training.evaluate import evaluating
 from xpruner.training.state import Snapshot, StateFolder, on_cpu, optimizer_tensors, restore_optimizer
 
 Loss = Callable[[float, Tensor, Tensor], tuple[Tensor, dict[str, float]]]
@@ -101,19 +99,6 @@ def learn(
             if folder and (step % options.checkpoint_every == 0 or step == options.steps):
                 good = _snapshot(learned, optimizer, step)
                 folder.write(good)
-
-
-@contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
-    """Puts a model in eval mode without parameter gradients while the block runs, and then back as it was."""
-    wanted = [parameter.requires_grad for parameter in model.parameters()]
-    with evaluating(model):
-        try:
-            model.requires_grad_(False)
-            yield
-        finally:
-            for parameter, grad in zip(model.parameters(), wanted, strict=True):
-                parameter.requires_grad_(grad)
 
 
 def _data(train: Dataset, options: LoopOptions, start: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from xpruner.training.job import Job
-from xpruner.training.learner import Learner
+from xpruner.training.finetune_job import FinetuneJob
+from xpruner.training.train_state import TrainState
 
 Compute = Callable[[Tensor, Tensor], Tensor]
 """From images and targets to the loss, detached; leaves its gradients in the student's parameters."""
@@ -15,18 +15,18 @@ WARM_UP = 3
 """Passes before a graph is captured, in which libraries set themselves up."""
 
 
-def make_step(job: Job, learner: Learner, teacher: nn.Module | None) -> Compute:
+def make_step(job: FinetuneJob, train_state: TrainState, teacher: nn.Module | None) -> Compute:
     """Returns what computes the loss and gradients of a batch, as a CUDA graph where the recipe asks for one."""
 
     def compute(images: Tensor, targets: Tensor) -> Tensor:
-        return learner.backward(job.loss(learner.model, teacher, images, targets))
+        return train_state.backward(job.loss(train_state.model, teacher, images, targets))
 
-    return Graphed(compute, learner) if job.config.cuda_graph and can_be_graphed(job, learner) else compute
+    return Graphed(compute, train_state) if job.config.cuda_graph and can_be_graphed(job, train_state) else compute
 
 
-def can_be_graphed(job: Job, learner: Learner) -> bool:
+def can_be_graphed(job: FinetuneJob, train_state: TrainState) -> bool:
     """Returns whether a step is the same sequence of kernels every time: on one CUDA device, its loss not scaled."""
-    return job.place.device.type == "cuda" and job.place.num_processes == 1 and not learner.scaler.is_enabled()
+    return job.place.device.type == "cuda" and job.place.num_processes == 1 and not train_state.scaler.is_enabled()
 
 
 class Graphed:
@@ -37,11 +37,11 @@ class Graphed:
 
     Args:
         compute: The step.
-        learner: Whose student it trains; its gradients stay where the graph writes them.
+        train_state: Whose student it trains; its gradients stay where the graph writes them.
     """
 
-    def __init__(self, compute: Compute, learner: Learner):
-        self.compute, self.learner = compute, learner
+    def __init__(self, compute: Compute, train_state: TrainState):
+        self.compute, self.train_state = compute, train_state
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, images: Tensor, targets: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ class Graphed:
 
     def _capture(self, images: Tensor, targets: Tensor) -> None:
         self.images, self.targets = images.clone(), targets.clone()
-        student = self.learner.student
+        student = self.train_state.student
         buffers = {name: buffer.clone() for name, buffer in student.named_buffers()}  # such as those of batch norms
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
@@ -63,7 +63,7 @@ class Graphed:
             for _ in range(WARM_UP):
                 self.compute(self.images, self.targets)
         torch.cuda.current_stream().wait_stream(side)
-        self.learner.optimizer.zero_grad()
+        self.train_state.optimizer.zero_grad()
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
             self.loss = self.compute(self.images, self.targets)

@@ -52,7 +52,7 @@ def _attach(module: nn.Module, gate: Gate, values: Tensor) -> Any:
 
 def _on_input(gate: Gate, values: Tensor, axis: int):
     def hook(_module: nn.Module, args: tuple[Tensor, ...]):
-        return (args[0] * spread(values, args[0], gate, axis), *args[1:])
+        return (args[0] * expand_gates(values, args[0], gate, axis), *args[1:])
 
     return hook
 
@@ -61,7 +61,7 @@ def _on_output(gate: Gate, values: Tensor, axis: int):
     """Channels of the output behind those of the units, such as keys behind queries, stay open."""
 
     def hook(_module: nn.Module, _args: tuple[Tensor, ...], output: Tensor):
-        return output * spread(values, output, gate, axis)
+        return output * expand_gates(values, output, gate, axis)
 
     return hook
 
@@ -76,7 +76,7 @@ def _on_norm(gates: list[tuple[Gate, Tensor]]):
         x = args[0].to(torch.promote_types(args[0].dtype, torch.float32))
         g = torch.ones_like(x)
         for gate, values in gates:
-            g = g * spread(values, x, gate)
+            g = g * expand_gates(values, x, gate)
         count = g.sum(-1, keepdim=True)
         mean = (g * x).sum(-1, keepdim=True) / count
         variance = (g * (x - mean).square()).sum(-1, keepdim=True) / count
@@ -94,7 +94,7 @@ def _on_block(_gate: Gate, values: Tensor, _axis: int):
     return hook
 
 
-def spread(values: Tensor, x: Tensor, gate: Gate, axis: int = -1) -> Tensor:
+def expand_gates(values: Tensor, x: Tensor, gate: Gate, axis: int = -1) -> Tensor:
     """Brings gates to the shape of the channels they multiply.
 
     Args:

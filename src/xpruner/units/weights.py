@@ -7,8 +7,8 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from xpruner.surgery import replace_module
 from xpruner.units import Units, prunable_parts
+from xpruner.units.modules.replace import replace_module
 from xpruner.units.registry import PrunablePart, adapter_of
 from xpruner.units.slices import Slice, SlicedAdapter
 

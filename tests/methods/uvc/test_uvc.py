@@ -15,7 +15,7 @@ from xpruner.methods import find_method
 from xpruner.methods.uvc import dual as uvc_dual
 from xpruner.methods.uvc import search as uvc
 from xpruner.methods.uvc.dual import Compression, column_norms
-from xpruner.plan.plan import Budget
+from xpruner.plan.budget import Budget
 from xpruner.surgery import apply
 from xpruner.units import Term, Units, find_units
 

@@ -16,7 +16,8 @@ from xpruner.explain.audit import audit_run
 from xpruner.methods import Problem, find_method
 from xpruner.methods.xpruner.guard import RATE, _Guard, guarded, reweighted, weighed
 from xpruner.methods.xpruner.guard_images import unseen
-from xpruner.plan.plan import Budget, solve
+from xpruner.plan.budget import Budget
+from xpruner.plan.solver import plan_from_scores
 from xpruner.run.finished import open_run
 from xpruner.run.pipeline import run_pipeline
 from xpruner.units import find_units
@@ -72,7 +73,7 @@ def test_a_class_that_would_be_lost_gets_the_unit_it_needs(speaks_for_class_0):
     """
     problem = problem_of(speaks_for_class_0)
     masks = masks_of(problem, torch.tensor([3.0, 0.0, 0.0, 0.0, 0.0]))
-    plan = solve(problem.units, weighed(masks, torch.ones(5)), problem.budget)
+    plan = plan_from_scores(problem.units, weighed(masks, torch.ones(5)), problem.budget)
     assert 0 not in plan.keep[HIDDEN]
     held = guarded(problem, masks, plan, LIMIT)
     figures = held.figures
@@ -86,7 +87,9 @@ def test_a_class_that_would_be_lost_gets_the_unit_it_needs(speaks_for_class_0):
 
 def test_a_plan_that_holds_is_taken_as_it_is(speaks_for_class_0):
     problem = problem_of(speaks_for_class_0)
-    plan = solve(problem.units, {g.key: torch.arange(g.size, 0, -1.0) for g in problem.units}, problem.budget)
+    plan = plan_from_scores(
+        problem.units, {g.key: torch.arange(g.size, 0, -1.0) for g in problem.units}, problem.budget
+    )
     held = guarded(problem, masks_of(problem, torch.ones(5)), plan, LIMIT)
     figures = held.figures
     assert held.plan is plan and figures.weights == [1.0] * 5 and not figures.changed
@@ -114,7 +117,9 @@ def answering(monkeypatch, *losses: float) -> list[float]:
 def test_multipliers_go_on_rising_from_the_newest_ones_and_the_best_are_taken(speaks_for_class_0, monkeypatch):
     """Beyond the limit by 2, 4 and 1 points; the first of the larger budgets, 1.1 times 0.8, holds without them."""
     problem = problem_of(speaks_for_class_0)
-    plan = solve(problem.units, {g.key: torch.arange(g.size, 0, -1.0) for g in problem.units}, problem.budget)
+    plan = plan_from_scores(
+        problem.units, {g.key: torch.arange(g.size, 0, -1.0) for g in problem.units}, problem.budget
+    )
     left = answering(monkeypatch, 4.0, 6.0, 3.0, 1.5, 2.0)
     figures = guarded(problem, masks_of(problem, torch.ones(5)), plan, 2.0).figures
     raised = torch.tensor([math.exp(RATE * (2 + 4 + 1)), 1.0, 1.0, 1.0, 1.0])
@@ -126,7 +131,9 @@ def test_multipliers_go_on_rising_from_the_newest_ones_and_the_best_are_taken(sp
 
 def test_where_no_larger_budget_holds_without_multipliers_none_is_named(speaks_for_class_0, monkeypatch):
     problem = replace(problem_of(speaks_for_class_0), budget=Budget(0.75))
-    plan = solve(problem.units, {g.key: torch.arange(g.size, 0, -1.0) for g in problem.units}, problem.budget)
+    plan = plan_from_scores(
+        problem.units, {g.key: torch.arange(g.size, 0, -1.0) for g in problem.units}, problem.budget
+    )
     left = answering(monkeypatch, 4.0, 1.0, 3.0, 3.0, 2.1)
     figures = guarded(problem, masks_of(problem, torch.ones(5)), plan, 2.0).figures
     assert figures.budget_without is None and left == []
@@ -136,7 +143,7 @@ def test_what_a_failed_guard_found_is_there_for_the_limit_that_it_names(speaks_f
     """Plans lose 4 points and then 3 at best; with a limit of 3 that one is solved again right after the first."""
     problem = replace(problem_of(speaks_for_class_0), state_dir=tmp_path)
     masks = masks_of(problem, torch.ones(5))
-    plan = solve(problem.units, weighed(masks, torch.ones(5)), problem.budget)
+    plan = plan_from_scores(problem.units, weighed(masks, torch.ones(5)), problem.budget)
     left = answering(monkeypatch, 4.0, 3.0, *[5.0] * 5, *[5.0] * 4)
     with pytest.raises(UsageError, match="set max_class_drop to 3 or more"):
         guarded(problem, masks, plan, 2.0)
@@ -151,7 +158,7 @@ def test_what_a_failed_guard_found_is_there_for_the_limit_that_it_names(speaks_f
 def test_a_guard_that_cannot_be_met_says_what_can(speaks_for_class_0):
     problem = problem_of(speaks_for_class_0)
     masks = masks_of(problem, torch.full((5,), 1e-3))
-    plan = solve(problem.units, {key: m.mean(0) for key, m in masks.items()}, problem.budget)
+    plan = plan_from_scores(problem.units, {key: m.mean(0) for key, m in masks.items()}, problem.budget)
     with pytest.raises(UsageError) as caught:
         guarded(problem, masks, plan, LIMIT)
     assert str(caught.value) == (

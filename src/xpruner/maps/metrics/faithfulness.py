@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import gaussian_blur
 
 from xpruner.errors import UsageError, XPrunerError
+from xpruner.runtime.modes import evaluating
 from xpruner.runtime.outputs import logits_of
-from xpruner.training.evaluate import evaluating
 
 BLUR_KERNEL, BLUR_SIGMA = 11, 5.0
 """The blur, in pixels, that insertion starts from (RISE)."""

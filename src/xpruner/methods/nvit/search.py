@@ -21,15 +21,17 @@ import torch
 from torch import Tensor, nn
 
 from xpruner.errors import UsageError
-from xpruner.methods._registry import Outcome, Problem, register_method
+from xpruner.methods._problem import Outcome, Problem
+from xpruner.methods._registry import register_method
 from xpruner.methods._weight_search import WeightRecipe, check_training, identity, loop_options
 from xpruner.methods.nvit.latency_table import latency_gains, model_latency
 from xpruner.methods.taylor import weight_times_gradient
-from xpruner.plan.plan import Plan, solve
+from xpruner.plan.plan import Plan
+from xpruner.plan.solver import plan_from_scores
 from xpruner.runtime.devices import autocast
+from xpruner.runtime.modes import evaluating
 from xpruner.runtime.outputs import logits_of
 from xpruner.surgery import apply
-from xpruner.training.evaluate import evaluating
 from xpruner.training.losses import distillation_loss, label_loss
 from xpruner.training.search import learn
 from xpruner.units import Units, find_units
@@ -199,7 +201,7 @@ class _Pruning:
         kept = {key: len(indices) for key, indices in self.ledger.keep().items()}
         bundles = {group.key: self.budget.multiple(group) for group in units}
         scores = self.ledger.scores(latency_gains(self.tables, kept, bundles))
-        self.ledger.remove_all_but(solve(units, scores, replace(self.budget, amount=amount)).keep, step)
+        self.ledger.remove_all_but(plan_from_scores(units, scores, replace(self.budget, amount=amount)).keep, step)
 
     def before(self, step: int) -> float:
         """Weighs the units by the gradients of an update, readies it, and returns the norm of these gradients."""

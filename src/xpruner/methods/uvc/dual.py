@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xpruner.plan.plan import minimum
+from xpruner.plan.budget import minimum
 from xpruner.units import UnitGroup, Units
 
 RUN = 3.0

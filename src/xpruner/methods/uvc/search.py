@@ -18,15 +18,18 @@ from torch import Tensor, nn
 from torch.distributions import RelaxedBernoulli
 
 from xpruner.errors import UsageError
-from xpruner.methods._registry import Outcome, Problem, register_method
+from xpruner.methods._problem import Outcome, Problem
+from xpruner.methods._registry import register_method
 from xpruner.methods._weight_search import WeightRecipe, check_training, identity, loop_options, trainable_copy
 from xpruner.methods.uvc.dual import Compression, column_norms
-from xpruner.plan.plan import Plan, solve
+from xpruner.plan.plan import Plan
+from xpruner.plan.solver import plan_from_scores
 from xpruner.runtime.devices import autocast
+from xpruner.runtime.modes import frozen
 from xpruner.runtime.outputs import logits_of
 from xpruner.surgery import apply
 from xpruner.training.losses import finetune_loss
-from xpruner.training.search import frozen, learn
+from xpruner.training.search import learn
 from xpruner.units import UnitGroup
 from xpruner.units.gates import gating
 
@@ -149,7 +152,7 @@ def _plan(problem: Problem, trained: nn.Module, compression: Compression) -> Pla
     for group, count in zip(compression.groups, compression.counts(), strict=True):
         ranks = column_norms(trained, group).argsort(stable=True).argsort()
         scores[group.key] = (ranks + 0.5 - count) / group.size
-    return solve(units, scores, problem.budget, "uvc")
+    return plan_from_scores(units, scores, problem.budget, "uvc")
 
 
 def _skipped(problem: Problem, compression: Compression) -> list[str]:

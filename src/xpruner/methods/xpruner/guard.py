@@ -12,18 +12,20 @@ import torch
 from torch import Tensor, nn
 
 from xpruner.compensation.fit import compensate
+from xpruner.data.by_class import class_means
 from xpruner.errors import UsageError
-from xpruner.explain.ablation import class_means
 from xpruner.files import reading, write_text
 from xpruner.masks.class_masks import odds
 from xpruner.methods.xpruner.guard_images import unseen, weighed_calibration
-from xpruner.plan.plan import Budget, Plan, solve
+from xpruner.plan.budget import Budget
+from xpruner.plan.plan import Plan
+from xpruner.plan.solver import plan_from_scores
 from xpruner.surgery import apply
 from xpruner.training import predict
 from xpruner.typed import typed
 
 if TYPE_CHECKING:
-    from xpruner.methods._registry import Problem
+    from xpruner.methods._problem import Problem
 
 log = logging.getLogger("xpruner")
 
@@ -209,7 +211,7 @@ class _Guard:
         return self._measured(self._solved(weights, self.problem.budget), weights)
 
     def _solved(self, weights: Tensor, budget: Budget) -> Plan:
-        return solve(self.problem.units, weighed(self.masks, weights), budget, "xpruner, guarded")
+        return plan_from_scores(self.problem.units, weighed(self.masks, weights), budget, "xpruner, guarded")
 
     def _lost(self, plan: Plan, weights: Tensor) -> Tensor:
         """Returns for each image 1 where the dense model alone is right, -1 where the pruned one alone is, else 0."""

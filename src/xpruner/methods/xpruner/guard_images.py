@@ -15,7 +15,7 @@ from xpruner.data.by_class import place_in_class
 from xpruner.errors import UsageError
 
 if TYPE_CHECKING:
-    from xpruner.methods._registry import Problem
+    from xpruner.methods._problem import Problem
 
 IMAGES = 10_000
 """To measure on; more where the limit needs more of a class."""

@@ -14,14 +14,17 @@ from xpruner.config import RunConfig
 from xpruner.masks.class_masks import ClassMasks, rescaled
 from xpruner.masks.learning import leak, learn_masks
 from xpruner.masks.signals import NONE, Question, find_signal, takes_moments
-from xpruner.methods._registry import Outcome, Problem, read_outcome, register_method, write_outcome
+from xpruner.methods._outcome_files import read_outcome, write_outcome
+from xpruner.methods._problem import Outcome, Problem
+from xpruner.methods._registry import register_method
 from xpruner.methods._weight_search import check_precision
 from xpruner.methods.xpruner.guard import guarded
 from xpruner.methods.xpruner.guard_images import unseen
-from xpruner.plan.plan import Budget, Plan
+from xpruner.plan.budget import Budget
+from xpruner.plan.plan import Plan
+from xpruner.runtime.modes import evaluating
 from xpruner.surgery import apply
 from xpruner.thresholds.search import search_thresholds
-from xpruner.training.evaluate import evaluating
 from xpruner.training.search import LoopOptions
 from xpruner.units import Units, find_units
 

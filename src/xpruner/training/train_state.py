@@ -10,7 +10,7 @@ from xpruner.training.recipe import make_ema, make_optimizer, make_schedule
 from xpruner.training.state import Snapshot, StateFolder, on_cpu, optimizer_tensors, restore_optimizer
 
 
-class Learner:
+class TrainState:
     """The student with its optimizer, schedule, weight average and gradient scaler.
 
     Args:
@@ -77,28 +77,28 @@ class Learner:
         return self.student.eval()
 
 
-class Keeper:
-    """Holds on to a learner's last good state: in memory, and on disk where there is a folder.
+class Checkpointer:
+    """Holds on to a train_state's last good state: in memory, and on disk where there is a folder.
 
-    It begins with the newest state in the folder, or else with that of the learner as it comes.
+    It begins with the newest state in the folder, or else with that of the train_state as it comes.
 
     Attributes:
         good: The last good state.
         folder: Where it is stored too; None without one, and in all processes but the first.
     """
 
-    def __init__(self, learner: Learner, folder: StateFolder | None, place: Accelerator):
-        self.learner = learner
+    def __init__(self, train_state: TrainState, folder: StateFolder | None, place: Accelerator):
+        self.train_state = train_state
         self.folder = folder if place.is_main_process else None
         found = broadcast_object_list([self.folder.read() if self.folder is not None else None])[0]
         if found is None:
             self.keep(0)
         else:
-            learner.restore(found)
+            train_state.restore(found)
             self.good: Snapshot = found
 
     def keep(self, step: int) -> None:
         """Takes the present state, after ``step`` updates, for the last good one."""
-        self.good = self.learner.snapshot(step)
+        self.good = self.train_state.snapshot(step)
         if self.folder is not None:
             self.folder.write(self.good)

@@ -25,7 +25,7 @@ UNTOLD = ("checkpoint_every", "cuda_graph")
 
 
 @dataclass(frozen=True)
-class Job:
+class FinetuneJob:
     """A recipe on a training set.
 
     Attributes:

@@ -1,0 +1,69 @@
+"""What a method is asked to solve, and what it returns."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from xpruner.calibration.moments import Batches
+from xpruner.config import RunConfig
+from xpruner.plan.budget import Budget
+from xpruner.plan.plan import Plan
+from xpruner.training.search import OnStep
+from xpruner.units import Units
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a method is asked to solve; it leaves the model as it is.
+
+    Attributes:
+        model: The dense model.
+        units: Its prunable groups.
+        train: Training images with labels.
+        calibration: A list of batches of training images without augmentation.
+        num_classes: Of the labels.
+        budget: The cost to meet.
+        config: Seed, precision, batches and the method's own options.
+        state_dir: Where the method keeps what it needs to go on after a stop; absent, nothing is kept.
+        on_step: Called after every update with its number and figures.
+    """
+
+    model: nn.Module
+    units: Units
+    train: Dataset
+    calibration: Batches
+    num_classes: int
+    budget: Budget
+    config: RunConfig
+    state_dir: Path | None = None
+    on_step: OnStep | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a method found.
+
+    Attributes:
+        plan: Which units stay.
+        masks: (classes, units) tables by group key; empty for a method that learns none.
+        figures: What it logs, such as the leak.
+        model: The pruned model as the search leaves it, where the search changes weights or more than units; absent,
+            it is the dense model cut by the plan.
+        dense_masks: The masks of the whole dense model, where ``masks`` holds some of a model that was cut meanwhile.
+    """
+
+    plan: Plan
+    masks: dict[str, Tensor] = field(default_factory=dict)
+    figures: dict[str, Any] = field(default_factory=dict)
+    model: nn.Module | None = None
+    dense_masks: dict[str, Tensor] = field(default_factory=dict)
+
+
+Search = Callable[[Problem], Outcome]
+
+
+Check = Callable[[Problem], None]

@@ -21,7 +21,7 @@ from torch import nn
 from xpruner.compare.results import provenance
 from xpruner.explain.selectivity import selectivity_card
 from xpruner.explain.trust import correct_in_all, map_trust, stack_images
-from xpruner.maps import map_methods
+from xpruner.maps import list_maps
 from xpruner.run.environment import environment
 from xpruner.run.finished import BATCH, FinishedRun, open_run
 from xpruner.training import predict
@@ -55,7 +55,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--kinds", nargs="*", default=["hidden"], help="of unit that are closed, one after the other")
     parser.add_argument("--share", type=float, default=0.1, help="of the units that are closed for a class")
     parser.add_argument("--images", type=int, default=200, help="whose maps are compared")
-    parser.add_argument("--maps", nargs="*", default=map_methods(), help="methods of the maps")
+    parser.add_argument("--maps", nargs="*", default=list_maps(), help="methods of the maps")
     parser.add_argument("--seed", type=int, default=0, help="of the random floor")
     parser.add_argument("--output", required=True, help="name of the JSON in benchmarks/results")
     return parser.parse_args()

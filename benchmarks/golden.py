@@ -27,7 +27,7 @@ SCORING = (
     "activation_norm", "head_gradient", "isomorphic", "l1", "l2", "random", "savit", "scop", "taylor", "torch_pruning",
     "wanda",
 )  # fmt: skip
-TRAINING = ("corp", "flap", "hessian", "s2vite", "uvc", "vbp", "vit_slim", "wdpruning")
+TRAINING = ("corp", "flap", "nvit", "s2vite", "uvc", "vbp", "vit_slim", "wdpruning")
 """Methods whose search changes weights."""
 
 RUNS: dict[str, dict[str, Any]] = {

@@ -9,8 +9,8 @@ import xpruner
 SOURCE = Path(xpruner.__file__).parent
 
 FLOORS = [
-    {"errors", "_torchvision", "registry", "text", "typed"},
-    {"files"},
+    {"errors", "_torchvision", "text", "typed"},
+    {"files", "registry"},
     {"config"},
     {"runtime"},
     {"measure"},

@@ -9,7 +9,7 @@ from torch import nn
 
 from xpruner.cli.compare import chosen_entries, read_comparison
 from xpruner.compare import protocol
-from xpruner.compare.study import RunOfMany, runs_of
+from xpruner.compare.study import Trial, runs_of
 from xpruner.errors import XPrunerError
 from xpruner.measure.resources import measured
 from xpruner.methods import Method, Outcome
@@ -17,7 +17,7 @@ from xpruner.plan.plan import Plan
 
 
 @pytest.fixture
-def run(tmp_path) -> RunOfMany:
+def run(tmp_path) -> Trial:
     path = write_comparison(tmp_path, {"L2": {"method": "l2"}}, length="untrained")
     entries = chosen_entries(read_comparison(str(path)), "untrained", [], str(path))
     return next(runs_of(entries, [0], ["0.5"], "untrained"))

@@ -7,7 +7,7 @@ import torch
 from planted import PATCH, SIDE, planted, taught, teach
 from torch import Tensor, nn
 
-from xpruner.maps import map_methods, saliency
+from xpruner.maps import list_maps, saliency
 from xpruner.plan.plan import Plan
 from xpruner.surgery import apply
 from xpruner.units import find_units
@@ -45,7 +45,7 @@ def found(maps: Tensor, masks: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("make", [dense, pruned])
 @pytest.mark.parametrize("name", ["vit", "swin"])
-@pytest.mark.parametrize("method", map_methods())
+@pytest.mark.parametrize("method", list_maps())
 def test_maps_point_at_the_patch(method, name, make):
     model = make(name)
     images, labels, masks = planted(32, seed=10**6)
@@ -63,7 +63,7 @@ def test_pruned_models_have_what_they_should():
     assert (swin.layers[0].blocks[0].attn.num_heads, swin.layers[1].blocks[0].attn.num_heads) == (1, 3)
 
 
-@pytest.mark.parametrize("method", sorted(set(map_methods()) - {"rollout"}))
+@pytest.mark.parametrize("method", sorted(set(list_maps()) - {"rollout"}))
 def test_the_class_that_is_asked_for_is_explained(method):
     """Two patches of two colours in one image: each class's map has more on its own than on the other's."""
     model = dense("vit")

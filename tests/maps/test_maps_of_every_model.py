@@ -12,7 +12,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from xpruner.errors import UsageError
-from xpruner.maps import map_methods, saliency
+from xpruner.maps import list_maps, saliency
 from xpruner.plan.plan import Plan
 from xpruner.runtime.outputs import logits_of
 from xpruner.surgery import apply
@@ -62,10 +62,10 @@ def images_for(name: str, count: int = 3) -> torch.Tensor:
 
 
 def test_every_map_registers_itself():
-    assert map_methods() == ["attnlrp", "gradcam", "integrated_gradients", "occlusion", "relevance", "rollout"]
+    assert list_maps() == ["attnlrp", "gradcam", "integrated_gradients", "occlusion", "relevance", "rollout"]
 
 
-@pytest.mark.parametrize("method", map_methods())
+@pytest.mark.parametrize("method", list_maps())
 @pytest.mark.parametrize("name", MODELS)
 def test_an_image_has_its_own_map_whatever_else_is_in_the_batch(name, method):
     model, images = MODELS[name](), images_for(name)
@@ -82,7 +82,7 @@ def state(model: nn.Module) -> tuple:
     return footprint(model), parameters, flags, getattr(getattr(model, "config", None), "_attn_implementation", None)
 
 
-@pytest.mark.parametrize("method", map_methods())
+@pytest.mark.parametrize("method", list_maps())
 @pytest.mark.parametrize("name", ["vit", "swin", "transformers vit", "transformers swin"])
 def test_nothing_is_left_behind(name, method):
     model, images = MODELS[name](), images_for(name)
@@ -102,7 +102,7 @@ class Broken(Exception):
     pass
 
 
-@pytest.mark.parametrize("method", map_methods())
+@pytest.mark.parametrize("method", list_maps())
 @pytest.mark.parametrize("name", ["vit", "swin", "transformers vit", "transformers swin"])
 def test_nothing_is_left_behind_by_an_exception(name, method):
     model, images = MODELS[name](), images_for(name)
@@ -121,7 +121,7 @@ def test_nothing_is_left_behind_by_an_exception(name, method):
     assert saliency(model, images, method).isfinite().all()
 
 
-@pytest.mark.parametrize("method", map_methods())
+@pytest.mark.parametrize("method", list_maps())
 @pytest.mark.parametrize("name", ["vit", "swin"])
 def test_gradient_checkpointing_changes_nothing(name, method):
     model, images = tiny(name), torch.randn(2, 3, 32, 32)
@@ -131,7 +131,7 @@ def test_gradient_checkpointing_changes_nothing(name, method):
     assert [module.grad_checkpointing for module in model.modules() if hasattr(module, "grad_checkpointing")][-1]
 
 
-@pytest.mark.parametrize("method", map_methods())
+@pytest.mark.parametrize("method", list_maps())
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_any_grad_mode_will_do(method, mode):
     model, images = tiny("vit"), torch.randn(2, 3, 32, 32)
@@ -141,7 +141,7 @@ def test_any_grad_mode_will_do(method, mode):
         assert not torch.is_grad_enabled()
 
 
-@pytest.mark.parametrize("method", sorted(set(map_methods()) - {"rollout"}))
+@pytest.mark.parametrize("method", sorted(set(list_maps()) - {"rollout"}))
 def test_what_the_model_predicts_is_explained_unless_told_otherwise(method):
     model, images = tiny("vit"), torch.randn(2, 3, 32, 32)
     predicted = model(images).argmax(1)

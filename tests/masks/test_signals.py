@@ -117,7 +117,7 @@ def test_an_unknown_signal_is_answered_with_the_nearest_before_anything_is_compu
 
 def test_a_signal_of_ones_own_decides_what_stays(tmp_path, monkeypatch):
     """Evidence that marks the last units alone keeps them."""
-    monkeypatch.setattr(signals, "_signals", {})
+    monkeypatch.setattr(signals.SIGNALS, "_things", dict(signals.SIGNALS._things))
 
     @register_signal("the last")
     def the_last(asked):

@@ -12,22 +12,22 @@ from tiny_models import VIT, build, footprint
 from xpruner.config import MaskConfig, ThresholdConfig
 from xpruner.errors import UsageError
 from xpruner.measure.macs import count_macs
-from xpruner.methods import Outcome, Problem, find_method, method_names
+from xpruner.methods import Outcome, Problem, find_method, list_methods
 from xpruner.surgery import apply
 from xpruner.units import find_units
 
-METHODS = method_names()
+METHODS = list_methods()
 
 
 BUDGETS = [0.3, 0.7]
 """Half the cost is what the other tests ask for."""
-TRAINED = ["hessian", "hvt", "s2vite", "scop", "uvc", "vit_slim", "wdpruning"]
+TRAINED = ["nvit", "hvt", "s2vite", "scop", "uvc", "vit_slim", "wdpruning"]
 """Those that make ``search.steps`` updates; X-Pruner has stages of its own."""
 REFUSE_SWIN = {"hvt": "cannot pool the tokens of this SwinTransformer", "torch_pruning": "this SwinTransformer"}
 
 
 def test_every_method_registers_itself_those_in_sub_folders_too():
-    assert len(METHODS) == 21 and {"xpruner", "uvc", "hessian"} < {*METHODS}
+    assert len(METHODS) == 21 and {"xpruner", "uvc", "nvit"} < {*METHODS}
 
 
 def small_model(**changes) -> torch.nn.Module:

@@ -14,7 +14,7 @@ from xpruner.methods import find_method
 from xpruner.methods._weight_search import WeightRecipe, identity, trainable_copy
 from xpruner.plan.budget import Budget
 
-TRAIN_WEIGHTS = ["hessian", "hvt", "s2vite", "uvc", "vit_slim", "wdpruning"]
+TRAIN_WEIGHTS = ["nvit", "hvt", "s2vite", "uvc", "vit_slim", "wdpruning"]
 
 
 def changed(problem, **finetune):
@@ -87,7 +87,7 @@ def test_what_a_search_is_known_by(tiny_vit):
     assert identity(problem, lr=0.02)["lr"] == 0.02
 
 
-@pytest.mark.parametrize("name", ["uvc", "wdpruning", "s2vite", "hessian", "vit_slim", "scop"])
+@pytest.mark.parametrize("name", ["uvc", "wdpruning", "s2vite", "nvit", "vit_slim", "scop"])
 def test_fp16_is_refused_where_nothing_scales_the_loss(name):
     problem = tiny_problem(name)
     problem = replace(problem, config=replace(problem.config, precision="fp16"))
@@ -120,7 +120,7 @@ def test_a_search_with_another_recipe_does_not_go_on(name, tmp_path):
             find_method(name)(changed(problem, **{key: value}))
 
 
-@pytest.mark.parametrize("name", ["hessian", "s2vite", "uvc", "vit_slim", "wdpruning"])
+@pytest.mark.parametrize("name", ["nvit", "s2vite", "uvc", "vit_slim", "wdpruning"])
 def test_every_search_trains_its_weights_by_the_recipe(name, monkeypatch):
     steps, before = [], WeightRecipe.before
     monkeypatch.setattr(WeightRecipe, "before", lambda recipe, step: steps.append(step) or before(recipe, step))

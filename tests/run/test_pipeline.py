@@ -234,7 +234,7 @@ def test_a_method_whose_models_cannot_be_saved_is_refused(tmp_path):
         {"rounds": 0},
         {"seed": -1},
         {"precision": "fp16"},
-        {"method": "hessian", "search": SearchConfig(steps=0)},
+        {"method": "nvit", "search": SearchConfig(steps=0)},
         {"method": "wanda", "units": ["block", "hidden"]},
         {"masks": MaskConfig(evidence="guesses")},
         {"budget": "half"},

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from xpruner.cli.options import dotted, load_yaml, parse
-from xpruner.compare.study import DENSE, CompareConfig, Entry, RunOfMany, runs_of
+from xpruner.compare.study import DENSE, CompareConfig, Entry, Trial, runs_of
 from xpruner.config import RunConfig, preset
 from xpruner.config.checks import check
 from xpruner.errors import UsageError, unknown
@@ -92,7 +92,7 @@ def read_comparison(path: str) -> CompareConfig:
 
 def checked_runs(
     entries: Sequence[Entry], seeds: Sequence[int], budgets: Sequence[str], length: str, path: str
-) -> list[RunOfMany]:
+) -> list[Trial]:
     """Returns the runs, after what can be known to be wrong with one before any is done.
 
     Raises:

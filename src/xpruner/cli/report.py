@@ -80,11 +80,11 @@ def _of_run(words: Sequence[str], flags: Sequence[str]) -> Path:
     if options.run is None:
         raise UsageError(WAYS)
     from xpruner.cli.console import showing_log
-    from xpruner.maps import find_method
+    from xpruner.maps import find_map
     from xpruner.report.page import write_report
     from xpruner.run.finished import open_run
 
-    find_method(options.maps)  # an unknown name is told before anything is computed
+    find_map(options.maps)  # an unknown name is told before anything is computed
     images = _numbers(options.map_images) or None
     run = open_run(options.run)
     with showing_log():

@@ -11,7 +11,7 @@ from accelerate import PartialState
 
 from xpruner.compare.protocol import Bench, run_one, set_up
 from xpruner.compare.results import begin, is_done, provenance, write_result
-from xpruner.compare.study import RunOfMany
+from xpruner.compare.study import Trial
 from xpruner.errors import UsageError, XPrunerError
 from xpruner.run.locks import claimed
 
@@ -19,7 +19,7 @@ log = logging.getLogger("xpruner")
 
 
 def compare(
-    runs: Sequence[RunOfMany],
+    runs: Sequence[Trial],
     output: Path,
     work: Path,
     about: dict[str, Any],
@@ -73,7 +73,7 @@ class _Share:
     def __init__(self) -> None:
         self._needs: Any = None
 
-    def bench(self, run: RunOfMany) -> Bench:
+    def bench(self, run: Trial) -> Bench:
         """Returns the dense model and the images of a run."""
         needs = (run.config.model, run.config.data, run.config.seed, run.config.precision)
         if needs != self._needs:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from xpruner.compare.study import DENSE, RunOfMany
+from xpruner.compare.study import DENSE, Trial
 from xpruner.compensation.fit import compensate
 from xpruner.config import RunConfig
 from xpruner.data import InputSpec, Splits, calibration_batches, class_names, load_data
@@ -75,7 +75,7 @@ def set_up(config: RunConfig) -> Bench:
     return Bench(dense, data, calibration, images, said, labels)
 
 
-def run_one(bench: Bench, run: RunOfMany, folder: Path) -> dict[str, Any]:
+def run_one(bench: Bench, run: Trial, folder: Path) -> dict[str, Any]:
     """Searches, cuts, compensates and fine-tunes, and measures after each; label-free, by torch's own counter.
 
     Args:
@@ -95,7 +95,7 @@ def run_one(bench: Bench, run: RunOfMany, folder: Path) -> dict[str, Any]:
 class _Protocol:
     """One run; each stage leaves its figures in ``stages``."""
 
-    def __init__(self, bench: Bench, run: RunOfMany, folder: Path):
+    def __init__(self, bench: Bench, run: Trial, folder: Path):
         self.bench, self.asked, self.config, self.folder = bench, run, run.config, folder
         self.resumed = any((folder / stage).exists() for stage in ("search", "outcome", "finetune"))
         self.teacher = load_teacher(self.config.finetune, bench.dense)

@@ -59,7 +59,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class RunOfMany:
+class Trial:
     """One run of a comparison.
 
     Attributes:
@@ -79,10 +79,10 @@ class RunOfMany:
         return f"{label.strip('_')}-{budget}-{self.length}-seed{self.config.seed}"
 
 
-def runs_of(entries: Sequence[Entry], seeds: Sequence[int], budgets: Sequence[str], length: str) -> Iterator[RunOfMany]:
+def runs_of(entries: Sequence[Entry], seeds: Sequence[int], budgets: Sequence[str], length: str) -> Iterator[Trial]:
     """Yields the runs, all entries at one seed and budget before the next, so that early tables are whole ones."""
     for seed in seeds:
         for budget in budgets:
             for entry in entries:
                 if seed in entry.seeds and budget in entry.budgets:
-                    yield RunOfMany(entry.label, length, replace(entry.config, budget=budget, seed=seed))
+                    yield Trial(entry.label, length, replace(entry.config, budget=budget, seed=seed))

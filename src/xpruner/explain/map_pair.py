@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from xpruner.explain.guess import probabilities
-from xpruner.maps import find_method, grid_of, saliency
+from xpruner.maps import find_map, grid_of, saliency
 from xpruner.maps.metrics.agreement import shuffled, spearman, top_overlap
 
 ANY_CLASS = "any class"
@@ -65,13 +65,13 @@ def map_pair(dense: nn.Module, pruned: nn.Module, image: Tensor, method: str, la
         dense: The dense model.
         pruned: The pruned model.
         image: (3, height, width), normalised as the models take it.
-        method: One of :func:`xpruner.maps.map_methods`.
+        method: One of :func:`xpruner.maps.list_maps`.
         label: Of the class; absent, the one that the dense model predicts. Of no effect where the method knows none.
 
     Raises:
         UsageError: If the method is unknown or cannot read a model.
     """
-    of_class = find_method(method).of_class
+    of_class = find_map(method).of_class
     if label is None:
         label = int(probabilities(dense, image).argmax())
     first, second = (saliency(model, image[None], method, torch.tensor([label])) for model in (dense, pruned))

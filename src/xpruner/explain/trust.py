@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from xpruner.errors import UsageError
 from xpruner.explain.boxes import Box, object_mask
-from xpruner.maps import find_method, grid_of, saliency
+from xpruner.maps import find_map, grid_of, saliency
 from xpruner.maps.metrics.agreement import Agreement, agreement, random_floor
 from xpruner.maps.metrics.faithfulness import deletion_auc, energy_inside, insertion_auc, pointing_hits
 from xpruner.run.finished import FinishedRun
@@ -83,7 +83,7 @@ def maps_card(
 
     Args:
         run: A finished run.
-        methods: Some of :func:`xpruner.maps.map_methods`.
+        methods: Some of :func:`xpruner.maps.list_maps`.
         count: How many images at most, of those that both models get right.
         seed: Of the shuffles.
         boxes: Around the objects, by the image's number, as :func:`~xpruner.explain.boxes.read_boxes` finds them; only
@@ -93,7 +93,7 @@ def maps_card(
         UsageError: If a method is unknown or cannot read a model, the models get no image right, or a box is wrong.
     """
     for method in methods:
-        find_method(method)  # an unknown name is told before anything is computed
+        find_map(method)  # an unknown name is told before anything is computed
     models = {"dense": run.dense, "pruned": run.pruned}
     numbers = correct_in_all(run, list(models.values()), count, boxes)
     numbers, masks = (numbers, None) if boxes is None else _boxed(run, numbers, boxes)

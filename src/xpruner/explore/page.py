@@ -24,7 +24,7 @@ from xpruner.explore.answers import (
     origin,
     plan_of,
 )
-from xpruner.maps import map_methods
+from xpruner.maps import list_maps
 from xpruner.plan.budget import Budget
 from xpruner.run.finished import FinishedRun
 from xpruner.text import printable
@@ -118,7 +118,7 @@ def _controls(gr: Any, run: FinishedRun, budget: Budget) -> _Controls:
         gr.Dropdown(classes, value=[], multiselect=True, label="Classes", info="None for all of them."),
         gr.Number(0, precision=0, label="Image", info=f"One of the run's, 0 to {len(run.images) - 1}."),
         gr.File(file_types=["image"], label="Image of your own, instead", height=140),
-        gr.Dropdown(map_methods(), value="relevance", label="Explanation maps"),
+        gr.Dropdown(list_maps(), value="relevance", label="Explanation maps"),
     )  # fmt: skip
 
 

@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 from xpruner.errors import UsageError
 from xpruner.maps.anatomy import patch_convolution
-from xpruner.maps.registry import find_method, map_methods, register_map
+from xpruner.maps.registry import find_map, list_maps, register_map
 from xpruner.registry import import_submodules
 from xpruner.runtime.modes import frozen
 
-__all__ = ["find_method", "grid_of", "map_methods", "register_map", "saliency"]
+__all__ = ["find_map", "grid_of", "list_maps", "register_map", "saliency"]
 
 import_submodules(__name__)
 
@@ -39,7 +39,7 @@ def saliency(
     Raises:
         UsageError: For an unknown method, option or class, a model that the method cannot read, or missing captum.
     """
-    explain = find_method(method, options).explain
+    explain = find_map(method, options).explain
     if images.ndim != 4 or not len(images):
         raise UsageError(f"Images of shape {tuple(images.shape)}; give (batch, channels, height, width), one at least.")
     with torch.inference_mode(False), torch.enable_grad(), frozen(model):
@@ -60,6 +60,6 @@ def grid_of(model: nn.Module, method: str, size: tuple[int, int]) -> tuple[int, 
         UsageError: For an unknown method.
     """
     patches = patch_convolution(model)
-    if find_method(method).by_pixel or patches is None:
+    if find_map(method).by_pixel or patches is None:
         return size
     return size[0] // patches.stride[0], size[1] // patches.stride[1]

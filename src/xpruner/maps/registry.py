@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from xpruner.errors import UsageError, unknown
+from xpruner.registry import Registry
 
 Explain = Callable[..., Tensor]
 """Takes a frozen model in eval mode, images (batch, channels, height, width) that require a gradient, targets (batch,)
@@ -29,34 +30,36 @@ class MapMethod:
     by_pixel: bool = False
 
 
-_methods: dict[str, MapMethod] = {}
+MAPS: Registry[MapMethod] = Registry("explanation method", "xpruner.maps")
 _GIVEN = ("model", "images", "targets")
 
 
 def register_map(name: str, *, of_class: bool = True, by_pixel: bool = False) -> Callable[[Explain], Explain]:
-    """Registers an :data:`Explain` under a name, with what :class:`MapMethod` says of its maps."""
+    """Registers an :data:`Explain` under a name, with what :class:`MapMethod` says of its maps.
+
+    Raises:
+        UsageError: If another method has that name.
+    """
 
     def register(explain: Explain) -> Explain:
-        _methods[name] = MapMethod(explain, of_class, by_pixel)
+        MAPS.add(name, MapMethod(explain, of_class, by_pixel), explain)
         return explain
 
     return register
 
 
-def map_methods() -> list[str]:
-    """Returns the names of all methods."""
-    return sorted(_methods)
+def list_maps() -> list[str]:
+    """Returns the names of all methods, sorted, with those of installed packages."""
+    return MAPS.names()
 
 
-def find_method(name: str, options: Mapping[str, Any] | None = None) -> MapMethod:
+def find_map(name: str, options: Mapping[str, Any] | None = None) -> MapMethod:
     """Returns a method by its name, once it is known to take the options.
 
     Raises:
         UsageError: For an unknown method or option.
     """
-    if name not in _methods:
-        raise unknown("explanation method", name, _methods)
-    method = _methods[name]
+    method = MAPS.find(name)
     offered = [option for option in inspect.signature(method.explain).parameters if option not in _GIVEN]
     for option in options or ():
         if not offered:

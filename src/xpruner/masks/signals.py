@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from xpruner.calibration.moments import Batches, Moments
 from xpruner.config import MaskConfig
-from xpruner.errors import UsageError, unknown
+from xpruner.errors import UsageError
 from xpruner.masks.evidence import class_evidence, evidence_tables
 from xpruner.masks.sequential_evidence import evidence_at_removal
+from xpruner.registry import Registry
 from xpruner.units import Units
 
 NONE = "none"
-"""All masks start open: gates alone, as in the paper."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,21 @@ class Question:
 Signal = Callable[[Question], dict[str, Tensor]]
 """Returns for each group a (classes, units) table of evidence, not negative; masks start from evidence per MAC."""
 
-_signals: dict[str, Signal] = {}
-_with_moments: set[str] = set()
+
+@dataclass(frozen=True)
+class SignalMethod:
+    """A registered signal.
+
+    Attributes:
+        signal: Makes the evidence.
+        moments: Whether it takes the moments of the consumers' inputs.
+    """
+
+    signal: Signal
+    moments: bool
+
+
+SIGNALS: Registry[SignalMethod] = Registry("value of masks.evidence", "xpruner.signals")
 
 
 def register_signal(name: str, *, moments: bool = False) -> Callable[[Signal], Signal]:
@@ -55,12 +68,13 @@ def register_signal(name: str, *, moments: bool = False) -> Callable[[Signal], S
     Args:
         name: The value of ``masks.evidence`` that chooses it.
         moments: Whether it takes the moments of the consumers' inputs.
+
+    Raises:
+        UsageError: If another signal has that name.
     """
 
     def register(signal: Signal) -> Signal:
-        _signals[name] = signal
-        if moments:
-            _with_moments.add(name)
+        SIGNALS.add(name, SignalMethod(signal, moments), signal)
         return signal
 
     return register
@@ -72,14 +86,22 @@ def find_signal(name: str) -> Signal:
     Raises:
         UsageError: If the name is unknown; the nearest is named.
     """
-    if name not in _signals:
-        raise unknown("value of masks.evidence", name, [NONE, *_signals])
-    return _signals[name]
+    return SIGNALS.find(name).signal
 
 
 def takes_moments(name: str) -> bool:
-    """Returns whether a signal takes the moments of the consumers' inputs."""
-    return name in _with_moments
+    """Returns whether a signal takes the moments of the consumers' inputs.
+
+    Raises:
+        UsageError: If the name is unknown.
+    """
+    return SIGNALS.find(name).moments
+
+
+@register_signal(NONE)
+def no_evidence(question: Question) -> dict[str, Tensor]:
+    """Returns no table: all masks start open, gates alone, as in the paper."""
+    return {}
 
 
 @register_signal("taylor")

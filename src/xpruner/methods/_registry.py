@@ -10,8 +10,9 @@ from torch import nn
 from xpruner.calibration.moments import Batches
 from xpruner.calibration.rotate_heads import rotate_heads
 from xpruner.config import RunConfig
-from xpruner.errors import UsageError, unknown
+from xpruner.errors import UsageError
 from xpruner.methods._problem import Check, Outcome, Problem, Search
+from xpruner.registry import Registry
 from xpruner.units import DEFAULT_KINDS, offered_kinds
 
 
@@ -48,14 +49,18 @@ class Method:
         return self.search(problem)
 
 
-_methods: dict[str, Method] = {}
+METHODS: Registry[Method] = Registry("method", "xpruner.methods")
 
 
 def register_method(name: str, kinds: tuple[str, ...] = DEFAULT_KINDS, **properties: Any) -> Callable[[Search], Search]:
-    """Registers a method under its name; the arguments are those of :class:`Method`."""
+    """Registers a method under its name; the arguments are those of :class:`Method`.
+
+    Raises:
+        UsageError: If another method has that name.
+    """
 
     def register(search: Search) -> Search:
-        _methods[name] = Method(name, search, kinds, **properties)
+        METHODS.add(name, Method(name, search, kinds, **properties), search)
         return search
 
     return register
@@ -67,9 +72,12 @@ def find_method(name: str) -> Method:
     Raises:
         UsageError: If the name is unknown; the nearest is named.
     """
-    if name not in _methods:
-        raise unknown("method", name, _methods)
-    return _methods[name]
+    return METHODS.find(name)
+
+
+def list_methods() -> list[str]:
+    """Returns the names of all methods, sorted, with those of installed packages."""
+    return METHODS.names()
 
 
 def kinds_for(config: RunConfig, dense: nn.Module) -> list[str]:
@@ -109,8 +117,3 @@ def check_compensation(config: RunConfig) -> None:
             f"compensate.mode is {mode}, which fits the dense model's weights, but the search of {config.method!r} "
             "changes them; set it to sequential or none."
         )
-
-
-def method_names() -> list[str]:
-    """Returns the names of all registered methods, sorted."""
-    return sorted(_methods)

@@ -11,7 +11,7 @@ from xpruner import __version__
 from xpruner.data.class_names import unique_names
 from xpruner.explain.cards import class_card
 from xpruner.explain.decision import thresholds
-from xpruner.maps import find_method
+from xpruner.maps import find_map
 from xpruner.methods._outcome_files import DENSE_MASKS, MASKS
 from xpruner.methods.xpruner.guard import GuardFigures
 from xpruner.models.checkpoint import read_structure
@@ -115,7 +115,7 @@ def gather(run: FinishedRun, maps_method: str = "relevance", images: Sequence[in
 
     Args:
         run: A finished run.
-        maps_method: One of :func:`xpruner.maps.map_methods`.
+        maps_method: One of :func:`xpruner.maps.list_maps`.
         images: Numbers of the images whose maps are shown; absent, some that both models get right and some that were
             lost.
 
@@ -124,7 +124,7 @@ def gather(run: FinishedRun, maps_method: str = "relevance", images: Sequence[in
         XPrunerError: If a file is damaged.
     """
     metrics = finished(run.folder, run.metrics)
-    find_method(maps_method)  # what is unknown is told before anything is computed
+    find_map(maps_method)  # what is unknown is told before anything is computed
     check_numbers(run, images or [])
     names = unique_names(run.class_names)
     answers = _answers(run)

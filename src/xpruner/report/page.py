@@ -24,7 +24,7 @@ def write_report(
     Args:
         run: A finished run.
         path: Of the page.
-        maps_method: Of the explanation maps, one of :func:`xpruner.maps.map_methods`.
+        maps_method: Of the explanation maps, one of :func:`xpruner.maps.list_maps`.
         images: Numbers of the images whose maps are shown; absent, some are chosen.
 
     Raises:

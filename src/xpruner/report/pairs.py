@@ -12,7 +12,7 @@ from xpruner.data import InputSpec
 from xpruner.errors import UsageError
 from xpruner.explain.map_pair import Likeness, map_pair
 from xpruner.explain.pictures import data_uri, heated, pixels_of
-from xpruner.maps import find_method
+from xpruner.maps import find_map
 from xpruner.run.finished import FinishedRun
 
 log = logging.getLogger("xpruner")
@@ -64,7 +64,7 @@ class Maps:
     @property
     def of_class(self) -> bool:
         """Whether a map explains one class; else it is the same whatever the class."""
-        return find_method(self.method).of_class
+        return find_map(self.method).of_class
 
     @property
     def likeness(self) -> Likeness:

@@ -11,7 +11,7 @@ import yaml
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
-from xpruner.config import RunConfig
+from xpruner.config import RunConfig, preset
 from xpruner.config.files import stored_values
 from xpruner.errors import UsageError
 from xpruner.files import write_text
@@ -109,8 +109,11 @@ def comparable(config: RunConfig) -> dict[str, Any]:
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    """Yields dotted key, earlier value and present value wherever a configuration is not what it was."""
-    stored = _flat(before)
+    """Yields dotted key, earlier value and present value wherever a configuration is not what it was.
+
+    An option that was not there yet had its default.
+    """
+    stored = _flat(asdict(preset(before.get("preset", "default")))) | _flat(before)
     for key, value in _flat(now).items():
         if stored.get(key) != value:
             yield key, stored.get(key), value

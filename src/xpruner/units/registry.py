@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from xpruner.errors import UsageError
+from xpruner.registry import load_installed
 from xpruner.units.base import Gate
 
 
@@ -137,6 +138,7 @@ def parts_of(model: nn.Module) -> Iterator[PrunablePart]:
     Raises:
         UsageError: For such a module.
     """
+    load_installed("xpruner.adapters")
     yield from _walk(model, "")
 
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from xpruner.errors import UsageError
 from xpruner.measure.macs import count_macs
-from xpruner.methods.nvit import search as hessian
+from xpruner.methods.nvit import search as nvit
 from xpruner.methods.nvit.latency_table import TILE, LatencyTable, latency_gains, model_latency
 from xpruner.models import checkpoint
 from xpruner.units import find_units
@@ -27,16 +27,16 @@ def numbers(*values: float) -> torch.Tensor:
 
 def test_the_saliency_of_a_layer_by_hand():
     makes, reads = torch.tensor([[1.0, 2.0], [3.0, -1.0]]), torch.tensor([[1.0], [-2.0]])
-    torch.testing.assert_close(hessian.saliency([makes, reads]), torch.tensor([(1 + 2 + 1) ** 2 / 3, 0.0]))
+    torch.testing.assert_close(nvit.saliency([makes, reads]), torch.tensor([(1 + 2 + 1) ** 2 / 3, 0.0]))
 
 
 def test_weights_meet_the_gradients_of_the_same_update():
-    pruning = hessian._Pruning(tiny_problem("hessian"))
+    pruning = nvit._Pruning(tiny_problem("nvit"))
     mlp = pruning.student.blocks[1].mlp
     pruning.student(torch.randn(2, 3, 32, 32)).square().sum().backward()
     parts = [(mlp.fc1.weight, 1), (mlp.fc2.weight, 0)]
     total = sum((weight * weight.grad).sum(axis) for weight, axis in parts) + mlp.fc1.bias * mlp.fc1.bias.grad
-    expected = (1 - hessian.MOMENTUM) * total.detach().square() / (24 + 1 + 24)
+    expected = (1 - nvit.MOMENTUM) * total.detach().square() / (24 + 1 + 24)
     before = mlp.fc1.weight.detach().clone()
     norm = pruning.before(1)
     assert norm > 1 and torch.equal(mlp.fc1.weight, before)  # so large that they are clipped, after they were seen
@@ -45,7 +45,7 @@ def test_weights_meet_the_gradients_of_the_same_update():
 
 
 def test_saliency_has_momentum_until_the_unit_goes():
-    ledger = hessian.Ledger({"a": 2, "b": 1})
+    ledger = nvit.Ledger({"a": 2, "b": 1})
     ledger.observe({"a": numbers(1, 2), "b": numbers(3)})
     ledger.remove_all_but({"a": [1], "b": [0]}, step=4)
     ledger.observe({"a": numbers(10, 12), "b": numbers(13)})
@@ -55,8 +55,8 @@ def test_saliency_has_momentum_until_the_unit_goes():
 
 
 def test_scores_are_saliency_less_latency_and_what_went_first_is_lowest(monkeypatch):
-    monkeypatch.setattr(hessian, "ETA", 0.5)
-    ledger = hessian.Ledger({"a": 2, "b": 3})
+    monkeypatch.setattr(nvit, "ETA", 0.5)
+    ledger = nvit.Ledger({"a": 2, "b": 3})
     ledger.saliency.copy_(numbers(1, 3, 5, 9, 7))
     open_scores = ledger.scores({"a": 4.0, "b": 9.0})
     torch.testing.assert_close(open_scores["a"], numbers(1, 3) / 5 - 0.5 * 4 / 7)
@@ -71,7 +71,7 @@ def test_scores_are_saliency_less_latency_and_what_went_first_is_lowest(monkeypa
 
 def test_of_equal_saliency_those_go_that_save_most_time():
     """A head saves the time of 40 hidden units, the others none; four heads of six are a fifth of the cost."""
-    pruning = hessian._Pruning(tiny_problem("hessian", budget=0.8, steps=1))
+    pruning = nvit._Pruning(tiny_problem("nvit", budget=0.8, steps=1))
     pruning.ledger.saliency.fill_(1)
     pruning.prune(1)
     gone = {key: gate.tolist().count(0) for key, gate in pruning.ledger.gates().items()}
@@ -79,8 +79,8 @@ def test_of_equal_saliency_those_go_that_save_most_time():
 
 
 def test_the_dense_models_choices_and_its_outputs_teach():
-    problem = tiny_problem("hessian")
-    pruning = hessian._Pruning(problem)
+    problem = tiny_problem("nvit")
+    pruning = nvit._Pruning(problem)
     images = torch.randn(4, 3, 32, 32)
     with torch.no_grad():
         pruning.student.head.bias += torch.arange(5.0)
@@ -106,7 +106,7 @@ def test_a_gain_is_what_one_unit_of_the_next_bundle_saves_in_all_tables():
 
 def test_the_modelled_latency_is_that_of_whole_tiles():
     model = build("vit_tiny_patch16_224", **VIT | {"embed_dim": 32, "num_heads": 4})
-    units = find_units(model, hessian.KINDS)
+    units = find_units(model, nvit.KINDS)
     tables = {table.keys: table for table in model_latency(units)}
     dense = {group.key: group.size for group in units}
     mlp = tables["blocks.0.mlp:hidden", "stream:embed"]
@@ -118,28 +118,28 @@ def test_the_modelled_latency_is_that_of_whole_tiles():
 
 
 def test_the_budget_is_reached_in_equal_parts_before_the_end():
-    assert hessian.schedule(1) == {1: 1.0}
-    assert hessian.schedule(3) == {1: 0.5, 2: 1.0}
-    planned = hessian.schedule(600)
-    assert (min(planned), max(planned), len(planned)) == (60 + 9, 420, hessian.PRUNINGS)
+    assert nvit.schedule(1) == {1: 1.0}
+    assert nvit.schedule(3) == {1: 0.5, 2: 1.0}
+    planned = nvit.schedule(600)
+    assert (min(planned), max(planned), len(planned)) == (60 + 9, 420, nvit.PRUNINGS)
     assert list(planned.values()) == [number / 40 for number in range(1, 41)]
 
 
 def test_bundles_are_the_papers_shares_of_the_narrowest_group():
     deit_base = {"embed": 768, "head": 12, "qk": 64, "v": 64, "hidden": 3072}
-    units = find_units(tiny("swin"), hessian.KINDS)
-    assert hessian.bundle_sizes(units) == {"embed": 1, "head": 1, "qk": 1, "v": 1, "hidden": 1}
+    units = find_units(tiny("swin"), nvit.KINDS)
+    assert nvit.bundle_sizes(units) == {"embed": 1, "head": 1, "qk": 1, "v": 1, "hidden": 1}
     wide = [replace(group, size=deit_base[group.kind]) for group in units]
-    assert hessian.bundle_sizes(wide) == {"embed": 16, "head": 2, "qk": 8, "v": 8, "hidden": 16}
+    assert nvit.bundle_sizes(wide) == {"embed": 16, "head": 2, "qk": 8, "v": 8, "hidden": 16}
 
 
 def test_the_cost_never_lies_above_its_line():
     costs = {}
-    problem = tiny_problem("hessian", steps=20)
+    problem = tiny_problem("nvit", steps=20)
     problem = replace(problem, on_step=lambda step, figures: costs.update({step: figures["cost"]}))
-    hessian.search(problem)
+    nvit.search(problem)
     target, share = problem.budget.target(problem.units) / problem.units.total_macs, 0.0
-    planned = hessian.schedule(20)
+    planned = nvit.schedule(20)
     for step in range(1, 21):  # a step is made before what goes after it
         assert costs[step] <= 1 + (target - 1) * share * (1 - 1e-9)
         share = planned.get(step, share)
@@ -148,12 +148,12 @@ def test_the_cost_never_lies_above_its_line():
 
 def test_the_trained_weights_come_back_in_the_models_own_layout():
     model = small_model()
-    units = find_units(model, hessian.KINDS)
+    units = find_units(model, nvit.KINDS)
     student = resizable_copy(model, units)
     with torch.no_grad():
         for parameter in student.parameters():
             parameter.mul_(1.1)
-    back = hessian.restacked(student, model)
+    back = nvit.restacked(student, model)
     images = torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(back(images), student(images), rtol=1e-4, atol=1e-4)
     assert not torch.equal(back(images), model(images))
@@ -161,8 +161,8 @@ def test_the_trained_weights_come_back_in_the_models_own_layout():
 
 
 def test_what_it_returns_can_be_saved_and_was_trained(tmp_path):
-    problem = tiny_problem("hessian", budget=0.9)
-    outcome = hessian.search(problem)
+    problem = tiny_problem("nvit", budget=0.9)
+    outcome = nvit.search(problem)
     checkpoint.save(outcome.model, tmp_path / "pruned")
     images = torch.randn(2, 3, 32, 32)
     assert torch.equal(checkpoint.load(tmp_path / "pruned")(images), outcome.model(images))
@@ -171,19 +171,19 @@ def test_what_it_returns_can_be_saved_and_was_trained(tmp_path):
 
 
 def test_a_swin_is_pruned_in_every_stage():
-    problem = tiny_problem("hessian", tiny("swin"), steps=4)
-    outcome = hessian.search(problem)
+    problem = tiny_problem("nvit", tiny("swin"), steps=4)
+    outcome = nvit.search(problem)
     assert count_macs(outcome.model) == outcome.plan.cost["macs_pruned"]
     assert 0.98 <= outcome.plan.cost["macs_pruned"] / problem.budget.target(problem.units) <= 1
     assert set(outcome.plan.keep) == {group.key for group in problem.units}
 
 
 def test_units_of_every_kind_own_weights():
-    problem = tiny_problem("hessian", tiny("swin"))
-    weights = unit_weights(hessian._Pruning(problem).student, problem.units)
+    problem = tiny_problem("nvit", tiny("swin"))
+    weights = unit_weights(nvit._Pruning(problem).student, problem.units)
     assert all(weights[group.key] for group in problem.units)
 
 
 def test_a_search_without_steps_is_refused():
-    with pytest.raises(UsageError, match=r"search\.steps is 0; hessian prunes while it trains"):
-        hessian.check_steps(tiny_problem("hessian", steps=0))
+    with pytest.raises(UsageError, match=r"search\.steps is 0; nvit prunes while it trains"):
+        nvit.check_steps(tiny_problem("nvit", steps=0))

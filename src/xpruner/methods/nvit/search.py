@@ -57,10 +57,10 @@ def check_steps(problem: Problem) -> None:
     check_training(problem)
     steps = problem.config.search.steps
     if steps < 1:
-        raise UsageError(f"search.steps is {steps}; hessian prunes while it trains: give it 1 or more.")
+        raise UsageError(f"search.steps is {steps}; nvit prunes while it trains: give it 1 or more.")
 
 
-@register_method("hessian", KINDS, changes_weights=True, check=check_steps)
+@register_method("nvit", KINDS, changes_weights=True, check=check_steps)
 def search(problem: Problem) -> Outcome:
     """Trains a copy in which the units of least worth are gated away, and cuts it.
 
@@ -68,13 +68,13 @@ def search(problem: Problem) -> Outcome:
         UsageError: If the budget cannot be reached.
         XPrunerError: If the loss is not finite.
     """
-    options, pruning = loop_options(problem, "hessian"), _Pruning(problem)
+    options, pruning = loop_options(problem, "nvit"), _Pruning(problem)
     with evaluating(problem.model):
         learn(
             "pruning by saliency", pruning.learned, pruning.recipe.optimizer, pruning.loss, problem.train, options,
             identity(problem, eta=ETA), pruning.prune, pruning.before,
         )  # fmt: skip
-    plan = Plan.of(problem.units, pruning.ledger.keep(), "hessian", problem.budget)
+    plan = Plan.of(problem.units, pruning.ledger.keep(), "nvit", problem.budget)
     return Outcome(plan, model=apply(restacked(pruning.student, problem.model), plan, inplace=True))
 
 

@@ -7,15 +7,15 @@ from tiny_transformers import tiny as of_transformers
 from torch import Tensor, nn
 
 from xpruner.calibration.incremental_forward import Passes, block_around, is_fed
-from xpruner.calibration.moments import reading
 from xpruner.errors import XPrunerError
+from xpruner.runtime.hooks import capture_inputs
 from xpruner.units import find_units
 
 
 def in_full(model: nn.Module, paths: list[str], images: list[Tensor]) -> list[dict[str, Tensor]]:
     found = []
     for batch in images:
-        with reading(model, paths) as inputs:
+        with capture_inputs(model, paths) as inputs:
             model(batch)
         found.append(dict(inputs))
     return found

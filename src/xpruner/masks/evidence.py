@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xpruner.calibration.moments import Batches, Moments, channels_last, reading
+from xpruner.calibration.moments import Batches, Moments, channels_last
 from xpruner.calibration.ridge import ridged_covariance
 from xpruner.calibration.unit_blocks import unit_blocks
 from xpruner.runtime.devices import autocast
+from xpruner.runtime.hooks import capture_inputs, hooked
 from xpruner.runtime.modes import frozen
 from xpruner.runtime.outputs import logits_of
 from xpruner.units import UnitGroup, Units
@@ -140,7 +141,8 @@ def gate_slopes(
                 found[group.key] = slope
         return slopes
 
-    with frozen(model), _differentiable(model, units), reading(model, readers) as inputs:
+    differentiable = (model.get_submodule(path).register_forward_pre_hook(_require_gradient) for path in readers)
+    with frozen(model), hooked(differentiable), capture_inputs(model, readers) as inputs:
         yield slopes_of
 
 
@@ -175,16 +177,6 @@ def own_part(precision: Tensor, channels: Tensor) -> Tensor:
     return own
 
 
-@contextmanager
-def _differentiable(model: nn.Module, units: Units):
-    """Makes the consumers' inputs require a gradient, although no weight does."""
-
-    def require(_module: nn.Module, args: tuple[Tensor, ...]):
-        return (args[0] if args[0].requires_grad else args[0].requires_grad_(), *args[1:])
-
-    handles = [model.get_submodule(path).register_forward_pre_hook(require) for path in units.of_consumers()]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+def _require_gradient(_module: nn.Module, args: tuple[Tensor, ...]):
+    """Makes a consumer's input require a gradient, although no weight does."""
+    return (args[0] if args[0].requires_grad else args[0].requires_grad_(), *args[1:])

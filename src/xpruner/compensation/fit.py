@@ -17,9 +17,9 @@ from xpruner.plan.plan import Plan
 from xpruner.runtime.modes import evaluating
 from xpruner.runtime.outputs import classifiers
 from xpruner.units import DEFAULT_KINDS, UnitGroup, Units, find_units
-from xpruner.units.adapters.timm.embed import stream_key
 from xpruner.units.modules.branch import ConstantBranch
-from xpruner.units.streams import StreamPoint, stream_point
+from xpruner.units.stream_points import StreamPoint, stream_point
+from xpruner.units.streams import stream_key
 
 
 def compensate(

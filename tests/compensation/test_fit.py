@@ -7,7 +7,9 @@ from torch import nn
 
 from xpruner.calibration.moments import Moments
 from xpruner.compensation import fit as module
-from xpruner.compensation.fit import affine_prediction, channels, compensate, solve_ridge
+from xpruner.compensation.consumers import channels
+from xpruner.compensation.fit import compensate
+from xpruner.compensation.solve import affine_prediction, solve_ridge
 from xpruner.config import CompensateConfig
 from xpruner.errors import XPrunerError
 from xpruner.plan.plan import Plan

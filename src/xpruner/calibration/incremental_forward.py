@@ -14,7 +14,7 @@ Call = tuple[tuple[Any, ...], dict[str, Any]]
 """What a module is called with."""
 
 
-class Passes:
+class IncrementalForward:
     """Reads what modules read, in forward order, without running the blocks before them again for each.
 
     What the block around them is called with is kept for every batch, and passes start there. To get to the next block

@@ -1,7 +1,8 @@
-"""Stage 1: learn the explainability-aware masks, with a look at how far the label leaks through them."""
+"""Stage 1: learn the explainability-aware masks, and measure how far the label leaks through them."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -57,21 +58,7 @@ def learn_masks(
     learned = nn.ModuleDict({"masks": masks, "smoothness": smoothness})
     optimizer = torch.optim.Adam(masks.parameters(), config.lr)
 
-    def loss(_progress: float, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, float]]:
-        values = masks.values()
-        roles = assign_roles(labels, config)
-        gate_labels = torch.where(roles == WRONG, wrong_labels(labels, masks.num_classes), labels)
-        with autocast(precision, images.device):
-            with torch.no_grad():
-                dense = logits_of(model(images[roles == MEAN])).float() if config.mean else None
-            with gating(model, masks.units, role_gates(values, roles, gate_labels)):
-                logits = logits_of(model(images)).float()
-        task = role_loss(logits, dense, roles, gate_labels)
-        total = task + config.sparsity * sparsity(values, masks.units)
-        if config.smooth != "none":
-            total = total + config.smooth_weight * smoothness(values)
-        return total, {"task": task.item()}
-
+    loss = partial(_step_loss, model, masks, smoothness, config, precision)
     with frozen(model):
         learn(
             "learning masks",
@@ -83,6 +70,32 @@ def learn_masks(
             {"masks": asdict(config), "precision": precision},
         )
     return masks
+
+
+def _step_loss(
+    model: nn.Module,
+    masks: ClassMasks,
+    smoothness: "Smoothness",
+    config: MaskConfig,
+    precision: str,
+    _progress: float,
+    images: Tensor,
+    labels: Tensor,
+) -> tuple[Tensor, dict[str, float]]:
+    """Returns the loss of one step, and the figures to log."""
+    values = masks.values()
+    roles = assign_roles(labels, config)
+    gate_labels = torch.where(roles == WRONG, wrong_labels(labels, masks.num_classes), labels)
+    with autocast(precision, images.device):
+        with torch.no_grad():
+            dense = logits_of(model(images[roles == MEAN])).float() if config.mean else None
+        with gating(model, masks.units, role_gates(values, roles, gate_labels)):
+            logits = logits_of(model(images)).float()
+    task = role_loss(logits, dense, roles, gate_labels)
+    total = task + config.sparsity * sparsity(values, masks.units)
+    if config.smooth != "none":
+        total = total + config.smooth_weight * smoothness(values)
+    return total, {"task": task.item()}
 
 
 def assign_roles(labels: Tensor, config: MaskConfig) -> Tensor:

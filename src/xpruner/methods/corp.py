@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from xpruner.calibration.moments import Moments
-from xpruner.compensation.fit import compensate, solve_ridge
+from xpruner.compensation.fit import compensate
+from xpruner.compensation.solve import solve_ridge
 from xpruner.config import CompensateConfig
 from xpruner.methods._problem import Outcome, Problem
 from xpruner.methods._registry import register_method

@@ -25,12 +25,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from xpruner.calibration.moments import Batches, consumer_moments, reading
+from xpruner.calibration.moments import Batches, consumer_moments
 from xpruner.errors import UsageError
 from xpruner.methods.wdpruning import TopShare
 from xpruner.plan.budget import MINIMA, Budget
 from xpruner.plan.plan import Plan
 from xpruner.runtime.devices import autocast
+from xpruner.runtime.hooks import capture_inputs
 from xpruner.runtime.modes import evaluating, frozen
 from xpruner.runtime.outputs import logits_of
 from xpruner.surgery import apply
@@ -217,7 +218,7 @@ def refit(
         The pruned model.
     """
     images = torch.cat([images for images, _ in batches])[:CALIBRATION]
-    with evaluating(anchor), reading(anchor, units.of_consumers()) as inputs, autocast(precision, images.device):
+    with evaluating(anchor), capture_inputs(anchor, units.of_consumers()) as inputs, autocast(precision, images.device):
         anchor(images)
     for path, (group,) in units.of_consumers().items():
         x = inputs[path].double().flatten(0, -2)

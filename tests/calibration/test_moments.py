@@ -4,8 +4,9 @@ import torch
 from sklearn.covariance import OAS
 from tiny_models import footprint, tiny, units_of
 
-from xpruner.calibration.moments import Moments, consumer_moments, reading
+from xpruner.calibration.moments import Moments, consumer_moments
 from xpruner.calibration.ridge import oas_shrinkage, ridge
+from xpruner.runtime.hooks import capture_inputs
 
 
 def whole_numbers(*shape):
@@ -103,7 +104,7 @@ def test_reading_records_the_newest_input_and_lets_go(tiny_vit):
     seen = []
     tiny_vit.blocks[1].register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
     before = footprint(tiny_vit)
-    with reading(tiny_vit, ["blocks.1", "norm"]) as inputs:
+    with capture_inputs(tiny_vit, ["blocks.1", "norm"]) as inputs:
         for size in (1, 2):
             tiny_vit(torch.randn(size, 3, 32, 32))
     assert torch.equal(inputs["blocks.1"], seen[1])

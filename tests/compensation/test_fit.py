@@ -5,12 +5,15 @@ import torch
 from tiny_models import MODELS, footprint, some_plan, tiny, units_of
 from torch import nn
 
-from xpruner.calibration.moments import Moments, reading
+from xpruner.calibration.moments import Moments
 from xpruner.compensation import fit as module
-from xpruner.compensation.fit import affine_prediction, channels, compensate, solve_ridge
+from xpruner.compensation.consumers import channels
+from xpruner.compensation.fit import compensate
+from xpruner.compensation.solve import affine_prediction, solve_ridge
 from xpruner.config import CompensateConfig
 from xpruner.errors import XPrunerError
 from xpruner.plan.plan import Plan
+from xpruner.runtime.hooks import capture_inputs
 from xpruner.surgery import apply
 from xpruner.units import KINDS, find_units
 from xpruner.units.modules.branch import ConstantBranch
@@ -145,7 +148,7 @@ def test_sequential_mends_the_mean_of_a_shifted_residual_stream(name):
     list(pruned.patch_embed.parameters())[-1].data += 0.1  # the bias of all patches
     compensate(pruned, dense, plan, batches, CompensateConfig("sequential", focus=None))
     images = torch.cat([images for images, _ in batches])
-    with torch.no_grad(), reading(dense, ["norm"]) as wanted, reading(pruned, ["norm"]) as got:
+    with torch.no_grad(), capture_inputs(dense, ["norm"]) as wanted, capture_inputs(pruned, ["norm"]) as got:
         dense(images), pruned(images)
     difference = (got["norm"] - wanted["norm"]).flatten(0, -2)
     assert difference.mean(0).abs().max() < 1e-4 < difference.abs().mean()

@@ -11,12 +11,12 @@ from xpruner.errors import UsageError
 from xpruner.maps.attnlrp import attnlrp
 from xpruner.masks import signals
 from xpruner.masks.evidence import class_evidence
-from xpruner.masks.signals import Question, find_signal, register_signal, takes_moments
+from xpruner.masks.signals import SignalRequest, find_signal, register_signal, takes_moments
 
 
-def question(model: nn.Module, kinds: tuple[str, ...] = ("head", "hidden"), images: int = 4) -> Question:
+def question(model: nn.Module, kinds: tuple[str, ...] = ("head", "hidden"), images: int = 4) -> SignalRequest:
     batches = [(torch.randn(images, 3, 32, 32), torch.arange(images) % 5)]
-    return Question(model, find_units(model, kinds), batches, 5, {}, MaskConfig(), "fp32")
+    return SignalRequest(model, find_units(model, kinds), batches, 5, {}, MaskConfig(), "fp32")
 
 
 def test_taylor_is_class_evidence():

@@ -279,3 +279,18 @@ def test_saving_is_all_or_nothing(tmp_path, monkeypatch):
         Plan.of(HAND, {"a:head": [1]}).save(path)
     assert Plan.load(path).keep == {"a:head": [0]}
     assert [file.name for file in tmp_path.iterdir()] == ["plan.json"]
+
+
+def test_a_printed_plan_is_a_table_of_what_is_kept():
+    plan = Plan.of(HAND, {"a:head": [0, 2], "b:hidden": []})
+    assert str(plan).splitlines() == [
+        "group     kept  of   share",
+        "a:head       2   3  66.7 %",
+        "b:hidden     0  10   0.0 %",
+        "MACs 100 -> 80 (80.0 %), parameters 50 -> 26 (52.0 %)",  # 100 - 10 - 10, 50 - 4 - 20
+    ]
+    assert repr(plan) == "Plan(2 groups, 2 of 13 units kept)"
+
+
+def test_a_printed_plan_without_costs_ends_in_a_count():
+    assert str(Plan({"a:head": [1]}, {"a:head": 3})).splitlines()[-1] == "Plan(1 groups, 1 of 3 units kept)"

@@ -6,15 +6,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xpruner.calibration.moments import reading
 from xpruner.errors import XPrunerError
 from xpruner.runtime.devices import autocast
+from xpruner.runtime.hooks import capture_inputs
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 """What a module is called with."""
 
 
-class Passes:
+class IncrementalForward:
     """Reads what modules read, in forward order, without running the blocks before them again for each.
 
     What the block around them is called with is kept for every batch, and passes start there. To get to the next block
@@ -43,7 +43,7 @@ class Passes:
         if block != self.block:
             self.calls, self.block = self._calls(block), block
         for call in self.calls:
-            with reading(self.model, paths) as inputs:
+            with capture_inputs(self.model, paths) as inputs:
                 self._reach(paths[-1], self.block, call)
             yield dict(inputs)
 
@@ -61,13 +61,11 @@ class Passes:
 
     def _reach(self, path: str, start: str, call: Call) -> Call:
         """Calls the module at ``start`` and returns what the one at ``path`` is then called with."""
-        handle = self.model.get_submodule(path).register_forward_pre_hook(_stop, with_kwargs=True)
-        try:
-            self._run(start, call)
-        except _Reached as reached:
-            return reached.call
-        finally:
-            handle.remove()
+        with self.model.get_submodule(path).register_forward_pre_hook(_stop, with_kwargs=True):
+            try:
+                self._run(start, call)
+            except _Reached as reached:
+                return reached.call
         raise XPrunerError(f"The model does not call its module {path!r}, so that nothing can be fitted there.")
 
 

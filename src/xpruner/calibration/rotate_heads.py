@@ -1,15 +1,16 @@
 """Heads turned so that their dimensions are sorted by what they contribute; the model computes the same as before."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from xpruner.calibration.moments import Batches
 from xpruner.calibration.ridge import oas_shrinkage
 from xpruner.runtime.devices import autocast
+from xpruner.runtime.hooks import hooked
 from xpruner.runtime.modes import evaluating
 from xpruner.units import prunable_parts
 
@@ -38,7 +39,8 @@ def rotate_heads(model: nn.Module, batches: Batches, precision: str = "fp32") ->
             attentions[part.path] = part.module
             kinds.setdefault(part.path, set()).add(part.adapter.kind)
     device = next(model.parameters()).device
-    with evaluating(model), _watching(attentions) as moments:
+    moments = {path: {name: _HeadMoments() for name in "qkc"} for path in attentions}
+    with evaluating(model), hooked(_hooks(attentions, moments)):
         for images, _ in batches:
             with autocast(precision, device):
                 model(images.to(device))
@@ -86,11 +88,8 @@ class _HeadMoments:
         return torch.stack(shrunk)
 
 
-@contextmanager
-def _watching(attentions: dict[str, Any]) -> Iterator[dict[str, dict[str, _HeadMoments]]]:
-    """Collects the moments of queries, keys and what the values become, while the block runs."""
-    moments = {path: {name: _HeadMoments() for name in "qkc"} for path in attentions}
-    handles = []
+def _hooks(attentions: dict[str, Any], moments: dict[str, dict[str, _HeadMoments]]) -> Iterator[RemovableHandle]:
+    """Registers the hooks that collect the moments of queries, keys and what the values become."""
     for path, attention in attentions.items():
         heads, found = attention.num_heads, moments[path]
         stacked = 2 if hasattr(attention, "qk") else 3
@@ -103,13 +102,8 @@ def _watching(attentions: dict[str, Any]) -> Iterator[dict[str, dict[str, _HeadM
         def note_context(_module, args, heads=heads, found=found):
             found["c"].update(args[0].flatten(0, -2).unflatten(-1, (heads, -1)))
 
-        handles.append(_producer(attention).register_forward_hook(note_scores))
-        handles.append(attention.proj.register_forward_pre_hook(note_context))
-    try:
-        yield moments
-    finally:
-        for handle in handles:
-            handle.remove()
+        yield _producer(attention).register_forward_hook(note_scores)
+        yield attention.proj.register_forward_pre_hook(note_context)
 
 
 def _producer(attention: Any) -> nn.Linear:

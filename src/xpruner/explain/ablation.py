@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xpruner.calibration.moments import Batches, channels_last, consumer_moments, reading
+from xpruner.calibration.moments import Batches, channels_last, consumer_moments
 from xpruner.data.by_class import class_means
 from xpruner.runtime.devices import autocast
+from xpruner.runtime.hooks import capture_inputs
 from xpruner.runtime.modes import evaluating
 from xpruner.runtime.outputs import logits_of
 from xpruner.units import UnitGroup, Units
@@ -83,7 +84,7 @@ def activation_strength(
     device = next(model.parameters()).device
     layer, channels = model.get_submodule(group.consumer), group.channels[index]
     found = []
-    with evaluating(model), autocast(precision, device), reading(model, [group.consumer]) as inputs:
+    with evaluating(model), autocast(precision, device), capture_inputs(model, [group.consumer]) as inputs:
         for images, _ in batches:
             model(images.to(device))
             handed = channels_last(layer, inputs[group.consumer])[..., channels.to(device)].float()

@@ -10,8 +10,7 @@ from timm.models.vision_transformer import Block, ResPostBlock, VisionTransforme
 from torch import nn
 
 from xpruner.errors import UsageError
-from xpruner.units.adapters.timm.blocks import SkippedBlock
-from xpruner.units.modules.branch import ConstantBranch
+from xpruner.units.modules.branch import ConstantBranch, SkippedBlock
 from xpruner.units.modules.slim import SlimAttention
 
 

@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from xpruner.maps.anatomy import Anatomy, BlockPart
 from xpruner.runtime.outputs import logits_of
-from xpruner.units.streams import stream_point
+from xpruner.units.stream_points import stream_point
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Stage 1: learn the explainability-aware masks, with a look at how far the label leaks through them."""
+"""Stage 1: learn the explainability-aware masks, and measure how far the label leaks through them."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass

@@ -2,8 +2,7 @@
 
 import copy
 from collections import defaultdict
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,6 +11,9 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.hooks import RemovableHandle
+
+from xpruner.runtime.hooks import hooked
 
 
 @dataclass(frozen=True)
@@ -95,10 +97,12 @@ def _count_flops(twin: nn.Module, image: torch.Tensor) -> dict[str, int]:
     def end(path: str, *_: object) -> None:
         flops[path] += counter.get_total_flops() - starts.pop()
 
-    with FlopCounterMode(display=False) as counter, ExitStack() as hooks:
+    def hooks() -> Iterator[RemovableHandle]:
         for path, module in twin.named_modules():
-            hooks.enter_context(module.register_forward_pre_hook(lambda *_: starts.append(counter.get_total_flops())))
-            hooks.enter_context(module.register_forward_hook(partial(end, path)))
+            yield module.register_forward_pre_hook(lambda *_: starts.append(counter.get_total_flops()))
+            yield module.register_forward_hook(partial(end, path))
+
+    with FlopCounterMode(display=False) as counter, hooked(hooks()):
         twin(image)
     return flops
 

@@ -52,16 +52,15 @@ class EffectiveWeights:
         model: The dense model; it stays as it is.
         units: Its groups.
         moments: Of the consumers' inputs in the dense model.
-        least_ridge: Smallest ridge, as a share of the mean variance.
     """
 
-    def __init__(self, model: nn.Module, units: Units, moments: Mapping[str, Moments], least_ridge: float = 1e-3):
+    def __init__(self, model: nn.Module, units: Units, moments: Mapping[str, Moments]):
         _check_one_kind_a_consumer(units)
         self.model, self.units = _with_biases(model, units), units
         self._means = {g.key: moments[g.key].mean for g in units}
         self._covariances = {}
         for group in units:
-            self._covariances[group.key] = ridged_covariance(moments[group.key], least_ridge)
+            self._covariances[group.key] = ridged_covariance(moments[group.key])
         self._fits: dict[str, _Fit] = {}
 
     @property

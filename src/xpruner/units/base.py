@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 
 from xpruner.errors import unknown
+from xpruner.measure.as_text import aligned, amount, percent
 
 Keep = Mapping[str, list[int]]
 """For each group's key the unit indices to keep; a group that is absent keeps all."""
@@ -83,9 +84,9 @@ class Term:
     groups: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Units:
-    """Every prunable group of a model, with what the whole model costs.
+    """Every prunable group of a model, with what the whole model costs; ``print(units)`` shows them as a table.
 
     Attributes:
         groups: In the order of the forward pass.
@@ -105,6 +106,19 @@ class Units:
         if not self.terms:
             linear = tuple(Term(g.macs * g.size, g.params * g.size, (g.key,)) for g in self.groups)
             object.__setattr__(self, "terms", linear)
+
+    def __repr__(self) -> str:
+        return f"Units({len(self)} groups, {sum(group.size for group in self):,} units)"
+
+    def __str__(self) -> str:
+        rows = [("group", "kind", "units", "MACs/unit", "params/unit", "of the MACs")]
+        for group in self:
+            share = percent(group.macs * group.size / self.total_macs)
+            rows.append((group.key, group.kind, f"{group.size:,}", amount(group.macs), amount(group.params), share))
+        total = f"{len(self)} groups, {sum(group.size for group in self):,} units"
+        image = " x ".join(map(str, self.input_size))
+        cost = f"{amount(self.total_macs)} MACs for an image of {image}, {amount(self.total_params)} parameters"
+        return f"{aligned(rows, names=2)}\n{total}; the whole model: {cost}"
 
     def __iter__(self) -> Iterator[UnitGroup]:
         return iter(self.groups)

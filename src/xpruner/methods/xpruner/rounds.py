@@ -13,7 +13,7 @@ from xpruner.compensation.fit import compensate
 from xpruner.config import RunConfig
 from xpruner.masks.class_masks import ClassMasks, rescaled
 from xpruner.masks.learning import leak, learn_masks
-from xpruner.masks.signals import NONE, Question, find_signal, takes_moments
+from xpruner.masks.signals import NONE, SignalRequest, find_signal, takes_moments
 from xpruner.methods._outcome_files import read_outcome, write_outcome
 from xpruner.methods._problem import Outcome, Problem
 from xpruner.methods._registry import register_method
@@ -127,10 +127,10 @@ def _round(problem: Problem, model: nn.Module, budget: Budget, folder: Path | No
     moments = _moments(problem, model, units)
     level = 1.0
     if config.masks.evidence != NONE:
-        question = Question(
+        request = SignalRequest(
             model, units, problem.calibration, problem.num_classes, moments, config.masks, config.precision
         )
-        evidence = find_signal(_signal(config))(question)
+        evidence = find_signal(_signal(config))(request)
         level = masks.start_from(evidence, _removed_share(units, budget), budget.resource)
     learn_masks(model, masks, problem.train, config.masks, _at(options, folder, "masks"))
     at_thresholds = _at(options, folder, "thresholds")

@@ -11,7 +11,8 @@ from torch import nn
 
 from xpruner.units.modules.transformers_pvt import PvtV2Attention
 from xpruner.units.registry import leave_whole, register_adapter
-from xpruner.units.slices import Slice, SlicedAdapter, columns, rows, table
+from xpruner.units.sliced_adapter import SlicedAdapter
+from xpruner.units.slices import Slice, columns, rows, table
 
 
 def classes(family: str, *names: str) -> list[str]:

@@ -130,8 +130,8 @@ class CoatHeads(TokenHeads):
 class NestHeads(TokenHeads):
     """Heads of NesT, whose consumer reads (width, heads) and not (heads, width)."""
 
-    def gate(self, module: Any) -> Gate:
-        return Gate("proj", outer=module.proj.in_features // module.num_heads)
+    def gates(self, module: Any) -> tuple[Gate, ...]:
+        return (Gate("proj", outer=module.proj.in_features // module.num_heads),)
 
 
 @register_adapter(hiera.MaskUnitAttention)

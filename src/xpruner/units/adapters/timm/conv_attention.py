@@ -21,10 +21,11 @@ from timm.models import (
 )
 from torch import nn
 
+from xpruner.units.adapter import CostShare
 from xpruner.units.adapters.timm.heads import Heads, RelativeHeads, TokenHeads, with_stand_ins
 from xpruner.units.adapters.timm.vit import is_identity
 from xpruner.units.base import Gate
-from xpruner.units.registry import Share, leave_whole, register_adapter
+from xpruner.units.registry import leave_whole, register_adapter
 from xpruner.units.slices import Slice, columns, params_of, rows
 
 
@@ -99,19 +100,22 @@ class UpsampledHeads(Heads):
     def producers(self, module: Any) -> Mapping[str, int]:
         return {"pwise": 1}
 
-    def gate(self, module: Any) -> Gate:
-        path = next(name for name in ("o_proj", "upsampling", "upsampling.0") if _is_layer(module.get_submodule(name)))
-        return Gate(path, inner=module.head_dim)
+    def gates(self, module: Any) -> tuple[Gate, ...]:
+        return (Gate(self._reading(module), inner=module.head_dim),)
 
     def slices(self, module: Any) -> list[Slice]:
-        path = self.gate(module).path
+        path = self._reading(module)
         transposed = isinstance(module.get_submodule(path), nn.ConvTranspose2d)
         return [*rows(module, "pwise"), Slice(f"{path}.weight", 0 if transposed else 1)]
 
-    def shares(self, module: Any, macs: Callable[[str], float]) -> list[Share]:
-        enlarging = macs("upsampling") if self.gate(module).path == "o_proj" else 0
+    def shares(self, module: Any, macs: Callable[[str], float]) -> list[CostShare]:
+        enlarging = macs("upsampling") if self._reading(module) == "o_proj" else 0
         own = macs("") - macs("conv_proj") - enlarging
-        return [Share(own, params_of(module, self.slices(module)), ("head",))]
+        return [CostShare(own, params_of(module, self.slices(module)), ("head",))]
+
+    def _reading(self, module: Any) -> str:
+        """Returns the path of the layer that consumes the heads."""
+        return next(name for name in ("o_proj", "upsampling", "upsampling.0") if _is_layer(module.get_submodule(name)))
 
 
 def _is_layer(module: nn.Module) -> bool:

@@ -9,7 +9,8 @@ from torch import nn
 
 from xpruner.units.modules.replacements import RESIZABLE
 from xpruner.units.registry import leave_whole
-from xpruner.units.slices import Slice, SlicedAdapter, columns, rows, table
+from xpruner.units.sliced_adapter import SlicedAdapter
+from xpruner.units.slices import Slice, columns, rows, table
 
 PRODUCERS = {
     **{"qkv": 3, "qk": 2, "kv": 2, "q": 1, "k": 1, "v": 1, "gate": 1},
@@ -50,7 +51,7 @@ class Heads(SlicedAdapter):
         return PRODUCERS
 
     def slices(self, module: Any) -> list[Slice]:
-        found = [columns(self.consumer, self.gate(module).outer)]
+        found = [columns(self.consumer, self.gates(module)[0].outer)]
         for path, outer in self.producers(module).items():
             found += [*rows(module, path, outer), *table(module, path, 0, outer)]
         for path in self.tables:

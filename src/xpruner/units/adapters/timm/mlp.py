@@ -22,10 +22,12 @@ from timm.models import (
 from timm.models._efficientnet_blocks import UniversalInvertedResidual
 from torch import nn
 
+from xpruner.units.adapter import CostShare
 from xpruner.units.adapters.timm.vit import NORM_SPANS_HIDDEN, is_identity
 from xpruner.units.base import Gate
-from xpruner.units.registry import Share, leave_whole, register_adapter
-from xpruner.units.slices import Slice, SlicedAdapter, columns, macs_of, params_of, rows
+from xpruner.units.registry import leave_whole, register_adapter
+from xpruner.units.sliced_adapter import SlicedAdapter
+from xpruner.units.slices import Slice, columns, macs_of, params_of, rows
 
 
 class Hidden(SlicedAdapter):
@@ -57,8 +59,8 @@ class Hidden(SlicedAdapter):
         consumer = module.get_submodule(self.consumer)
         return consumer.weight.shape[1] * getattr(consumer, "groups", 1) // self.groups(module)
 
-    def gate(self, module: Any) -> Gate:
-        return replace(super().gate(module), outer=self.groups(module), inner=1)
+    def gates(self, module: Any) -> tuple[Gate, ...]:
+        return tuple(replace(gate, outer=self.groups(module), inner=1) for gate in super().gates(module))
 
     def slices(self, module: Any) -> list[Slice]:
         groups = self.groups(module)
@@ -67,9 +69,9 @@ class Hidden(SlicedAdapter):
         read = getattr(module.get_submodule(self.consumer), "groups", 1)
         return [*made, columns(self.consumer, groups // read)]
 
-    def shares(self, module: Any, macs: Callable[[str], float]) -> list[Share]:
+    def shares(self, module: Any, macs: Callable[[str], float]) -> list[CostShare]:
         slices = self.slices(module)
-        return [Share(macs_of(module, slices, macs), params_of(module, slices), (self.kind,))]
+        return [CostShare(macs_of(module, slices, macs), params_of(module, slices), (self.kind,))]
 
 
 class TokenHidden(Hidden):

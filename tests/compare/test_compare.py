@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from compare_and_die import compare
 from processes import exit_code
+from safetensors.torch import load_file, save_file
 from tiny_comparison import write_comparison
 
 from xpruner.cli import main
@@ -97,6 +98,23 @@ def test_a_result_of_other_options_is_refused(whole, tmp_path, capsys):
     path.write_text(text.replace("rounds: 2", "rounds: 3"))  # which only X-Pruner reads
     assert main(["compare", "--config", str(path)]) == 2
     assert "x_pruner-0.5-short-seed0.json was made with rounds 2, not 3; delete it" in capsys.readouterr().err
+
+
+def test_other_weights_under_the_same_path_are_refused(tmp_path, capsys):
+    """Two rows that were measured on different models are no comparison."""
+    config = str(write_comparison(tmp_path, {"L1": {"method": "l1"}, "L2": {"method": "l2"}}, length="untrained"))
+    assert main(["compare", "--config", config, "--entries", "L1"]) == 0
+    identity = results(tmp_path)["l1-0.5-untrained-seed0"]["identity"]
+    assert set(identity) == {"model", "training images", "test images"} and set(identity["model"]) == {
+        "class",
+        "weights",
+    }
+    weights = load_file(tmp_path / "dense.safetensors")
+    save_file({name: tensor + 0.1 for name, tensor in weights.items()}, tmp_path / "dense.safetensors")
+    capsys.readouterr()
+    assert main(["compare", "--config", config]) == 1
+    error = capsys.readouterr().err
+    assert "l1-0.5-untrained-seed0.json was made on another model (weights" in error and "delete it" in error
 
 
 def test_what_other_options_left_unfinished_is_refused(tmp_path, capsys):

@@ -14,6 +14,7 @@ from xpruner.errors import UsageError
 from xpruner.files import reading, write_text
 from xpruner.methods import find_method
 from xpruner.run.folder import comparable, differences, with_precision
+from xpruner.run.identity import Identity, first_difference
 from xpruner.runtime.precision import AUTO
 
 HARMLESS = (
@@ -49,6 +50,25 @@ def check_same(path: Path, before: dict[str, Any], config: RunConfig) -> None:
                 f"{path} was made with {key} {was!r}, not {is_now!r}; delete it to have the run done anew, or give "
                 "another output."
             )
+
+
+def check_identity(results: Path, config: RunConfig, now: Identity) -> None:
+    """Raises UsageError where a result in a folder is of another model or other images under the same options.
+
+    Args:
+        results: The folder.
+        config: Of a trial.
+        now: What it belongs to, as :func:`xpruner.run.identity.in_short` returns it.
+    """
+    asked = json.loads(json.dumps(comparable(config)))
+    for path in sorted(results.glob("*.json")):
+        result = read_result(path)
+        if any(result["config"].get(part) != asked[part] for part in ("model", "data", "seed")):
+            continue
+        difference = first_difference(result.get("identity", {}), now)
+        if difference:
+            raise UsageError(f"{path} was made on {difference}; delete it to have the run done anew, or give another "
+                             "output.")  # fmt: skip
 
 
 def begin(folder: Path, config: RunConfig) -> RunConfig:

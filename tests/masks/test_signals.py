@@ -70,7 +70,7 @@ def signed_relevance(model: nn.Module, layer: nn.Module, images: torch.Tensor) -
     return found["units"]
 
 
-def test_heads_hold_all_that_their_projection_hands_on():
+def test_heads_hold_all_the_relevance_of_the_output_of_their_projection():
     """The halves of attention's product are taken behind the heads, not of them."""
     model = without_biases("vit")
     asked = request_for(model, ("head",), images=1)

@@ -29,13 +29,13 @@ def apply(model: nn.Module, plan: Plan, *, inplace: bool = False) -> nn.Module:
     plan.check({key: part.size for key, part in parts.items()})
     remains = _remains(parts, plan)
     model = model if inplace else copy.deepcopy(model)
-    gone: list[PrunablePart] = []
+    replaced: list[PrunablePart] = []
     for key in sorted(remains, key=lambda key: len(parts[key].path)):  # blocks before what is inside them
-        if not _within(parts[key], gone):
-            gone.append(parts[key])
+        if not _within(parts[key], replaced):
+            replaced.append(parts[key])
             replace_module(model, parts[key].location, remains[key])
     for key, indices in plan.keep.items():
-        if len(indices) < plan.sizes[key] and not _within(parts[key], gone):
+        if len(indices) < plan.sizes[key] and not _within(parts[key], replaced):
             parts[key].adapter.cut(parts[key].resized(model), torch.tensor(indices))
     return model
 
@@ -51,5 +51,5 @@ def _remains(parts: Mapping[str, PrunablePart], plan: Plan) -> dict[str, nn.Modu
     return remains
 
 
-def _within(part: PrunablePart, gone: Iterable[PrunablePart]) -> bool:
-    return any(other.contains(part.location) for other in gone)
+def _within(part: PrunablePart, replaced: Iterable[PrunablePart]) -> bool:
+    return any(other.contains(part.location) for other in replaced)

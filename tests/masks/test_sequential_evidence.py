@@ -12,7 +12,7 @@ SINGLE = torch.arange(3)[:, None]
 
 
 def test_independent_units_keep_their_evidence():
-    """Nobody stands in for anybody: both ends are one, whatever the order."""
+    """No unit can replace another: both cases are one, whatever the order."""
     evidence = torch.tensor([[3.0, 1.0, 2.0], [1.0, 3.0, 6.0]])
     covariance = torch.eye(3, dtype=torch.float64)
     found = backward_elimination(evidence, evidence, covariance, covariance, SINGLE)
@@ -20,7 +20,7 @@ def test_independent_units_keep_their_evidence():
 
 
 def test_of_two_units_the_second_counts_as_if_alone():
-    """With correlation r the other leaves 1 - r^2 of the variance; once the weaker is gone, all of it is left."""
+    """With correlation r the other leaves 1 - r^2 of the variance; once the weaker is eliminated, all of it is left."""
     covariance = torch.tensor([[1.0, 0.8], [0.8, 1.0]], dtype=torch.float64)
     among_all, alone = torch.tensor([[0.1, 0.2]]), torch.tensor([[1.0, 5.0]])
     found = backward_elimination(among_all, alone, covariance, torch.linalg.inv(covariance), SINGLE[:2])
@@ -37,8 +37,8 @@ def test_halfway_is_the_geometric_mean():
     assert found[0, 2] == pytest.approx(4.0)
 
 
-def test_no_unit_counts_less_than_one_that_went_before():
-    """Unit 1 falls to 0.5 when 0 is gone (its whole is worth less than its part); it is raised to what 0 was worth."""
+def test_no_unit_counts_less_than_one_that_was_eliminated_before():
+    """Unit 1 falls to 0.5 without 0 (its whole counts less than its part); it is raised to the evidence of 0."""
     covariance = torch.tensor([[1.0, 0.8], [0.8, 1.0]], dtype=torch.float64)
     found = backward_elimination(
         torch.tensor([[1.0, 2.0], [3.0, 2.1]]), torch.tensor([[1.0, 0.25], [3.0, 0.75]]),
@@ -58,8 +58,8 @@ def test_units_of_several_channels_that_lie_interleaved():
     assert torch.allclose(found, torch.tensor([[0.1, 5.0]]))
 
 
-def test_of_two_copies_one_stays(tiny_vit):
-    """Two equal hidden units: with both there neither is needed; at their turn, one counts as much as it does alone."""
+def test_of_two_copies_one_is_kept(tiny_vit):
+    """Two equal hidden units: with both there neither is needed; in sequence, one counts as much as it does alone."""
     mlp = tiny_vit.blocks[0].mlp
     with torch.no_grad():
         mlp.fc1.weight[1], mlp.fc1.bias[1] = mlp.fc1.weight[0], mlp.fc1.bias[0]
@@ -67,8 +67,8 @@ def test_of_two_copies_one_stays(tiny_vit):
     units, data = find_units(tiny_vit), [(torch.randn(64, 3, 32, 32), torch.arange(64) % 5)]
     moments = consumer_moments(tiny_vit, units, data)
     among_all = class_evidence(tiny_vit, units, data, 5, moments)[key].mean(0)
-    at_turn = sequential_evidence(tiny_vit, units, data, 5, moments)[key].mean(0)
-    least, most = at_turn[:2].sort().values
+    sequential = sequential_evidence(tiny_vit, units, data, 5, moments)[key].mean(0)
+    least, most = sequential[:2].sort().values
     assert least == pytest.approx(among_all[:2].min().item(), rel=1e-3)
     assert most > 3 * among_all[:2].max()
 

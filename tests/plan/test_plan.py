@@ -181,7 +181,7 @@ def test_wrong_indices_are_refused(keep, message):
 
 def test_the_wrong_model_is_refused():
     plan = Plan.of(HAND, {"a:head": [0]})
-    plan.check({"a:head": 3, "b:hidden": 7})  # it says nothing about b:hidden
+    plan.check({"a:head": 3, "b:hidden": 7})  # it does not name b:hidden
     with pytest.raises(UsageError, match="made for 3 units in 'a:head' but the model has 4; apply it to the model it"):
         plan.check({"a:head": 4})
 
@@ -193,7 +193,7 @@ def terms(*amounts: tuple[float, str]) -> tuple[Term, ...]:
 PAIR = Units(
     (group("a:head", 4), group("a:v", 10)), 140, 0, (3, 8, 8), terms((80, "a:head a:v"), (20, "a:head"))
 )  # fmt: skip
-"""Of 140 MACs 80 go with heads and value dimensions, 20 with heads alone, and 40 are fixed."""
+"""Of 140 MACs 80 depend on heads and value dimensions, 20 on heads alone, and 40 are fixed."""
 
 
 def test_a_cost_that_two_groups_share_is_the_product_of_their_shares():

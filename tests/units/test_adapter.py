@@ -126,10 +126,10 @@ def test_the_cut_model_computes_what_the_gated_one_computes(registered):
 
 def test_a_replacement_has_the_adapter_of_the_class_that_it_replaces():
     pairs = [
-        (kind, adapter, adapter.stand_ins[cls])
+        (kind, adapter, adapter.replacements[cls])
         for cls, adapters in _adapters.items()
         for kind, adapter in adapters.items()
-        if cls in getattr(adapter, "stand_ins", {})
+        if cls in getattr(adapter, "replacements", {})
     ]
     assert len(pairs) > 30
     assert [pair for pair in pairs if type(_adapters[pair[2]][pair[0]]) is not type(pair[1])] == []

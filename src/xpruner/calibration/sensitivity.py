@@ -1,4 +1,4 @@
-"""Sensitivity: how much the predictions hang on what a layer puts out at each place of the token sequence."""
+"""Sensitivity of the logits to the tokens of a layer's output, place by place."""
 
 from collections.abc import Sequence
 

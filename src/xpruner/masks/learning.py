@@ -30,12 +30,12 @@ def learn_masks(
     config: MaskConfig,
     options: LoopOptions,
 ) -> ClassMasks:
-    """Learns the masks in place by gradient; the model's weights stay as they are.
+    """Learns the masks in place by gradient; the model's weights do not change.
 
-    Each image of a batch plays one of three parts. Gated by its true class, the prediction must stay right; gated by a
+    Each image of a batch plays one of three parts. Gated by its true class, the prediction must be right; gated by a
     random wrong class, the image must not turn into that class; gated by the mean over the classes, which is what will
     be deployed, the dense prediction must remain. With ``wrong`` and ``mean`` at 0 only the true class gates: that is
-    what the sources describe, and its loss can fall because the gates tell the label.
+    what the sources describe, and its loss can fall because the gates reveal the label.
 
     Args:
         model: The dense model.
@@ -166,7 +166,7 @@ def leak(model: nn.Module, masks: ClassMasks, batches, *, precision: str = "fp32
 
     Returns:
         ``gated`` top-1 under each image's own class mask, ``label_free`` top-1 under the class-mean mask, and
-        ``leak``, their difference; shares from 0 to 1. Only ``label_free`` says anything about the model.
+        ``leak``, their difference; shares from 0 to 1. Only ``label_free`` is a measure of the model.
     """
     hits, free, total = 0, 0, 0
     values = masks.values()

@@ -89,7 +89,7 @@ def trace(model: nn.Module, size: tuple[int, int, int] | None = None) -> Trace:
 def _count_flops(twin: nn.Module, image: torch.Tensor) -> dict[str, int]:
     """Counts what is done between the start and the end of every module of the twin.
 
-    The counter's own record by module also hears the modules that other threads run meanwhile.
+    The counter's own record by module also counts modules that other threads run meanwhile.
     """
     flops: dict[str, int] = defaultdict(int)
     starts: list[int] = []
@@ -108,7 +108,7 @@ def _count_flops(twin: nn.Module, image: torch.Tensor) -> dict[str, int]:
 
 
 class _Agreeing(TorchDispatchMode):
-    """Says yes to whatever a model asks of tensors without values, such as whether its mask of padding is all ones."""
+    """Answers yes to what a model asks of tensors without values, such as whether its mask of padding is all ones."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func is torch.ops.aten._local_scalar_dense.default and args[0].is_meta and args[0].dtype == torch.bool:

@@ -54,7 +54,7 @@ def search_thresholds(
     *,
     moments: Mapping[str, Moments] | None = None,
 ) -> Plan:
-    """Learns one threshold a group under the budget; the weights stay as they are, and no label gates anything.
+    """Learns one threshold a group under the budget; the weights do not change, and no label gates anything.
 
     Args:
         model: The model to prune.
@@ -167,12 +167,12 @@ class _Search:
         cost = expected_cost(keep, self.units, self.resource).item()
         if abs(cost - self.target) > FAR:
             log.warning(
-                "The thresholds ended at %.2f of the cost where %.2f was asked for; one offset common to all makes up "
+                "The thresholds ended at %.2f of the cost where %.2f was asked for; one offset common to all covers "
                 "the rest. Give thresholds.steps more, or thresholds.lr another value.", cost, self.target,
             )  # fmt: skip
 
     def _refit(self, hard: Mapping[str, Tensor]) -> None:
-        """Solves the compensation anew every ``refit_every`` steps, and after a resume as it was solved last."""
+        """Solves the compensation again every ``refit_every`` steps, and after a resume as it was solved last."""
         assert self.effective is not None
         if self.fitted.due(self.config.refit_every):
             self.fitted.keep(hard)
@@ -208,7 +208,7 @@ class _FittedGates(nn.Module):
         self.register_buffer("kept", torch.ones(sum(self.sizes)))
 
     def due(self, every: int) -> bool:
-        """Counts a step; tells whether it is one of every ``every``, beginning with the first."""
+        """Counts a step; returns whether it is one of every ``every``, beginning with the first."""
         self.steps += 1
         return (self.steps.item() - 1) % every == 0
 
@@ -225,7 +225,7 @@ def open_start(importance: Mapping[str, Tensor], config: ThresholdConfig) -> Ten
     """Returns thresholds (groups,) just below nearly all importances of their layer, which keep 0.9 or more of a unit.
 
     Of their own layer: far below all of its importances the pruning operation is flat, and a layer's threshold would
-    hear neither of the loss nor of the budget [our choice].
+    get a gradient neither from the loss nor from the budget [our choice].
 
     Args:
         importance: (units,) of every group.

@@ -20,11 +20,11 @@ class Gate:
 
     Attributes:
         path: Path of the module.
-        at: ``input`` or ``output`` multiplies the module's channels; ``norm`` makes a LayerNorm look at the open
-            channels alone; ``skip`` takes the module's change of its input away.
+        at: ``input`` or ``output`` multiplies the module's channels; ``norm`` makes a LayerNorm normalise over the
+            open channels alone; ``skip`` takes the module's change of its input away.
         outer: How often the units repeat, e.g. the 4 patches that Swin's patch merging reads side by side.
         inner: Consecutive channels of one unit.
-        before: Channels of others in front of the units.
+        before: Channels in front of the units that belong to others.
     """
 
     path: str
@@ -44,8 +44,8 @@ class UnitGroup:
         module: Path of the module that owns the units.
         size: How many units there are.
         gates: Where a gate on the units acts; heads and hidden units have one, at the input of their consumer.
-        macs: Multiply-accumulates that go with one unit of the dense model, for one image, at the traced input size.
-        params: Parameters that go with one unit of the dense model.
+        macs: Multiply-accumulates of one unit of the dense model, for one image, at the traced input size.
+        params: Parameters of one unit of the dense model.
     """
 
     key: str
@@ -58,7 +58,7 @@ class UnitGroup:
 
     @property
     def consumer(self) -> str | None:
-        """Path of the layer that reads the units and can make up for those that go; None for kinds without one."""
+        """Path of the layer that reads the units and can compensate for pruned ones; None for kinds without one."""
         return self.gates[0].path if self.gates[0].at == "input" else None
 
     @property
@@ -93,7 +93,7 @@ class Units:
         total_macs: Multiply-accumulates of the whole model for one image.
         total_params: Parameters of the whole model.
         input_size: (channels, height, width) at which the MACs were traced.
-        terms: How the cost depends on what is kept; when absent, every unit costs what its group says.
+        terms: How the cost depends on what is kept; when absent, every unit costs its group's ``macs`` and ``params``.
     """
 
     groups: tuple[UnitGroup, ...]
@@ -157,8 +157,8 @@ class Units:
 
     def of_consumers(self) -> dict[str, list[UnitGroup]]:
         """Returns the groups by the consumer that reads them, in forward order; groups without one are left out."""
-        readers: dict[str, list[UnitGroup]] = {}
+        consumers: dict[str, list[UnitGroup]] = {}
         for group in self:
             if group.consumer is not None:
-                readers.setdefault(group.consumer, []).append(group)
-        return readers
+                consumers.setdefault(group.consumer, []).append(group)
+        return consumers

@@ -1,4 +1,4 @@
-"""Gates: hooks that multiply what a unit hands on, wherever its group says, and leave nothing behind."""
+"""Gates: hooks that multiply the units' outputs, at the places that their groups name, for the length of a block."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -14,7 +14,7 @@ from xpruner.units.base import Gate, Units
 
 
 def gating(model: nn.Module, units: Units, gates: Mapping[str, Tensor]) -> AbstractContextManager[None]:
-    """Multiplies every unit's output by its gate while the block runs; every hook is gone afterwards.
+    """Multiplies every unit's output by its gate while the block runs.
 
     Args:
         model: The model whose units are gated.
@@ -67,7 +67,7 @@ def _on_output(gate: Gate, values: Tensor, axis: int):
 
 
 def _on_norm(gates: list[tuple[Gate, Tensor]]):
-    """A LayerNorm over the open channels alone; a channel that is half open counts half.
+    """A LayerNorm over the open channels alone, where a channel that is half open counts half.
 
     As in torch's, sums are in single precision at least, and the type is that of the norm's own output.
     """

@@ -31,7 +31,7 @@ def register_adapter(*classes: type[nn.Module] | str) -> Callable[[Any], Any]:
 
 
 def leave_whole(*classes: type[nn.Module] | str, why: str) -> None:
-    """Tells that modules of these classes, or of these names, hold no units on purpose, although they look like it."""
+    """Declares that modules of these classes, or of these names, have no units to prune, although they look like it."""
     for cls in classes:
         _left_whole[cls] = why
 

@@ -34,7 +34,7 @@ class SlicedAdapter:
     """Path of a norm over all units, in front of the consumer, in modules that have one."""
     apart: tuple[str, ...] = ()
     """Paths of submodules that cost the same however many units there are."""
-    stand_ins: ClassVar[Mapping[type[nn.Module], Callable[[nn.Module], nn.Module]]] = {}
+    replacements: ClassVar[Mapping[type[nn.Module], Callable[[nn.Module], nn.Module]]] = {}
     """For stock classes that cannot hold fewer units, the class of ours that can."""
 
     def holds(self, module: Any) -> bool:
@@ -73,9 +73,9 @@ class SlicedAdapter:
         return [CostShare(own, params_of(module, self.slices(module)), (self.kind,))]
 
     def resizable(self, module: nn.Module) -> nn.Module:
-        """Returns the module, or its stand-in."""
-        stand_in = self.stand_ins.get(type(module))
-        return stand_in(module) if stand_in else module
+        """Returns the module, or its replacement."""
+        replacement = self.replacements.get(type(module))
+        return replacement(module) if replacement else module
 
     def cut(self, module: Any, keep: torch.Tensor) -> None:
         """Cuts every tensor that the slices name, in place, and sets what depends on the number of units."""

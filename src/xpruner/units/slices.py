@@ -10,14 +10,14 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Slice:
-    """Where units lie in one tensor: the axis reads (outer, units, inner), between others where so told.
+    """Where units lie in one tensor: the axis reads (outer, units, inner), from ``start`` to ``stop``.
 
     Attributes:
         tensor: Path of a parameter or buffer, relative to the module.
         axis: Which of its dimensions.
         outer: How often the units repeat along it, e.g. 3 for q, k and v stacked in one layer.
         start: How many channels of others lie in front.
-        stop: Where channels of others begin behind; None for the end.
+        stop: Where channels of others begin behind them; None for the end.
     """
 
     tensor: str
@@ -28,7 +28,7 @@ class Slice:
 
 
 def rows(module: nn.Module, path: str, outer: int = 1, start: int = 0, stop: int | None = None) -> list[Slice]:
-    """Returns the slices of what a layer puts out: axis 0 of every tensor in it, norms and biases included.
+    """Returns the slices of a layer's output: axis 0 of every tensor in it, norms and biases included.
 
     A path to no module, or to None, has no slices; layers that are sometimes absent need no special case.
     """
@@ -40,7 +40,7 @@ def rows(module: nn.Module, path: str, outer: int = 1, start: int = 0, stop: int
 
 
 def columns(path: str, outer: int = 1, start: int = 0, stop: int | None = None) -> Slice:
-    """Returns the slice of what a linear layer or convolution reads."""
+    """Returns the slice of the input of a linear layer or convolution."""
     return Slice(f"{path}.weight", 1, outer, start, stop)
 
 

@@ -13,7 +13,7 @@ from xpruner.units.slices import Slice
 
 
 def resizable_copy(model: nn.Module, units: Units) -> nn.Module:
-    """Returns a copy that computes the same, in which every tensor can be told apart by units.
+    """Returns a copy that computes the same, in which every tensor can be separated by units.
 
     Attention that stacks queries, keys and values in one layer has them in layers of their own there, where units of
     the kinds ``qk`` or ``v`` are asked for.
@@ -33,7 +33,7 @@ def unit_weights(
     Args:
         model: From :func:`resizable_copy`, where the kinds are not ``head`` and ``hidden`` alone.
         units: Its groups; those of the kind ``block`` own every parameter inside them.
-        of: What is wanted of a parameter, in its shape: itself, or itself times its gradient; asked once for each.
+        of: Maps a parameter to a tensor of its shape: itself, or itself times its gradient; called once for each.
     """
     parts, wanted = prunable_parts(model), cache(of)
     return {group.key: list(_weights(parts[group.key], wanted)) for group in units}

@@ -1,4 +1,4 @@
-"""Heads and hidden units of every family of timm's: cut and gated models agree, and cost what the units say."""
+"""Heads and hidden units of every family of timm's: cut and gated models agree, and cost what the units state."""
 
 import copy
 from collections.abc import Callable

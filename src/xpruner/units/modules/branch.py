@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 
 class ConstantBranch(nn.Module):
-    """Stands in for an attention or MLP module without units: its output is the consumer's bias, everywhere.
+    """Replaces an attention or MLP module without units: its output is the consumer's bias, everywhere.
 
     timm's window attention cannot hold zero heads, so the empty branch needs a module of its own; it keeps the bias
     because compensation moves the mean of what was removed into it.

@@ -26,8 +26,8 @@ BRANCHES = (Attention, WindowAttention, SlimAttention, SlimWindowAttention, Mlp,
 class EmbedAdapter(SlicedAdapter):
     """Channels of a residual stream: whatever writes it, lies on it, normalises it or reads it is cut.
 
-    A LayerNorm over fewer channels has other statistics; the gate makes every norm look at the open channels alone,
-    which is what the cut norm does.
+    A LayerNorm over fewer channels has other statistics; the gate makes every norm normalise over the open channels
+    alone, which is what the cut norm does.
 
     Attributes:
         path: Of the module whose blocks read and write the stream.
@@ -78,7 +78,7 @@ class EmbedAdapter(SlicedAdapter):
         return {name: count for name in names if self.last and isinstance(getattr(module, name, None), int)}
 
     def shares(self, module: Any, macs: Callable[[str], float]) -> list[CostShare]:
-        """What lies outside the blocks; a patch merging goes with both of its streams and is told by the later one."""
+        """What lies outside the blocks; a patch merging depends on both streams and is in the later one's shares."""
         shares = []
         for where in self._around(module):
             layer, _, name = where.tensor.rpartition(".")

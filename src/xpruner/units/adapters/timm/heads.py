@@ -1,4 +1,4 @@
-"""What the adapters for the heads of timm's many attention classes share: where heads lie, said once by name."""
+"""What the adapters for the heads of timm's many attention classes share: where heads lie, by the names of layers."""
 
 from collections.abc import Mapping
 from operator import attrgetter
@@ -19,8 +19,8 @@ PRODUCERS = {
 """What timm calls the layers and bare tensors whose axis 0 reads heads, and how often the heads repeat along it."""
 
 
-def with_stand_ins(*classes: type[nn.Module]) -> list[type[nn.Module]]:
-    """Returns stock classes together with the stand-ins of those that cannot hold fewer heads."""
+def with_replacements(*classes: type[nn.Module]) -> list[type[nn.Module]]:
+    """Returns stock classes together with the replacements of those that cannot hold fewer heads."""
     return [*classes, *(RESIZABLE[cls] for cls in classes if cls in RESIZABLE)]
 
 
@@ -32,7 +32,7 @@ class Heads(SlicedAdapter):
 
     kind = "head"
     consumer = "proj"
-    stand_ins = RESIZABLE
+    replacements = RESIZABLE
     number = "num_heads"
     """Attribute that holds the number of heads."""
     scaled: tuple[str, ...] = ()
@@ -68,7 +68,7 @@ class Heads(SlicedAdapter):
 
 
 class TokenHeads(Heads):
-    """Heads of attention that is nothing but them and their consumer, which hands on as many tokens as it is given."""
+    """Heads of attention that is nothing but them and their consumer, whose output has as many tokens as its input."""
 
     may_be_empty = True
 

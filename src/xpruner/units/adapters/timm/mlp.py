@@ -1,4 +1,4 @@
-"""Adapters for the hidden units of timm's many MLPs: the layers that make them, and the one that reads them."""
+"""Adapters for the hidden units of timm's many MLPs: the layers that produce them, and their consumer."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -42,7 +42,7 @@ class Hidden(SlicedAdapter):
     grouped = ""
     """Path of the layer among them with a convolution in groups; a unit is then channel j of every group."""
     norms: tuple[str, ...] = ()
-    """Paths of norms on the hidden units; only those that look at each unit by itself can be cut exactly."""
+    """Paths of norms on the hidden units; only those that normalise each unit by itself can be cut exactly."""
 
     def groups(self, module: Any) -> int:
         """Returns in how many groups the hidden units lie."""
@@ -82,12 +82,12 @@ class TokenHidden(Hidden):
 
 @register_adapter(tiny_vit.NormMlp, swiftformer.Mlp)
 class NormHidden(TokenHidden):
-    """Hidden units of an MLP that norms what it reads."""
+    """Hidden units of an MLP that normalises its input."""
 
 
 @register_adapter(fastvit.ConvMlp)
 class FastVitHidden(Hidden):
-    """Hidden units of FastViT, behind a convolution that stays whole."""
+    """Hidden units of FastViT, behind a convolution that is kept whole."""
 
 
 @register_adapter(layers.ConvMlp)
@@ -204,7 +204,7 @@ class VitaminHidden(Hidden):
 
 @register_adapter(UniversalInvertedResidual)
 class InvertedHidden(Hidden):
-    """Expanded channels of MobileNet V4's inverted bottlenecks; those that look at each other are left alone."""
+    """Expanded channels of MobileNet V4's inverted bottlenecks; those with attention among them are left alone."""
 
     consumer = "pw_proj.conv"
     producers = ("pw_exp", "dw_mid")
@@ -260,7 +260,7 @@ class SpatialHidden(Hidden):
     """Hidden units of Visformer.
 
     A grouped convolution over them mixes the outputs of the first layer; where there is one, its own outputs are the
-    hidden units, and the first layer stays whole.
+    hidden units, and the first layer is kept whole.
     """
 
     consumer = "conv3"

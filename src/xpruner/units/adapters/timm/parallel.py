@@ -7,14 +7,14 @@ from timm.models import cait, efficientformer_v2
 from timm.models.vision_transformer import DiffParallelScalingBlock, ParallelScalingBlock
 
 from xpruner.units.adapter import CostShare
-from xpruner.units.adapters.timm.heads import with_stand_ins
+from xpruner.units.adapters.timm.heads import with_replacements
 from xpruner.units.base import Gate
 from xpruner.units.modules.replacements import RESIZABLE
 from xpruner.units.registry import register_adapter
 from xpruner.units.sliced_adapter import SlicedAdapter
 from xpruner.units.slices import Slice, columns, macs_of, params_of, rows, table
 
-PARALLEL = with_stand_ins(ParallelScalingBlock, DiffParallelScalingBlock)
+PARALLEL = with_replacements(ParallelScalingBlock, DiffParallelScalingBlock)
 
 
 @register_adapter(*PARALLEL)
@@ -25,7 +25,7 @@ class ParallelHeads(SlicedAdapter):
     """
 
     kind = "head"
-    stand_ins = RESIZABLE
+    replacements = RESIZABLE
 
     def size(self, module: Any) -> int:
         return module.num_heads
@@ -76,10 +76,10 @@ class ParallelHidden(SlicedAdapter):
 
 
 class TalkingHeads(SlicedAdapter):
-    """Heads whose maps are all mixed with one another: the values of a head can go, its map cannot."""
+    """Heads whose maps are all mixed with one another: the values of a head can be pruned, its map cannot."""
 
     kind = "head"
-    stand_ins = RESIZABLE
+    replacements = RESIZABLE
 
     def size(self, module: Any) -> int:
         """Returns how many heads have values; a stock module has them all."""
@@ -103,7 +103,7 @@ class TalkingHeads(SlicedAdapter):
         raise NotImplementedError
 
 
-@register_adapter(*with_stand_ins(cait.TalkingHeadAttn))
+@register_adapter(*with_replacements(cait.TalkingHeadAttn))
 class CaitHeads(TalkingHeads):
     """Values of CaiT's heads."""
 
@@ -119,7 +119,7 @@ class CaitHeads(TalkingHeads):
     score_width = value_width
 
 
-@register_adapter(*with_stand_ins(efficientformer_v2.Attention2d))
+@register_adapter(*with_replacements(efficientformer_v2.Attention2d))
 class EfficientFormerV2Heads(TalkingHeads):
     """Values of EfficientFormer V2's heads."""
 

@@ -59,7 +59,7 @@ class HeadAdapter(SlicedAdapter):
         return {"num_heads": count} | ({"attn_dim": count * width} if hasattr(module, "attn_dim") else {})
 
     def shares(self, module: Any, macs: Callable[[str], float]) -> list[CostShare]:
-        """Weights go with the stream as well; biases, and the work of scores and of their use, do not."""
+        """Weights depend on the stream as well; biases, and the cost of the scores and of their use, do not."""
         layers = [name for name in LAYERS if getattr(module, name, None) is not None]
         core = macs("") - sum(map(macs, layers))
         wide, narrow = self._widths(module)
@@ -111,7 +111,7 @@ class HiddenAdapter(SlicedAdapter):
 
 
 class _DimensionAdapter(SlicedAdapter):
-    """Dimension j of every head, for all heads of a layer alike; its cost is told by the heads' adapter."""
+    """Dimension j of every head, for all heads of a layer alike; its cost is in the shares of the heads' adapter."""
 
     def shares(self, module: Any, macs: Callable[[str], float]) -> list[CostShare]:
         return []
@@ -122,7 +122,7 @@ class QueryKeyAdapter(_DimensionAdapter):
     """Query-key dimensions: without dimension j, every score lacks the product q_j k_j."""
 
     kind = "qk"
-    stand_ins: ClassVar = {Attention: SlimAttention, WindowAttention: SlimWindowAttention}
+    replacements: ClassVar = {Attention: SlimAttention, WindowAttention: SlimWindowAttention}
 
     def refuse(self, module: Any) -> str | None:
         if is_identity(getattr(module, "q_norm", None)):
@@ -143,13 +143,13 @@ class QueryKeyAdapter(_DimensionAdapter):
 
 @register_adapter(Attention, WindowAttention, SlimAttention, SlimWindowAttention)
 class ValueAdapter(_DimensionAdapter):
-    """Value dimensions: without dimension j, every head hands on one channel less."""
+    """Value dimensions: without dimension j, the output of every head has one channel less."""
 
     kind = "v"
     consumer = "proj"
     spanning = "norm"
     may_be_empty = True
-    stand_ins: ClassVar = {Attention: SlimAttention, WindowAttention: SlimWindowAttention}
+    replacements: ClassVar = {Attention: SlimAttention, WindowAttention: SlimWindowAttention}
 
     def size(self, module: Any) -> int:
         return module.proj.in_features // module.num_heads

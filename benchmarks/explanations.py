@@ -19,8 +19,8 @@ from typing import Any
 from torch import nn
 
 from xpruner.compare.results import provenance
+from xpruner.explain.map_cards import correct_in_all, map_trust, stack_images
 from xpruner.explain.selectivity import selectivity_card
-from xpruner.explain.trust import correct_in_all, map_trust, stack_images
 from xpruner.maps import list_maps
 from xpruner.run.environment import environment
 from xpruner.run.finished import BATCH, FinishedRun, open_run

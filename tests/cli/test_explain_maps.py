@@ -5,8 +5,8 @@ from dataclasses import replace
 
 from xpruner.cli import main
 from xpruner.cli.explain_maps import maps_text, selectivity_text
+from xpruner.explain.map_cards import Inside, MapsCard, MapTrust
 from xpruner.explain.selectivity import Selectivity, SelectivityCard, Summary
-from xpruner.explain.trust import Inside, MapsCard, MapTrust
 from xpruner.maps.metrics.agreement import Agreement
 
 

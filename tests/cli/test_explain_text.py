@@ -9,10 +9,11 @@ from rich.table import Table
 from xpruner.cli.explain_text import audit_text, class_text, image_text, unit_text
 from xpruner.cli.tables import guard_text
 from xpruner.explain.audit import Audit, Drop, audit
-from xpruner.explain.cards import Carrier, ClassCard, Cost, ImageOf, Layer, UnitCard
-from xpruner.explain.guess import Guess
-from xpruner.explain.image import ImageCard
+from xpruner.explain.class_cards import Carrier, ClassCard, Layer
+from xpruner.explain.image_cards import ImageCard
 from xpruner.explain.map_pair import Likeness
+from xpruner.explain.predictions import Guess
+from xpruner.explain.unit_cards import Cost, ImageOf, UnitCard
 from xpruner.methods.xpruner.guard import GuardFigures
 
 GUARD = GuardFigures(

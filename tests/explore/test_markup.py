@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import torch
 
 from xpruner.data import InputSpec
-from xpruner.explain.guess import Guess
 from xpruner.explain.map_pair import Likeness, MapPair
+from xpruner.explain.predictions import Guess
 from xpruner.explore import markup
 from xpruner.plan.plan import Plan
 

@@ -10,10 +10,11 @@ from xpruner.errors import UsageError, unknown
 
 if TYPE_CHECKING:
     from xpruner.explain.audit import Audit
-    from xpruner.explain.cards import ClassCard, UnitCard
-    from xpruner.explain.image import ImageCard
+    from xpruner.explain.class_cards import ClassCard
+    from xpruner.explain.image_cards import ImageCard
+    from xpruner.explain.map_cards import MapsCard
     from xpruner.explain.selectivity import SelectivityCard
-    from xpruner.explain.trust import MapsCard
+    from xpruner.explain.unit_cards import UnitCard
     from xpruner.run.finished import FinishedRun
 
 
@@ -183,13 +184,13 @@ def _options(subject: str, words: Sequence[str], flags: Sequence[str]) -> Any:
 
 
 def _unit(run: "FinishedRun", name: str, options: UnitOptions) -> "UnitCard":
-    from xpruner.explain.cards import find_unit, unit_card
+    from xpruner.explain.unit_cards import find_unit, unit_card
 
     return unit_card(run, *find_unit(name, run.units), options.images)
 
 
 def _class(run: "FinishedRun", name: str, _options: ExplainOptions) -> "ClassCard":
-    from xpruner.explain.cards import class_card
+    from xpruner.explain.class_cards import class_card
     from xpruner.explain.classes import find_class
 
     return class_card(run, find_class(name, run.class_names))
@@ -203,7 +204,7 @@ def _audit(run: "FinishedRun", _name: str, _options: ExplainOptions) -> "Audit":
 
 def _image(run: "FinishedRun", name: str, options: ImageOptions) -> "ImageCard":
     from xpruner.explain.classes import find_class
-    from xpruner.explain.image import image_card
+    from xpruner.explain.image_cards import image_card
 
     label = None if options.class_name is None else find_class(options.class_name, run.class_names)
     source = int(name) if name.isdecimal() else name
@@ -212,7 +213,7 @@ def _image(run: "FinishedRun", name: str, options: ImageOptions) -> "ImageCard":
 
 def _maps(run: "FinishedRun", _name: str, options: MapsOptions) -> "MapsCard":
     from xpruner.explain.boxes import read_boxes
-    from xpruner.explain.trust import maps_card
+    from xpruner.explain.map_cards import maps_card
 
     boxes = None if options.boxes is None else read_boxes(options.boxes, run)
     return maps_card(run, options.methods, options.images, options.seed, boxes)

@@ -3,8 +3,8 @@
 from rich.table import Table
 
 from xpruner.cli.tables import new_table
+from xpruner.explain.map_cards import MapsCard, MapTrust
 from xpruner.explain.selectivity import EVERY, SelectivityCard
-from xpruner.explain.trust import MapsCard, MapTrust
 
 BOXED = (
     "Then how many maps point into a box, and how much of their positive part lies inside: dense / pruned. The boxes "

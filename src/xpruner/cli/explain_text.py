@@ -7,8 +7,9 @@ from rich.table import Table
 
 from xpruner.cli.tables import guard_text, new_table
 from xpruner.explain.audit import Audit, ClassAudit, Drop
-from xpruner.explain.cards import ClassCard, ImageOf, UnitCard
-from xpruner.explain.image import ImageCard
+from xpruner.explain.class_cards import ClassCard
+from xpruner.explain.image_cards import ImageCard
+from xpruner.explain.unit_cards import ImageOf, UnitCard
 
 SHOWN, NUMBERS = 5, 8
 """Of classes and confusions; and of the images of a class, and of classes without any."""

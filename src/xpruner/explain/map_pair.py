@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from xpruner.explain.guess import probabilities
+from xpruner.explain.predictions import probabilities
 from xpruner.maps import find_map, grid_of, saliency
 from xpruner.maps.metrics.agreement import shuffled, spearman, top_overlap
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from xpruner.data import InputSpec
-from xpruner.explain.guess import Guess
 from xpruner.explain.map_pair import MapPair
 from xpruner.explain.pictures import data_uri, heated, pixels_of
+from xpruner.explain.predictions import Guess
 from xpruner.explore.answers import kept_units
 from xpruner.plan.plan import Plan
 from xpruner.run.finished import FinishedRun

@@ -11,8 +11,8 @@ from typing import Any
 
 from xpruner.data import InputSpec
 from xpruner.errors import UsageError, XPrunerError, require
-from xpruner.explain.guess import guesses
 from xpruner.explain.map_pair import map_pair
+from xpruner.explain.predictions import guesses
 from xpruner.explore import markup
 from xpruner.explore.answers import (
     IMAGES,

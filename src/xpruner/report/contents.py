@@ -9,7 +9,7 @@ from torch import Tensor
 
 from xpruner import __version__
 from xpruner.data.class_names import unique_names
-from xpruner.explain.cards import class_card
+from xpruner.explain.class_cards import class_card
 from xpruner.explain.decision import thresholds
 from xpruner.maps import find_map
 from xpruner.methods._outcome_files import DENSE_MASKS, MASKS

@@ -1,18 +1,15 @@
 import json
-import shutil
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import pytest
 import torch
 from tiny_models import group
 
-from xpruner.config import DataConfig
 from xpruner.errors import UsageError
-from xpruner.explain import cards
+from xpruner.explain import unit_cards
 from xpruner.explain.ablation import Loss, losses_without
 from xpruner.explain.audit import Drop
-from xpruner.explain.cards import ClassCard, class_card, find_unit, unit_card
-from xpruner.run.finished import UNSEEN, FinishedRun, open_run
+from xpruner.explain.unit_cards import find_unit, unit_card
 from xpruner.units import Units
 
 UNITS = Units((group("a.attn:head", 2, macs=10.0), group("a.mlp:hidden", 4, macs=5.0)), 100.0, 10.0, (3, 8, 8))
@@ -79,7 +76,7 @@ def test_what_a_class_loses_is_counted_image_by_image(finished, monkeypatch):
         moved[0], moved[1] = 100.0, -100.0
         return [Loss(moved, moved / 100, labels.float()) for _ in choices]
 
-    monkeypatch.setattr(cards, "losses_without", says_1)
+    monkeypatch.setattr(unit_cards, "losses_without", says_1)
     card = unit_card(finished, "blocks.0.attn:qk", 0, count=40)
     n = card.images
     assert card.alone.top1["0"] == Drop.of(n["0"], 0, n["0"]) and card.alone.top1["1"] == Drop.of(0, n["1"], n["1"])
@@ -98,33 +95,6 @@ def test_kinds_without_a_consumer_have_no_stand_ins(finished):
     assert card.together.units == [0] and card.driven_by == [] and len(card.missed_by) == 5
 
 
-def test_a_class_card_lists_every_layer_with_what_the_class_keeps(finished):
-    card = class_card(finished, 3)
-    assert card.name == "3" and [layer.key for layer in card.layers] == [group.key for group in finished.units]
-    layer = next(layer for layer in card.layers if layer.key == "blocks.1.mlp:hidden")
-    masks, kept = finished.dense_masks[layer.key].double(), finished.plan.keep[layer.key]
-    odds = masks / (1 - masks)
-    assert layer.kept == len(kept) and layer.units == 96
-    assert layer.share_kept == pytest.approx((odds[3, kept].sum() / odds[3].sum()).item(), rel=1e-3)
-    first = layer.carried_by[0]
-    assert first.unit == odds[3].argmax() and first.mask == masks[3].max() and first.kept == (first.unit in kept)
-    others = [label for label in range(10) if label != 3]
-    assert first.times == pytest.approx((odds[3, first.unit] / odds[others, first.unit].mean()).item(), rel=1e-3)
-
-
-def test_a_class_that_the_masks_have_seen_no_image_of_is_unknown(finished_folder, tmp_path):
-    folder = tmp_path / "run"
-    shutil.copytree(finished_folder, folder)
-    metrics = json.loads((folder / "metrics.json").read_text())
-    metrics["search"][UNSEEN] = [3]
-    (folder / "metrics.json").write_text(json.dumps(metrics))
-    run = open_run(folder)
-    assert class_card(run, 3) == ClassCard("3", [], seen=False)
-    assert class_card(run, 4).layers and class_card(run, 4).seen
-    card = unit_card(run, "blocks.0.attn:head", 0, count=20)
+def test_a_unit_card_leaves_out_classes_that_the_masks_have_seen_no_image_of(run_without_3):
+    card = unit_card(run_without_3, "blocks.0.attn:head", 0, count=20)
     assert card.serves.keys() == card.decided.keys() == set("012456789")
-
-
-def test_a_class_card_needs_no_images(finished):
-    without = FinishedRun(finished.folder, replace(finished.config, data=DataConfig("nowhere")))
-    assert class_card(without, 3) == class_card(finished, 3)

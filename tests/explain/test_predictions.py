@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from xpruner.explain.guess import guesses, probabilities
+from xpruner.explain.predictions import guesses, probabilities
 
 NAMES = ["cat", "dog", "owl"]
 

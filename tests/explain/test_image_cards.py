@@ -10,7 +10,7 @@ from PIL import Image
 from xpruner.data import InputSpec
 from xpruner.data.image import read_image
 from xpruner.errors import UsageError
-from xpruner.explain.image import image_card
+from xpruner.explain.image_cards import image_card
 from xpruner.explain.map_pair import ANY_CLASS, map_pair
 from xpruner.run.finished import open_run
 

@@ -9,9 +9,9 @@ from xpruner.data import InputSpec
 from xpruner.data.class_names import unique_names
 from xpruner.data.image import read_image
 from xpruner.errors import UsageError
-from xpruner.explain.guess import Guess, guesses
 from xpruner.explain.map_pair import Likeness, map_pair
 from xpruner.explain.pictures import heated, pixels_of, side_by_side, write_png
+from xpruner.explain.predictions import Guess, guesses
 from xpruner.run.finished import FinishedRun
 
 

@@ -8,7 +8,7 @@ from tiny_models import tiny
 from torch import nn
 
 from xpruner.errors import UsageError
-from xpruner.explain.trust import Inside, correct_in_all, map_trust, maps_card, stack_images
+from xpruner.explain.map_cards import Inside, correct_in_all, map_trust, maps_card, stack_images
 from xpruner.maps import grid_of, saliency
 from xpruner.maps.metrics.agreement import Agreement, agreement, random_floor
 from xpruner.maps.metrics.faithfulness import deletion_auc, insertion_auc

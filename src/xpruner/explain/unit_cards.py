@@ -1,4 +1,4 @@
-"""Cards: what is known of one unit and of one class, from the masks, the plan and the images."""
+"""Cards of units: why a unit was kept or pruned, which classes it serves, and what ablating it costs them."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +14,6 @@ from xpruner.errors import UsageError, unknown
 from xpruner.explain.ablation import activation_strength, losses_without, stand_ins
 from xpruner.explain.audit import Drop
 from xpruner.explain.decision import Decision
-from xpruner.masks.class_masks import odds
 from xpruner.run.finished import BATCH, FinishedRun
 from xpruner.units import DEFAULT_KINDS, Units
 
@@ -86,58 +85,6 @@ class UnitCard:
     missed_by: list[ImageOf]
 
 
-@dataclass(frozen=True)
-class Carrier:
-    """A unit that a class needs.
-
-    Attributes:
-        unit: Its index.
-        mask: Of the class, in the dense model.
-        times: How much more evidence, in odds of the masks, it has for this class than for the others on average.
-        kept: Whether it stayed.
-    """
-
-    unit: int
-    mask: float
-    times: float
-    kept: bool
-
-
-@dataclass(frozen=True)
-class Layer:
-    """What one group does for a class.
-
-    Attributes:
-        key: Of the group.
-        units: How many it had.
-        kept: How many stayed.
-        share_kept: Share of the class's evidence in the dense model, the odds of its masks, that the units hold that
-            stayed.
-        carried_by: The units that the class needs most.
-    """
-
-    key: str
-    units: int
-    kept: int
-    share_kept: float
-    carried_by: list[Carrier]
-
-
-@dataclass(frozen=True)
-class ClassCard:
-    """One class.
-
-    Attributes:
-        name: Of the class.
-        layers: In the order of the forward pass; none where the class is not ``seen``.
-        seen: Whether the masks have seen an image of the class; else nothing is known of it.
-    """
-
-    name: str
-    layers: list[Layer]
-    seen: bool = True
-
-
 def find_unit(name: str, units: Units) -> tuple[str, int]:
     """Returns the group's key and the index of a unit.
 
@@ -200,35 +147,6 @@ def unit_card(run: FinishedRun, key: str, index: int, count: int = 1000) -> Unit
         driven_by=[] if driven is None else _largest(driven, labelled),
         missed_by=_largest(alone.change, labelled),
     )
-
-
-def class_card(run: FinishedRun, label: int) -> ClassCard:
-    """Returns the card of one class; needs no images.
-
-    Args:
-        run: A run with masks.
-        label: Of the class.
-
-    Raises:
-        UsageError: If the run has no masks.
-        XPrunerError: If a file of the run is missing or damaged.
-    """
-    name = unique_names(run.class_names)[label]
-    if label in run.unseen:
-        return ClassCard(name, [], seen=False)
-    layers = []
-    for group in run.units:
-        masks, stayed = run.dense_masks[group.key].double(), set(run.plan.keep.get(group.key, range(group.size)))
-        evidence = odds(masks[label])
-        top = evidence.argsort(descending=True)[:SHOWN]
-        others = (odds(masks[:, top]).sum(0) - evidence[top]) / (len(masks) - 1)
-        held = evidence[sorted(stayed)].sum() / evidence.sum()
-        carried = [
-            Carrier(unit, masks[label, unit].item(), times, unit in stayed)
-            for unit, times in zip(top.tolist(), (evidence[top] / others).tolist(), strict=True)
-        ]
-        layers.append(Layer(group.key, group.size, len(stayed), held.item(), carried))
-    return ClassCard(name, layers)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from typing import Any
 from torch import nn
 
 from xpruner.compare.results import provenance
-from xpruner.explain.map_cards import correct_in_all, map_trust, stack_images
+from xpruner.explain.map_cards import correct_in_all, map_quality, stack_images
 from xpruner.explain.selectivity import selectivity_card
 from xpruner.maps import list_maps
 from xpruner.run.environment import environment
@@ -83,12 +83,12 @@ def maps(run: FinishedRun, control: FinishedRun | None, methods: list[str], coun
     images, labels = stack_images(run, correct_in_all(run, list(compared.values()), count))
     found: dict[str, Any] = {"images": len(images)}
     for method in methods:
-        trust = map_trust(compared, images, labels, method, seed)
+        trust = map_quality(compared, images, labels, method, seed)
         found[method] = {
             "insertion": trust.insertion,
             "deletion": trust.deletion,
             **{f"dense and {name}": asdict(alike) for name, alike in trust.agreement.items()},
-            "random floor": asdict(trust.floor),
+            "random floor": asdict(trust.chance),
             "seconds a map": trust.seconds,
         }
         print(method, json.dumps(found[method]), flush=True, file=sys.stderr)

@@ -7,7 +7,7 @@ from tiny_models import group
 
 from xpruner.errors import UsageError
 from xpruner.explain import unit_cards
-from xpruner.explain.ablation import Loss, losses_without
+from xpruner.explain.ablation import AblationEffect, ablation_effects
 from xpruner.explain.audit import Drop
 from xpruner.explain.unit_cards import find_unit, unit_card
 from xpruner.units import Units
@@ -40,59 +40,59 @@ def test_a_unit_that_is_not_there_is_refused(name, message):
 
 def test_a_unit_card_says_what_is_there_and_what_is_measured(finished):
     key = "blocks.0.mlp:hidden"
-    gone = next(i for i in range(96) if i not in finished.plan.keep[key])
-    card = unit_card(finished, key, gone, count=40)
-    assert card.name == f"{key}:{gone}" and not card.kept
-    assert card.importance < card.threshold and "It went: its importance is" in card.why
+    pruned = next(i for i in range(96) if i not in finished.plan.keep[key])
+    card = unit_card(finished, key, pruned, count=40)
+    assert card.name == f"{key}:{pruned}" and not card.kept
+    assert card.importance < card.lowest_kept and card.why.startswith("Pruned: importance ")
     names = finished.class_names
     for shown, masks in ((card.serves, finished.dense_masks), (card.decided, finished.masks)):
-        assert shown == dict(zip(names, masks[key][:, gone].tolist(), strict=True))
+        assert shown == dict(zip(names, masks[key][:, pruned].tolist(), strict=True))
         assert list(shown.values()) == sorted(shown.values(), reverse=True)
     numbers, images = finished.some_images(40)
     labels = torch.cat([truth for _, truth in images])
     assert card.images == {names[label]: int((labels == label).sum()) for label in labels.unique()}
-    choices = [{key: [gone]}, {key: card.together.units}]
-    alone, together = losses_without(finished.dense, finished.units, choices, images, 10)
-    for cost, loss in ((card.alone, alone), (card.together, together)):
-        assert cost.nats == pytest.approx({n: loss.nats[int(n)].item() for n in cost.nats}, abs=1e-5)
+    choices = [{key: [pruned]}, {key: card.together.units}]
+    alone, together = ablation_effects(finished.dense, finished.units, choices, images, 10)
+    for cost, effect in ((card.alone, alone), (card.together, together)):
+        assert cost.loss == pytest.approx({n: effect.loss[int(n)].item() for n in cost.loss}, abs=1e-5)
         assert {n: drop.value for n, drop in cost.top1.items()} == pytest.approx(
-            {n: loss.top1[int(n)].item() for n in cost.top1}
+            {n: effect.top1[int(n)].item() for n in cost.top1}
         )
-    assert card.together.units[0] == gone and len(card.together.units) == 4
+    assert card.together.units[0] == pruned and len(card.together.units) == 4
     most = card.missed_by[0]
     assert most.value == pytest.approx(alone.change.max().item(), abs=1e-5)
     assert most.number == numbers[alone.change.argmax()]
     assert most.label == finished.class_names[finished.images[most.number][1]]
-    assert json.loads(json.dumps(asdict(card), allow_nan=False))["stays_at"] == card.stays_at
+    assert json.loads(json.dumps(asdict(card), allow_nan=False))["kept_at"] == card.kept_at
 
 
 def test_what_a_class_loses_is_counted_image_by_image(finished, monkeypatch):
-    """A model that names class 0 always and, closed, class 1 always: each 0 is lost, each 1 gained, no other moves."""
+    """A model predicts class 0 always and, ablated, class 1 always: each 0 is lost, each 1 gained, no other moves."""
 
-    def says_1(model, units, choices, batches, classes, precision):
+    def predicts_1(model, units, choices, batches, classes, precision):
         (_, labels), *others = batches
         assert not others and len(labels.unique()) == len(labels)
         moved = torch.zeros(classes)
         moved[0], moved[1] = 100.0, -100.0
-        return [Loss(moved, moved / 100, labels.float()) for _ in choices]
+        return [AblationEffect(moved, moved / 100, labels.float()) for _ in choices]
 
-    monkeypatch.setattr(unit_cards, "losses_without", says_1)
+    monkeypatch.setattr(unit_cards, "ablation_effects", predicts_1)
     card = unit_card(finished, "blocks.0.attn:qk", 0, count=40)
     n = card.images
     assert card.alone.top1["0"] == Drop.of(n["0"], 0, n["0"]) and card.alone.top1["1"] == Drop.of(0, n["1"], n["1"])
     assert card.alone.top1["5"] == Drop.of(0, 0, n["5"]) and not card.alone.noise
-    assert card.alone.nats["0"] == pytest.approx(1.0) and card.missed_by[0].label == "9"
+    assert card.alone.loss["0"] == pytest.approx(1.0) and card.missed_by[0].label == "9"
 
 
-def test_a_unit_card_of_one_that_stayed_says_why(finished):
+def test_the_card_of_a_kept_unit_gives_the_reason(finished):
     key = "blocks.0.mlp:hidden"
     card = unit_card(finished, key, finished.plan.keep[key][0], count=10)
-    assert card.kept and card.importance >= card.threshold and card.why.startswith("It stays")
+    assert card.kept and card.importance >= card.lowest_kept and card.why.startswith("Kept: importance ")
 
 
-def test_kinds_without_a_consumer_have_no_stand_ins(finished):
+def test_kinds_without_a_consumer_have_no_redundant_units(finished):
     card = unit_card(finished, "blocks.0.attn:qk", 0, count=10)
-    assert card.together.units == [0] and card.driven_by == [] and len(card.missed_by) == 5
+    assert card.together.units == [0] and card.activated_by == [] and len(card.missed_by) == 5
 
 
 def test_a_unit_card_leaves_out_classes_that_the_masks_have_seen_no_image_of(run_without_3):

@@ -18,7 +18,7 @@ class Carrier:
         unit: Its index.
         mask: Of the class, in the dense model.
         times: How much more evidence, in odds of the masks, it has for this class than for the others on average.
-        kept: Whether it stayed.
+        kept: Whether it was kept.
     """
 
     unit: int
@@ -34,9 +34,8 @@ class Layer:
     Attributes:
         key: Of the group.
         units: How many it had.
-        kept: How many stayed.
-        share_kept: Share of the class's evidence in the dense model, the odds of its masks, that the units hold that
-            stayed.
+        kept: How many were kept.
+        share_kept: Share of the class's evidence in the dense model, the odds of its masks, that the kept units hold.
         carried_by: The units that the class needs most.
     """
 
@@ -78,14 +77,14 @@ def class_card(run: FinishedRun, label: int) -> ClassCard:
         return ClassCard(name, [], seen=False)
     layers = []
     for group in run.units:
-        masks, stayed = run.dense_masks[group.key].double(), set(run.plan.keep.get(group.key, range(group.size)))
+        masks, kept = run.dense_masks[group.key].double(), set(run.plan.keep.get(group.key, range(group.size)))
         evidence = odds(masks[label])
         top = evidence.argsort(descending=True)[:SHOWN]
         others = (odds(masks[:, top]).sum(0) - evidence[top]) / (len(masks) - 1)
-        held = evidence[sorted(stayed)].sum() / evidence.sum()
+        held = evidence[sorted(kept)].sum() / evidence.sum()
         carried = [
-            Carrier(unit, masks[label, unit].item(), times, unit in stayed)
+            Carrier(unit, masks[label, unit].item(), times, unit in kept)
             for unit, times in zip(top.tolist(), (evidence[top] / others).tolist(), strict=True)
         ]
-        layers.append(Layer(group.key, group.size, len(stayed), held.item(), carried))
+        layers.append(Layer(group.key, group.size, len(kept), held.item(), carried))
     return ClassCard(name, layers)

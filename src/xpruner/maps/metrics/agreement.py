@@ -44,7 +44,7 @@ def agreement(a: Tensor, b: Tensor) -> Agreement:
     return Agreement(*(measure(a, b).mean().item() for measure in (spearman, ssim, top_overlap)))
 
 
-def random_floor(maps: Tensor, grid: tuple[int, int], *, seed: int = 0) -> Agreement:
+def chance_agreement(maps: Tensor, grid: tuple[int, int], *, seed: int = 0) -> Agreement:
     """Returns how far maps agree with :func:`shuffled` versions of themselves: what agreement is worth by chance.
 
     Args:

@@ -123,11 +123,6 @@ RULES: dict[type, list[Rule]] = {
             lambda run: run.max_class_drop is None or run.max_class_drop > 0,
             "above 0, such as 2 percentage points",
         ),
-        (
-            "max_class_drop",
-            lambda run: run.max_class_drop is None or run.method == "xpruner",
-            "absent, as it guards the plans of method 'xpruner' alone",
-        ),
         ("seed", lambda run: 0 <= run.seed <= LARGEST_SEED, f"between 0 and {LARGEST_SEED}"),
         ("latency", lambda run: all(size >= 1 for size in run.latency), "a list of batch sizes, each 1 or more"),
     ],

@@ -9,8 +9,9 @@ from compare_and_die import compare
 from processes import exit_code
 from tiny_comparison import write_comparison
 
+from xpruner import compare as package
 from xpruner.cli import main
-from xpruner.cli.compare import chosen_entries, read_comparison
+from xpruner.compare import read_study
 from xpruner.compare.results import begin
 from xpruner.config import RunConfig
 from xpruner.errors import UsageError
@@ -63,6 +64,15 @@ def test_a_finished_comparison_computes_nothing_again(whole):
     assert {path: path.stat().st_mtime_ns for path in (whole / "results").glob("*.json")} == before
 
 
+def test_a_study_runs_from_python_with_public_names_alone(whole):
+    study = package.read_study(str(whole / "comparison.yaml"))
+    trials = study.trials()
+    package.run_study(study, trials, "by hand")
+    rows = package.rows_of(package.read_results(Path(study.config.output)))
+    assert sorted(row.label for row in rows) == sorted(trial.label for trial in trials) == sorted(ENTRIES)
+    assert [name for name in package.__all__ if getattr(package, name).__name__ != name] == []
+
+
 def test_a_run_that_another_process_does_is_passed_over(whole, tmp_path):
     path = write_comparison(tmp_path, {"L2": {"method": "l2"}, "L1": {"method": "l1"}}, length="untrained")
     with claimed(tmp_path / "work" / "l2-0.5-untrained-seed0.lock") as mine:
@@ -110,7 +120,7 @@ def test_what_other_options_left_unfinished_is_refused(tmp_path, capsys):
 
 @pytest.fixture
 def fastest(monkeypatch):
-    """Returns a function that says which precision is the fastest here."""
+    """Returns a function that sets which precision is the fastest here."""
     return lambda precision: monkeypatch.setattr(runs, "resolve_precision", lambda asked, device: precision)
 
 
@@ -161,10 +171,10 @@ REFUSALS = [
     ({"entries": {"L2": {"method": "l2", "serch": {}}}}, "did you mean 'search'"),
     ({"length": "shrt"}, "did you mean 'short'"),
     ({"entires": {}}, "did you mean 'entries'"),
-    ({"seeds": "none"}, "seeds is 'none'"),
+    ({"seeds": "none"}, "seeds is 'none', but must be list[int]; correct it in "),
     ({"entries": {"L2": {"method": "l2", "seeds": 0}}}, "are 0; write a list, such as [0]"),
     ({"entries": {"L2": "l2"}}, "is 'l2'; it must hold options"),
-    ({"entries": {"L2": {"method": "l2"}, "l2": {"method": "l2"}}}, "runs called l2-0.5-short-seed0"),
+    ({"entries": {"L2": {"method": "l2"}, "l2": {"method": "l2"}}}, "trials called l2-0.5-short-seed0"),
     ({"budgets": ["0.5", "half"]}, "budget 'half' is out of range"),
     ({"base": {"finetune": {"lr": -1}}}, "finetune.lr is -1"),
 ]
@@ -202,7 +212,7 @@ def test_wrong_flags_are_answered_in_one_sentence(tmp_path, capsys, flags, sente
 )
 def test_entries_are_chosen_by_label_or_by_its_beginning(tmp_path, wanted, chosen):
     path = str(write_comparison(tmp_path, {label: {"method": "l2"} for label in ("L2", "L2, global", "L1")}))
-    entries = chosen_entries(read_comparison(path), "untrained", wanted, path)
+    entries = read_study(path).entries("untrained", wanted)
     assert [entry.label for entry in entries] == chosen
 
 

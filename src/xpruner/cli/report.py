@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from xpruner.cli.options import as_run, fields_of, parse, words_and_flags
+from xpruner.cli.options import as_run, parse, words_and_flags
+from xpruner.config.settings import fields_of
 from xpruner.errors import UsageError, unknown
 
 COMPARISON = "compare"
@@ -66,11 +67,11 @@ def _of_comparison(words: Sequence[str], flags: Sequence[str]) -> Path:
     options = parse("report compare", ComparisonOptions(), flags, words="FOLDER", about=ABOUT)
     if len(words) != 1:
         raise UsageError(WAYS)
-    from xpruner.compare.markdown import write_report
+    from xpruner.compare.markdown import write_comparison
     from xpruner.compare.results import read_results
 
     folder = Path(words[0])
-    return write_report(read_results(folder), Path(options.output or folder / "report"))
+    return write_comparison(read_results(folder), Path(options.output or folder / "report"))
 
 
 def _of_run(words: Sequence[str], flags: Sequence[str]) -> Path:

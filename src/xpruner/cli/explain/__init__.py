@@ -6,7 +6,8 @@ from typing import Any
 
 from xpruner.cli.explain import audit, class_, image, maps, selectivity, unit
 from xpruner.cli.explain.subject import Subject
-from xpruner.cli.options import HELP, as_run, fields_of, parse, words_and_flags
+from xpruner.cli.options import HELP, as_run, parse, words_and_flags
+from xpruner.config.settings import fields_of
 from xpruner.errors import UsageError, unknown
 
 SUBJECTS: dict[str, Subject] = {

@@ -140,7 +140,7 @@ def _probabilities(model: nn.Module, images: Tensor, device: torch.device) -> Te
 
 
 def _targets(model: nn.Module, images: Tensor, targets: Tensor | None, batch_size: int, device: torch.device) -> Tensor:
-    """Returns the class of each image, (batch,), on the device; the predicted one unless told."""
+    """Returns the class of each image, (batch,), on the device; by default the predicted one."""
     whole = torch.cat([_probabilities(model, part, device) for part in images.split(batch_size)])
     if targets is None:
         return whole.argmax(dim=-1)
@@ -263,7 +263,7 @@ def box_masks(boxes: Sequence[Tensor] | Tensor, size: tuple[int, int]) -> Tensor
 
 
 def box_mask(boxes: Tensor, size: tuple[int, int], image: int) -> Tensor:
-    """Returns the mask (height, width) of one image's boxes; errors call it by its number ``image``.
+    """Returns the mask (height, width) of one image's boxes; errors name it by its number ``image``.
 
     Boxes, size and errors are those of :func:`box_masks`.
     """

@@ -82,7 +82,7 @@ def test_a_run_that_another_process_does_is_passed_over(whole, tmp_path):
 
 
 @pytest.mark.integration
-def test_it_goes_on_after_a_kill(whole, tmp_path):
+def test_it_continues_after_a_kill(whole, tmp_path):
     """Killed in its second run, between two states: no more than the rest is done, and the end is the same."""
     path = str(write_comparison(tmp_path, {label: ENTRIES[label] for label in ("L2, block", "X-Pruner")}))
     updates = tmp_path / "updates"
@@ -115,7 +115,7 @@ def test_what_other_options_left_unfinished_is_refused(tmp_path, capsys):
     (tmp_path / "work" / "l2-0.5-untrained-seed0").mkdir(parents=True)
     (tmp_path / "work" / "l2-0.5-untrained-seed0" / "config.json").write_text(config)
     assert main(["compare", "--config", str(path)]) == 1
-    assert "delete it to have the run done anew" in capsys.readouterr().err
+    assert "delete it to have the trial done again" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def fastest(monkeypatch):
     return lambda precision: monkeypatch.setattr(runs, "resolve_precision", lambda asked, device: precision)
 
 
-def test_a_comparison_that_goes_on_where_another_precision_is_faster_says_so(tmp_path, capsys, fastest):
+def test_a_comparison_that_continues_where_another_precision_is_faster_shows_both(tmp_path, capsys, fastest):
     def compared(*labels: str) -> str:
         listed = {label: {"method": label.lower(), "precision": "auto"} for label in labels}
         assert main(["compare", "--config", str(write_comparison(tmp_path, listed, length="untrained"))]) == 0
@@ -142,7 +142,7 @@ def test_a_comparison_that_goes_on_where_another_precision_is_faster_says_so(tmp
     assert "Results in bf16 and in fp32 stand beside each other." in report
 
 
-def test_an_unfinished_run_goes_on_in_the_precision_it_was_begun_in(tmp_path, fastest):
+def test_an_unfinished_run_continues_in_the_precision_it_was_begun_in(tmp_path, fastest):
     fastest("bf16")
     assert begin(tmp_path, RunConfig()).precision == "bf16"
     fastest("fp32")
@@ -228,7 +228,7 @@ def test_a_report_of_a_comparison(whole, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("words", "sentence"),
-    [([], "Say what to report on"), (["compere", "."], "did you mean 'compare'"), (["compare", "."], "no results")],
+    [([], "Name what to report on"), (["compere", "."], "did you mean 'compare'"), (["compare", "."], "no results")],
 )
 def test_reports_on_nothing_are_refused(tmp_path, monkeypatch, capsys, words, sentence):
     monkeypatch.chdir(tmp_path)

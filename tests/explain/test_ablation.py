@@ -44,7 +44,7 @@ def test_ablating_nothing_costs_nothing(tiny_vit, images):
     assert effect.change.abs().max() < 1e-6 and effect.top1[:3].tolist() == [0, 0, 0]
 
 
-def test_nothing_stays_on_the_model(tiny_vit, images):
+def test_no_hook_is_left_on_the_model(tiny_vit, images):
     ablation_effects(tiny_vit, find_units(tiny_vit), [{HIDDEN: [0]}], images, 5)
     activation_strength(tiny_vit, find_units(tiny_vit)[HIDDEN], 0, images)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in tiny_vit.modules())

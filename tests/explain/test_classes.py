@@ -63,6 +63,6 @@ def test_names_that_cannot_be_put_together_are_asked_for_in_brackets(written, na
 
 
 @pytest.mark.parametrize("names", [FISH, ["cat", "dog"]])
-def test_one_unknown_name_is_told_as_it_is(names):
+def test_one_unknown_name_is_refused_as_it_is(names):
     with pytest.raises(UsageError, match=r"^Unknown class 'owl'; "):
         find_classes(["owl"], names)

@@ -6,7 +6,7 @@ import sys
 import xpruner.explain
 
 
-def test_every_export_is_what_its_name_says():
+def test_every_export_has_the_name_it_is_exported_by():
     for name in xpruner.explain.__all__:
         assert getattr(xpruner.explain, name).__name__ == name
     assert dir(xpruner.explain) == sorted(xpruner.explain.__all__)

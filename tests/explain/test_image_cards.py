@@ -77,7 +77,7 @@ def test_the_card_of_an_image(finished, digit, tmp_path):
     assert np.abs(picture[::14, :224:14].mean(-1) / 255 - grey.numpy()).max() < 1 / 255
 
 
-def test_a_picture_lies_in_the_run_unless_told(finished_folder, digit, tmp_path):
+def test_a_picture_lies_in_the_run_by_default(finished_folder, digit, tmp_path):
     for name in ("dense", "pruned", "plan.json", "config.yaml"):
         (tmp_path / name).symlink_to(finished_folder / name)
     card = image_card(open_run(tmp_path), digit, "rollout")

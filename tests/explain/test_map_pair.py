@@ -9,7 +9,7 @@ from xpruner.maps.metrics.agreement import spearman, top_overlap
 NAMES = [str(digit) for digit in range(10)]
 
 
-def test_both_maps_explain_what_the_dense_model_says_unless_told(finished):
+def test_both_maps_explain_what_the_dense_model_predicts_by_default(finished):
     image = finished.images[0][0]
     label = int(finished.dense(image[None]).argmax())
     pair = map_pair(finished.dense, finished.pruned, image, "gradcam")

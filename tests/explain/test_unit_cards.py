@@ -38,7 +38,7 @@ def test_a_unit_that_is_not_there_is_refused(name, message):
     assert str(caught.value) == message
 
 
-def test_a_unit_card_says_what_is_there_and_what_is_measured(finished):
+def test_a_unit_card_holds_what_is_stored_and_what_is_measured(finished):
     key = "blocks.0.mlp:hidden"
     pruned = next(i for i in range(96) if i not in finished.plan.keep[key])
     card = unit_card(finished, key, pruned, count=40)

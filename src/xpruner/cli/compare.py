@@ -28,7 +28,7 @@ class CompareOptions:
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Does the trials, prints the table after each, and goes on where it was stopped when called again.
+    """Does the trials and prints the table after each; called again, it continues where it was stopped.
 
     Raises:
         UsageError: If the file is wrong, or a trial in it cannot be met.

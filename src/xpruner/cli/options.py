@@ -43,7 +43,7 @@ def parse(
         arguments: The flags.
         settings: Dotted keys and their values, as from :func:`read_yaml`. A command that takes none has no
             ``--config`` and no ``--print_config``.
-        words: What may be said besides flags, such as ``RUN``, for ``--help``.
+        words: What may be given besides flags, such as ``RUN``, for ``--help``.
         about: What the command does, for ``--help``.
 
     Raises:
@@ -62,7 +62,7 @@ def parse(
 
 
 def parse_with_run(command: str, defaults: Options, arguments: Sequence[str], about: str) -> Options:
-    """Returns the options of a command whose run directory may be said without ``--run``, before or behind the flags.
+    """Returns the options of a command whose run directory may be given without ``--run``, before or behind the flags.
 
     Args:
         command: Its name.
@@ -86,7 +86,7 @@ def words_and_flags(arguments: Sequence[str], known: dict[str, Any]) -> tuple[li
 
     Returns:
         The words, and the flags with their values, as ``--images=5``. Values of a list of names, which may be written
-        with commas and said more than once, are one list.
+        with commas and given more than once, are one list.
 
     Raises:
         UsageError: If a flag that needs a value stands without one.
@@ -117,9 +117,9 @@ def as_run(command: str, words: Sequence[str], flags: Sequence[str]) -> list[str
         UsageError: If there is more than one, or ``--run`` is among the flags.
     """
     if len(words) > 1:
-        raise UsageError(f"{words[1]!r} is a word too many; `xpruner {command} --help` says what is expected.")
+        raise UsageError(f"{words[1]!r} is a word too many; `xpruner {command} --help` shows what is expected.")
     if words and any(flag.startswith("--run=") for flag in flags):
-        raise UsageError(f"The run is said twice, as {words[0]!r} and by --run; leave one of them out.")
+        raise UsageError(f"The run is given twice, as {words[0]!r} and by --run; leave one of them out.")
     return [f"--run={word}" for word in words]
 
 

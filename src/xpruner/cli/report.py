@@ -15,7 +15,7 @@ xpruner report compare FOLDER  makes tables and plots of a comparison, whose res
 
 Both need the extra `report`: pip install 'xpruner[report]'."""
 WAYS = (
-    "Say what to report on: `xpruner report RUN`, with a run directory, or `xpruner report compare FOLDER`, "
+    "Name what to report on: `xpruner report RUN`, with a run directory, or `xpruner report compare FOLDER`, "
     "with the folder of the results."
 )
 
@@ -53,7 +53,7 @@ def run(arguments: Sequence[str]) -> None:
     """Writes the report and prints where it lies.
 
     Raises:
-        UsageError: If what to report on is not said, or is not there.
+        UsageError: If what to report on is not given, or is not there.
         XPrunerError: If a result cannot be read or the page cannot be written.
     """
     words, flags = words_and_flags(arguments, fields_of(ReportOptions))
@@ -85,7 +85,7 @@ def _of_run(words: Sequence[str], flags: Sequence[str]) -> Path:
     from xpruner.report.page import write_report
     from xpruner.run.finished import open_run
 
-    find_map(options.maps)  # an unknown name is told before anything is computed
+    find_map(options.maps)  # fail early on an unknown name
     images = _numbers(options.map_images) or None
     run = open_run(options.run)
     with showing_log():

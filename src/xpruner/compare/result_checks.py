@@ -84,7 +84,7 @@ def check_together(results: Sequence[dict[str, Any]]) -> None:
         if len({frozenset(result["keep"]) for result in row.results}) > 1:
             raise XPrunerError(
                 f"The results of {row.label!r} at budget {row.budget} keep units of different layers; delete those of "
-                "another model and have them done anew."
+                "another model and have them done again."
             )
 
 

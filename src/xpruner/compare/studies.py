@@ -10,7 +10,7 @@ from xpruner.compare.study import Study, Trial
 def run_study(study: Study, trials: Sequence[Trial], command: str, on_result: Callable[[], None] | None = None) -> None:
     """Does every trial whose result is not in the study's output folder yet.
 
-    Killed at any moment, the same call goes on from there; the same call in several programs shares the trials.
+    Killed at any moment, the same call continues from there; the same call in several programs shares the trials.
 
     Args:
         study: A study.

@@ -81,7 +81,7 @@ def precision_cells(rows: Sequence[Row]) -> list[str]:
 
 
 def overview(results: Sequence[dict[str, Any]], title: str) -> Table:
-    """Returns the table that is shown while a comparison goes on."""
+    """Returns the table that is shown while a comparison runs."""
     table = Table(title=title, box=box.SIMPLE_HEAD)
     rows = rows_of(results)
     precisions = precision_cells(rows)

@@ -22,7 +22,7 @@ from xpruner.surgery import apply
 STEP = 0.01
 """Of the budgets that can be chosen, as a share of the dense model's cost."""
 IMAGES = 64
-"""Training images that a model is compensated on, unless it is said how many."""
+"""Training images that a model is compensated on by default."""
 
 
 @dataclass(frozen=True)
@@ -101,9 +101,9 @@ def kept_units(plan: Plan) -> dict[str, dict[str, tuple[int, int]]]:
 
 
 def models_of(run: FinishedRun, choice: Choice, images: int = IMAGES) -> Models:
-    """Returns the run's own models, or makes them as the plan says, in seconds.
+    """Returns the run's own models, or makes them by the plan, in seconds.
 
-    What is made is cut from the dense model, of which the classifier keeps the chosen outputs, and compensated on
+    The pruned model is cut from the dense one, of which the classifier keeps the chosen outputs, and compensated on
     training images of the chosen classes; it is not fine-tuned. The compensation is ``affine``: it needs one pass
     through the dense model, where the ``sequential`` one of a run needs many.
 
@@ -164,7 +164,7 @@ def image_of(run: FinishedRun, upload: str | None, number: int | None) -> tuple[
 
     Args:
         run: A finished run.
-        upload: Path of an image file; it goes before the number.
+        upload: Path of an image file; it takes precedence over the number.
         number: Of one of the run's images.
 
     Raises:

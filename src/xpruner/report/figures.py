@@ -28,7 +28,7 @@ FEW = 1000
 """Times that the largest value of an axis is the smallest, up to which it has room for more than powers of ten."""
 ROW_PIXELS, TALLEST = 22, 640
 SLANTED_PIXELS = 5.5
-"""That a letter of a slanted name goes down."""
+"""Height of a letter of a slanted name."""
 
 
 @dataclass(frozen=True)

@@ -13,15 +13,15 @@ from xpruner.cli import main
     [
         (
             [],
-            "Say what to explain: `xpruner explain unit UNIT`, `xpruner explain class CLASS`, `xpruner explain audit`",
+            "Name what to explain: `xpruner explain unit UNIT`, `xpruner explain class CLASS`, `xpruner explain audit`",
         ),
-        (["unit"], "Say what to explain"),
+        (["unit"], "Name what to explain"),
         (["audit", "nowhere"], "nowhere is no run directory"),
         (
             ["audit", "here", "there"],
-            "'there' is a word too many; `xpruner explain audit --help` says what is expected",
+            "'there' is a word too many; `xpruner explain audit --help` shows what is expected",
         ),
-        (["audit", "here", "--run", "there"], "The run is said twice, as 'here' and by --run; leave one of them out."),
+        (["audit", "here", "--run", "there"], "The run is given twice, as 'here' and by --run; leave one of them out."),
         (["image"], "`xpruner explain image IMAGE`, `xpruner explain maps`, `xpruner explain selectivity`, with --run"),
         (["clas", "cat"], "Unknown subject 'clas'; did you mean 'class'?"),
         (["unit", "a:1", "--images", "0"], "--images is 0; it must be 1 or more."),

@@ -67,7 +67,7 @@ def _asked(words: Sequence[str], asks_for_help: bool) -> tuple[str, str, list[st
     count = 2 if words and SUBJECTS[words[0]].name else 1
     if not words or (len(words) < count and not asks_for_help):
         ways = ", ".join(f"`xpruner explain {name} {subject.name}".strip() + "`" for name, subject in SUBJECTS.items())
-        raise UsageError(f"Say what to explain: {ways}, with --run and the run directory.")
+        raise UsageError(f"Name what to explain: {ways}, with --run and the run directory.")
     return words[0], words[1] if len(words) >= count > 1 else "", list(words[count:])
 
 

@@ -146,7 +146,7 @@ def _windowed(maps: Tensor) -> Tensor:
 def top_overlap(a: Tensor, b: Tensor, *, share: float = 0.2) -> Tensor:
     """Returns the intersection over union of the two maps' most salient pixels, 0 to 1, (batch,).
 
-    Pixels that tie go in or stay out together, so that no order of theirs decides: the top are at most the share asked
+    Pixels that tie are in or out together, so that no order of theirs decides: the top are at most the share asked
     for, unless more pixels tie for the maximum, which are then the top.
 
     Args:

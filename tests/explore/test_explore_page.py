@@ -60,4 +60,4 @@ def test_what_cannot_be_answered_is_the_error_of_the_page(answers, ask, sentence
 def test_without_gradio_its_extra_is_named(finished_folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(UsageError, match=r"^gradio is needed to open the page; pip install 'xpruner\[explore\]'\.$"):
-        page.build(open_run(finished_folder))
+        page.build_page(open_run(finished_folder))

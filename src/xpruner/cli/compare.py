@@ -46,14 +46,14 @@ def run(arguments: Sequence[str]) -> None:
     from xpruner.cli.console import show, showing_log, tracing
     from xpruner.compare.results import read_results
     from xpruner.compare.studies import run_study
-    from xpruner.compare.tables import overview
+    from xpruner.compare.tables import progress_table
 
     output = Path(study.config.output)
 
     def show_table() -> None:
         done = sum((output / f"{trial.name}.json").exists() for trial in trials)
         if done:
-            show(overview(read_results(output), f"{study.config.title}: {done} of {len(trials)} trials"))
+            show(progress_table(read_results(output), f"{study.config.title}: {done} of {len(trials)} trials"))
 
     command = f"xpruner compare --config {options.config} --length {options.length or study.config.length}"
     with showing_log(), tracing(study.config.work):

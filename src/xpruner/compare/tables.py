@@ -80,7 +80,7 @@ def precision_cells(rows: Sequence[Row]) -> list[str]:
     return ["–" if alike else ", ".join(sorted(row.precisions)) for row in rows]
 
 
-def overview(results: Sequence[dict[str, Any]], title: str) -> Table:
+def progress_table(results: Sequence[dict[str, Any]], title: str) -> Table:
     """Returns the table that is shown while a comparison runs."""
     table = Table(title=title, box=box.SIMPLE_HEAD)
     rows = rows_of(results)

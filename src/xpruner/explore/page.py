@@ -47,7 +47,7 @@ def serve(run: FinishedRun, host: str, port: int | None, browser: bool, images: 
     Raises:
         UsageError: If gradio is not installed, or the address cannot be bound.
     """
-    page = build(run, images)
+    page = build_page(run, images)
     try:
         socket.create_server((host, port or 0)).close()  # gradio would try a hundred ports of a host that is not there
         page.launch(
@@ -61,7 +61,7 @@ def serve(run: FinishedRun, host: str, port: int | None, browser: bool, images: 
     return page
 
 
-def build(run: FinishedRun, images: int = IMAGES) -> Any:
+def build_page(run: FinishedRun, images: int = IMAGES) -> Any:
     """Returns the page of a run, a ``gradio.Blocks`` that is not started.
 
     Args:

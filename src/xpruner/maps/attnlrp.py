@@ -55,10 +55,10 @@ def relevance_rules(model: nn.Module, anatomy: Anatomy) -> Iterator[None]:
         yield
 
 
-Rule = Callable[[Any, tuple, Tensor], Tensor]
+RelevanceRule = Callable[[Any, tuple, Tensor], Tensor]
 
 
-def _rule_of(path: str, module: nn.Module) -> Rule | None:
+def _rule_of(path: str, module: nn.Module) -> RelevanceRule | None:
     if isinstance(module, nn.LayerNorm):
         return _layer_norm
     if isinstance(module, RmsNorm):

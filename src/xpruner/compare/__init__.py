@@ -7,19 +7,20 @@
 What is public loads on first use.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-_HOME = {
-    "Entry": "study",
-    "Study": "study",
-    "StudyConfig": "study",
-    "Trial": "study",
-    "read_study": "study",
-    "run_study": "studies",
-    "read_results": "results",
-    "rows_of": "tables",
-    "write_comparison": "markdown",
+from xpruner._lazy import lazily
+
+_HOMES = {
+    "Entry": "compare.study",
+    "Study": "compare.study",
+    "StudyConfig": "compare.study",
+    "Trial": "compare.study",
+    "read_study": "compare.study",
+    "run_study": "compare.studies",
+    "read_results": "compare.results",
+    "rows_of": "compare.tables",
+    "write_comparison": "compare.markdown",
 }
 
 __all__ = [
@@ -41,12 +42,4 @@ if TYPE_CHECKING:
     from xpruner.compare.study import Entry, Study, StudyConfig, Trial, read_study
     from xpruner.compare.tables import rows_of
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(import_module(f"xpruner.compare.{_HOME[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazily(__name__, _HOMES)

@@ -9,12 +9,12 @@ import xpruner
 from xpruner.compare.result_checks import check_result, check_together
 from xpruner.compare.study import DENSE
 from xpruner.config import RunConfig
+from xpruner.config.typed import typed
 from xpruner.errors import UsageError
 from xpruner.files import reading, write_text
 from xpruner.methods import find_method
 from xpruner.run.folder import comparable, differences, with_precision
 from xpruner.runtime.precision import AUTO
-from xpruner.typed import typed
 
 HARMLESS = (
     "latency", "data.workers", "data.cache", "data.max_unreadable", "finetune.cuda_graph", "finetune.checkpoint_every",

@@ -14,8 +14,8 @@ from xpruner.config.options import (
     SearchConfig,
     ThresholdConfig,
 )
+from xpruner.config.typed import typed
 from xpruner.errors import UsageError
-from xpruner.typed import typed
 
 Rule = tuple[str, Callable[[Any], bool], str]
 """A field, whether its value is right (the whole dataclass is handed over), and what it must be."""

@@ -4,10 +4,11 @@ Functions and cards load on first use. The modules of cards have their names in 
 would take the place of a function of its own name here.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-_HOME = {
+from xpruner._lazy import lazily
+
+_HOMES = {
     "Audit": "explain.audit",
     "audit_run": "explain.audit",
     "ClassCard": "explain.class_cards",
@@ -58,12 +59,4 @@ if TYPE_CHECKING:
     from xpruner.explain.unit_cards import UnitCard, find_unit, unit_card
     from xpruner.maps import saliency
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(import_module(f"xpruner.{_HOME[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazily(__name__, _HOMES)

@@ -8,10 +8,10 @@ from torch import nn
 
 from xpruner.config import RunConfig
 from xpruner.config.checks import check
+from xpruner.config.typed import typed
 from xpruner.errors import UsageError
 from xpruner.methods._problem import Check, Outcome, Problem, Search
 from xpruner.registry import Registry
-from xpruner.typed import typed
 from xpruner.units import DEFAULT_KINDS, offered_kinds
 
 

@@ -15,6 +15,7 @@ from torch.utils.data import Subset
 from xpruner.calibration.moments import Batches
 from xpruner.config import DataConfig, RunConfig
 from xpruner.config.files import read_config
+from xpruner.config.typed import typed
 from xpruner.data import ImageDataset, InputSpec, Splits, batches, load_data
 from xpruner.data.fingerprint import fingerprints
 from xpruner.data.lookup import HUB_NAMES
@@ -33,7 +34,6 @@ from xpruner.run.identity import first_difference, read_identity
 from xpruner.run.metrics import METRICS, read_metrics
 from xpruner.runtime.outputs import classes_of
 from xpruner.training import predict
-from xpruner.typed import typed
 from xpruner.units import Units, find_units
 
 log = logging.getLogger("xpruner")

@@ -17,7 +17,7 @@ from xpruner.data.by_class import absent
 from xpruner.data.fingerprint import fingerprints
 from xpruner.data.overview import overview
 from xpruner.errors import UsageError
-from xpruner.measure.latency import compare_latency
+from xpruner.measure.latency import measure_latency
 from xpruner.methods import find_method
 from xpruner.methods._outcome_files import DENSE_MASKS, MASKS, read_masks, write_masks
 from xpruner.models.about import warn_of_accuracy
@@ -170,7 +170,7 @@ class _Pipeline:
 
     def _latency(self, pruned: nn.Module) -> dict[str, Any]:
         models = {"dense": self.setup.dense, "pruned": pruned}
-        table = compare_latency(models, self.setup.units.input_size, self.setup.config.latency, max_seconds=20.0)
+        table = measure_latency(models, self.setup.units.input_size, self.setup.config.latency, max_seconds=20.0)
         return {name: {str(batch): ms for batch, ms in row.items()} for name, row in table.items()}
 
     def _save(self, model: nn.Module, folder: Path, top1: float | None = None) -> None:

@@ -47,7 +47,7 @@ def check_same(path: Path, before: dict[str, Any], config: RunConfig) -> None:
         unread = key.startswith(OF_SOME) and not (reads and key.startswith(reads))
         if key not in HARMLESS and not unread:
             raise UsageError(
-                f"{path} was made with {key} {was!r}, not {is_now!r}; delete it to have the run done anew, or give "
+                f"{path} was made with {key} {was!r}, not {is_now!r}; delete it to have the trial done again, or give "
                 "another output."
             )
 
@@ -80,7 +80,7 @@ def begin(folder: Path, config: RunConfig) -> RunConfig:
     path = folder / "config.json"
     begun = None
     if path.exists():
-        with reading(path, "delete it to have the run done anew"):
+        with reading(path, "delete it to have the trial done again"):
             begun = typed(dict[str, Any], json.loads(path.read_text(encoding="utf-8")))
     config = with_precision(config, begun)
     if begun is not None:
@@ -115,7 +115,7 @@ def read_result(path: Path) -> dict[str, Any]:
     Raises:
         XPrunerError: If it cannot be read, or is none.
     """
-    with reading(path, "delete it to have the run done anew, or give the folder of a comparison"):
+    with reading(path, "delete it to have the trial done again, or give the folder of a comparison"):
         result = json.loads(path.read_text(encoding="utf-8"))
         check_result(result)
         return result

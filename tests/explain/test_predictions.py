@@ -1,4 +1,4 @@
-"""What a model takes an image for."""
+"""What a model predicts for an image."""
 
 import math
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from xpruner.explain.guess import guesses, probabilities
+from xpruner.explain.predictions import probabilities, top_predictions
 
 NAMES = ["cat", "dog", "owl"]
 
@@ -22,11 +22,11 @@ class Says(nn.Module):
         return self.logits.expand(len(images), -1) * (not self.training)
 
 
-def test_guesses_are_the_most_probable_classes():
+def test_the_top_predictions_are_the_most_probable_classes():
     model, image = Says(0.2, 0.7, 0.1), torch.zeros(3, 4, 2)
     assert probabilities(model, image).tolist() == pytest.approx([0.2, 0.7, 0.1])
-    first, second = guesses(model, image, NAMES, 2)
+    first, second = top_predictions(model, image, NAMES, 2)
     assert (first.name, second.name) == ("dog", "cat")
     assert (first.probability, second.probability) == (pytest.approx(0.7), pytest.approx(0.2))
-    assert len(guesses(model, image, NAMES)) == 3
+    assert len(top_predictions(model, image, NAMES)) == 3
     assert model.training

@@ -1,4 +1,4 @@
-"""``xpruner explain`` on finished runs; figures are tested with the library, texts in test_explain_text.py."""
+"""``xpruner explain`` on finished runs; figures are tested with the library, texts in the files beside this one."""
 
 import json
 
@@ -13,15 +13,15 @@ from xpruner.cli import main
     [
         (
             [],
-            "Say what to explain: `xpruner explain unit UNIT`, `xpruner explain class CLASS`, `xpruner explain audit`",
+            "Name what to explain: `xpruner explain unit UNIT`, `xpruner explain class CLASS`, `xpruner explain audit`",
         ),
-        (["unit"], "Say what to explain"),
+        (["unit"], "Name what to explain"),
         (["audit", "nowhere"], "nowhere is no run directory"),
         (
             ["audit", "here", "there"],
-            "'there' is a word too many; `xpruner explain audit --help` says what is expected",
+            "'there' is a word too many; `xpruner explain audit --help` shows what is expected",
         ),
-        (["audit", "here", "--run", "there"], "The run is said twice, as 'here' and by --run; leave one of them out."),
+        (["audit", "here", "--run", "there"], "The run is given twice, as 'here' and by --run; leave one of them out."),
         (["image"], "`xpruner explain image IMAGE`, `xpruner explain maps`, `xpruner explain selectivity`, with --run"),
         (["clas", "cat"], "Unknown subject 'clas'; did you mean 'class'?"),
         (["unit", "a:1", "--images", "0"], "--images is 0; it must be 1 or more."),
@@ -94,7 +94,7 @@ def test_an_image_of_the_run_is_explained_by_its_number(finished_folder, tmp_pat
     card = json.loads(capsys.readouterr().out)
     assert (card["image"], card["explained"]) == ("3", "any class") and card["truth"] in "0123456789"
     assert main([*asked, "--class", "7"]) == 0
-    assert "What speaks for any class (rollout): " in capsys.readouterr().out
+    assert "Evidence for any class (rollout): " in capsys.readouterr().out
     assert main(["explain", "image", "99999", str(finished_folder)]) == 2
     assert "There is no image 99999; those of the run are 0 to " in capsys.readouterr().err
 
@@ -109,7 +109,7 @@ def test_an_image_is_explained(finished_folder, tmp_path, capsys):
     assert len(card["dense"]) == len(card["pruned"]) == 5
     assert Image.open(card["picture"]).size == (3 * 224 + 2 * 8, 224)
     assert main(asked) == 0
-    assert f"What speaks for {card['dense'][0]['name']} (relevance): " in capsys.readouterr().out
+    assert f"Evidence for {card['dense'][0]['name']} (relevance): " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

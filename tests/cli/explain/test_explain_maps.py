@@ -4,9 +4,9 @@ import json
 from dataclasses import replace
 
 from xpruner.cli import main
-from xpruner.cli.explain_maps import maps_text, selectivity_text
+from xpruner.cli.explain import maps, selectivity
+from xpruner.explain.map_cards import Inside, MapQuality, MapsCard
 from xpruner.explain.selectivity import Selectivity, SelectivityCard, Summary
-from xpruner.explain.trust import Inside, MapsCard, MapTrust
 from xpruner.maps.metrics.agreement import Agreement
 
 
@@ -45,15 +45,15 @@ def test_selectivity_of_a_run(finished_folder, capsys):
 
 
 def test_the_text_about_maps():
-    alike, floor = Agreement(0.5, 0.25, 0.125), Agreement(0.0625, 0.2, 0.1)
-    trust = MapTrust({"dense": 0.75, "pruned": 0.5}, {"dense": 0.25, "pruned": 0.125}, {"pruned": alike}, floor, 2.0)
-    table, *_, read = maps_text(MapsCard(6, 4, {"gradcam": trust}))
+    alike, chance = Agreement(0.5, 0.25, 0.125), Agreement(0.0625, 0.2, 0.1)
+    trust = MapQuality({"dense": 0.75, "pruned": 0.5}, {"dense": 0.25, "pruned": 0.125}, {"pruned": alike}, chance, 2.0)
+    table, *_, read = maps.text(MapsCard(6, 4, {"gradcam": trust}))
     assert [next(iter(column.cells)) for column in table.columns] == [
         "gradcam", "0.750 / 0.500", "0.250 / 0.125", "0.500 (0.062)", "0.250 (0.200)", "0.125 (0.100)", "2.00",
     ]  # fmt: skip
     assert read.endswith("(seed 4).")
     boxed = replace(trust, inside={"dense": Inside(0.75, 0.5), "pruned": Inside(0.5, 0.25)})
-    table, *_, read = maps_text(MapsCard(6, 4, {"gradcam": boxed}, 0.375))
+    table, *_, read = maps.text(MapsCard(6, 4, {"gradcam": boxed}, 0.375))
     assert [next(iter(column.cells)) for column in table.columns][-3:] == ["75.0 / 50.0", "50.0 / 25.0", "2.00"]
     assert read.endswith("The boxes cover 37.5 % of these images.")
 
@@ -61,7 +61,7 @@ def test_the_text_about_maps():
 def test_the_text_about_selectivity():
     masks, taylor = ([Selectivity(0, own, 10.0), Selectivity(2, 20.0, 0.0)] for own in (60.0, 40.0))
     by = {"masks": Summary.of(masks), "Taylor": Summary(30.0, 0.0, None, taylor)}
-    means, classes, read = selectivity_text(SelectivityCard("hidden", 0.1, 50, ["cat", "dog", "owl"], by))
+    means, classes, read = selectivity.text(SelectivityCard("hidden", 0.1, 50, ["cat", "dog", "owl"], by))
     assert [list(column.cells) for column in means.columns] == [
         ["masks", "Taylor"], ["40.00", "30.00"], ["5.00", "0.00"], ["8.00", "–"],
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""How far explanation maps can be trusted: faithful to their model, and the same in the dense and the pruned one."""
+"""The quality of explanation maps: faithful to their model, and similar in the dense and the pruned one."""
 
 import logging
 import time
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from xpruner.errors import UsageError
 from xpruner.explain.boxes import Box, object_mask
 from xpruner.maps import find_map, grid_of, saliency
-from xpruner.maps.metrics.agreement import Agreement, agreement, random_floor
+from xpruner.maps.metrics.agreement import Agreement, agreement, chance_agreement
 from xpruner.maps.metrics.faithfulness import deletion_auc, energy_inside, insertion_auc, pointing_hits
 from xpruner.run.finished import FinishedRun
 
@@ -25,7 +25,7 @@ TOLERANCE = 15 / 224
 
 @dataclass(frozen=True)
 class Inside:
-    """How far maps lie on the objects, means over the images.
+    """How much of the maps lies on the objects, means over the images.
 
     Attributes:
         pointing: Share of the maps that point at the object, within :data:`TOLERANCE`.
@@ -37,22 +37,22 @@ class Inside:
 
 
 @dataclass(frozen=True)
-class MapTrust:
-    """Of one method's maps, means over the images.
+class MapQuality:
+    """The quality of one method's maps, means over the images.
 
     Attributes:
         insertion: Area under the insertion curve by model, each model's maps scored on itself; higher is better.
         deletion: Area under the deletion curve by model, likewise; lower is better.
         agreement: Of the first model's maps with those of each other model, by the name of that.
-        floor: Of the first model's maps with shuffled ones: what agreement is worth by chance.
+        chance: The chance level of agreement: that of the first model's maps with shuffled ones.
         seconds: That a map took.
-        inside: How far each model's maps lie on the objects, by model, where it is known where those are.
+        inside: How much of each model's maps lies on the objects, by model, where it is known where those are.
     """
 
     insertion: dict[str, float]
     deletion: dict[str, float]
     agreement: dict[str, Agreement]
-    floor: Agreement
+    chance: Agreement
     seconds: float
     inside: dict[str, Inside] | None = None
 
@@ -63,7 +63,7 @@ class MapsCard:
 
     Attributes:
         images: How many; all models get them right.
-        seed: Of the shuffles of the floor.
+        seed: Of the shuffled maps.
         methods: By name.
         covered: Share of the images that their boxes cover, 0 to 1, if there are any: the energy inside of a map that
             is the same everywhere.
@@ -71,7 +71,7 @@ class MapsCard:
 
     images: int
     seed: int
-    methods: dict[str, MapTrust]
+    methods: dict[str, MapQuality]
     covered: float | None = None
 
 
@@ -79,7 +79,7 @@ def maps_card(
     run: FinishedRun, methods: Sequence[str], count: int, seed: int = 0,
     boxes: Mapping[int, Sequence[Box]] | None = None,
 ) -> MapsCard:  # fmt: skip
-    """Returns how far the maps of a run's dense and pruned model can be trusted, for their images' true classes.
+    """Returns the quality of the maps of a run's dense and pruned model, for their images' true classes.
 
     Args:
         run: A finished run.
@@ -87,28 +87,28 @@ def maps_card(
         count: How many images at most, of those that both models get right.
         seed: Of the shuffles.
         boxes: Around the objects, by the image's number, as :func:`~xpruner.explain.boxes.read_boxes` finds them; only
-            these images are looked at.
+            these images are used.
 
     Raises:
         UsageError: If a method is unknown or cannot read a model, the models get no image right, or a box is wrong.
     """
     for method in methods:
-        find_map(method)  # an unknown name is told before anything is computed
+        find_map(method)  # fail early on an unknown name
     models = {"dense": run.dense, "pruned": run.pruned}
     numbers = correct_in_all(run, list(models.values()), count, boxes)
     numbers, masks = (numbers, None) if boxes is None else _boxed(run, numbers, boxes)
     images, labels = stack_images(run, numbers)
     found = {}
     for method in methods:
-        found[method] = map_trust(models, images, labels, method, seed, masks)
+        found[method] = map_quality(models, images, labels, method, seed, masks)
         log.info("%s: a map takes %.2f s.", method, found[method].seconds)
     return MapsCard(len(images), seed, found, None if masks is None else masks.double().mean().item())
 
 
-def map_trust(
+def map_quality(
     models: Mapping[str, nn.Module], images: Tensor, labels: Tensor, method: str, seed: int = 0,
     masks: Tensor | None = None,
-) -> MapTrust:  # fmt: skip
+) -> MapQuality:  # fmt: skip
     """Returns how faithful a method's maps are to several models, and how far they agree with those of the first.
 
     Args:
@@ -127,11 +127,11 @@ def map_trust(
     seconds = (time.perf_counter() - start) / len(images) / len(models)
     first, *others = maps
     height, width = images.shape[-2:]
-    return MapTrust(
+    return MapQuality(
         {name: insertion_auc(models[name], images, found, labels).mean().item() for name, found in maps.items()},
         {name: deletion_auc(models[name], images, found, labels).mean().item() for name, found in maps.items()},
         {name: agreement(maps[first], maps[name]) for name in others},
-        random_floor(maps[first], grid_of(models[first], method, (height, width)), seed=seed),
+        chance_agreement(maps[first], grid_of(models[first], method, (height, width)), seed=seed),
         seconds,
         None if masks is None else {name: _inside(found, masks) for name, found in maps.items()},
     )
@@ -151,14 +151,14 @@ def correct_in_all(
     Raises:
         UsageError: If there is none.
     """
-    answers = [run.said_by(model) for model in models]
-    labels = answers[0][1]
-    right = torch.stack([said == labels for said, _ in answers]).all(0).nonzero().flatten().tolist()
+    predictions = [run.said_by(model) for model in models]
+    labels = predictions[0][1]
+    right = torch.stack([predicted == labels for predicted, _ in predictions]).all(0).nonzero().flatten().tolist()
     right = [number for number in right if among is None or number in among]
     if not right:
         raise UsageError(
             f"No image of {run.folder}{'' if among is None else ' with a box'} is right in all {len(models)} models, "
-            "and maps of wrong answers would be compared; take a run that is more accurate."
+            "and maps of wrong predictions would be compared; take a run that is more accurate."
         )
     return [right[place] for place in torch.linspace(0, len(right) - 1, min(count, len(right))).long().tolist()]
 

@@ -8,9 +8,9 @@ from tiny_models import tiny
 from torch import nn
 
 from xpruner.errors import UsageError
-from xpruner.explain.trust import Inside, correct_in_all, map_trust, maps_card, stack_images
+from xpruner.explain.map_cards import Inside, correct_in_all, map_quality, maps_card, stack_images
 from xpruner.maps import grid_of, saliency
-from xpruner.maps.metrics.agreement import Agreement, agreement, random_floor
+from xpruner.maps.metrics.agreement import Agreement, agreement, chance_agreement
 from xpruner.maps.metrics.faithfulness import deletion_auc, insertion_auc
 
 LABELS = torch.tensor([0, 3])
@@ -34,7 +34,7 @@ def images():
 
 def test_a_model_agrees_with_itself(images):
     model = tiny("vit")
-    found = map_trust({"dense": model, "pruned": model}, images, LABELS, "gradcam")
+    found = map_quality({"dense": model, "pruned": model}, images, LABELS, "gradcam")
     alike = found.agreement["pruned"]
     assert (alike.spearman, alike.ssim, alike.top_overlap) == (pytest.approx(1), pytest.approx(1), 1)
     assert found.insertion["dense"] == found.insertion["pruned"] and found.deletion["dense"] == found.deletion["pruned"]
@@ -43,13 +43,17 @@ def test_a_model_agrees_with_itself(images):
 def test_each_model_is_scored_on_its_own_maps_and_compared_with_the_first(images):
     models = {"dense": tiny("vit"), "pruned": tiny("deit3_layer_scale"), "control": tiny("vit_without_biases")}
     maps = {name: saliency(model, images, "relevance", LABELS) for name, model in models.items()}
-    found = map_trust(models, images, LABELS, "relevance", seed=3)
+    found = map_quality(models, images, LABELS, "relevance", seed=3)
     for name, model in models.items():
         assert found.insertion[name] == pytest.approx(insertion_auc(model, images, maps[name], LABELS).mean().item())
         assert found.deletion[name] == pytest.approx(deletion_auc(model, images, maps[name], LABELS).mean().item())
     assert found.agreement == {name: agreement(maps["dense"], maps[name]) for name in ("pruned", "control")}
-    assert found.floor == random_floor(maps["dense"], (4, 4), seed=3) != random_floor(maps["dense"], (4, 4), seed=0)
-    assert found.seconds > 0 and isinstance(found.floor, Agreement)
+    assert (
+        found.chance
+        == chance_agreement(maps["dense"], (4, 4), seed=3)
+        != chance_agreement(maps["dense"], (4, 4), seed=0)
+    )
+    assert found.seconds > 0 and isinstance(found.chance, Agreement)
 
 
 @pytest.mark.parametrize(("method", "grid"), [("attnlrp", (32, 32)), ("relevance", (4, 4)), ("occlusion", (4, 4))])

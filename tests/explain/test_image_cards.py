@@ -1,4 +1,4 @@
-"""One image before two models: what they take it for, and what they look at."""
+"""One image before two models: what they predict, and their maps."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from PIL import Image
 from xpruner.data import InputSpec
 from xpruner.data.image import read_image
 from xpruner.errors import UsageError
-from xpruner.explain.image import image_card
+from xpruner.explain.image_cards import image_card
 from xpruner.explain.map_pair import ANY_CLASS, map_pair
 from xpruner.run.finished import open_run
 
@@ -67,17 +67,17 @@ def test_the_card_of_an_image(finished, digit, tmp_path):
     assert (card.image, card.explained, card.method) == (str(digit), "3", "relevance")
     for model, found in ((finished.dense, card.dense), (finished.pruned, card.pruned)):
         best = model(image[None]).softmax(-1)[0].topk(5)
-        assert [guess.name for guess in found] == [str(label) for label in best.indices.tolist()]
-        assert [guess.probability for guess in found] == pytest.approx(best.values.tolist())
+        assert [prediction.name for prediction in found] == [str(label) for label in best.indices.tolist()]
+        assert [prediction.probability for prediction in found] == pytest.approx(best.values.tolist())
     pair = map_pair(finished.dense, finished.pruned, image, "relevance", 3)
-    assert (card.likeness, card.floor) == (pair.likeness, pair.floor)
+    assert (card.similarity, card.chance) == (pair.similarity, pair.chance)
     picture = np.asarray(Image.open(card.picture))
     assert picture.shape == (224, 3 * 224 + 2 * 8, 3)
     grey = image.mean(0) * 0.5 + 0.5  # of the image, whose pixels are enlarged 14 times
     assert np.abs(picture[::14, :224:14].mean(-1) / 255 - grey.numpy()).max() < 1 / 255
 
 
-def test_a_picture_lies_in_the_run_unless_told(finished_folder, digit, tmp_path):
+def test_a_picture_lies_in_the_run_by_default(finished_folder, digit, tmp_path):
     for name in ("dense", "pruned", "plan.json", "config.yaml"):
         (tmp_path / name).symlink_to(finished_folder / name)
     card = image_card(open_run(tmp_path), digit, "rollout")

@@ -1,4 +1,4 @@
-"""Cards: what is known of one unit and of one class, from the masks, the plan and the images."""
+"""Cards of units: why a unit was kept or pruned, which classes it serves, and what ablating it costs them."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,10 +11,9 @@ from xpruner.calibration.moments import Batches
 from xpruner.data.by_class import place_in_class
 from xpruner.data.class_names import unique_names
 from xpruner.errors import UsageError, unknown
-from xpruner.explain.ablation import activation_strength, losses_without, stand_ins
+from xpruner.explain.ablation import ablation_effects, activation_strength, redundant_units
 from xpruner.explain.audit import Drop
 from xpruner.explain.decision import Decision
-from xpruner.masks.class_masks import odds
 from xpruner.run.finished import BATCH, FinishedRun
 from xpruner.units import DEFAULT_KINDS, Units
 
@@ -23,7 +22,7 @@ SHOWN = 5
 
 
 @dataclass(frozen=True)
-class ImageOf:
+class RankedImage:
     """An image, by its number in the run's images, with what it is and a figure."""
 
     number: int
@@ -32,19 +31,19 @@ class ImageOf:
 
 
 @dataclass(frozen=True)
-class Cost:
-    """What closing units costs, by class name, the most expensive first.
+class AblationCost:
+    """What ablating units costs, by class name, the most expensive first.
 
     Attributes:
-        units: That are closed.
+        units: That are ablated.
         top1: Percentage points of top-1, with a 95 % interval.
-        nats: Mean rise of the cross-entropy.
+        loss: Mean rise of the cross-entropy.
         noise: Whether every interval holds 0, so that none of the losses is more than chance.
     """
 
     units: list[int]
     top1: dict[str, Drop]
-    nats: dict[str, float]
+    loss: dict[str, float]
     noise: bool
 
 
@@ -56,19 +55,19 @@ class UnitCard:
         name: ``<group key>:<index>``.
         serves: Mask value in the dense model by class name, the largest first, but for classes that the masks have seen
             no image of.
-        decided: Mask value of these classes in the network that was left when the plan last looked at the unit, on the
-            scale of the last look.
-        images: How many of each class were looked at, by class name.
-        importance: What decided: the latter masks over the classes as one number, as the plan read them.
-        threshold: Least importance of a unit of its group that stayed; None where none did.
-        kept: Whether it stayed.
-        stays_at: Smallest share of the dense model's cost at which it would stay, were units to go, or to come back,
-            in the order of their importance; None where importance does not tell.
-        why: What decided, in words.
-        alone: What closing it costs.
-        together: What closing it costs together with the units that could best stand in for it.
-        driven_by: Images in which it hands on most (mean square); none for kinds that no layer reads.
-        missed_by: Images whose prediction changes most without it (Kullback-Leibler divergence, nats).
+        decided: The deciding mask value of these classes: the last estimate of the search, that of the network as
+            pruned by then, on the scale of the last round.
+        images: How many of each class were used, by class name.
+        importance: The deciding masks over the classes as one number, as the plan read them.
+        lowest_kept: Lowest importance of a kept unit of its group; None where none was kept.
+        kept: Whether it was kept.
+        kept_at: Smallest share of the dense model's cost at which it would be kept, were units pruned, or restored, in
+            the order of their importance; None where importance does not decide.
+        why: Why it was kept or pruned, in words.
+        alone: What ablating it costs.
+        together: What ablating it costs together with the units that are most redundant to it.
+        activated_by: Images in which its output is largest (mean square); none for kinds without a consumer.
+        missed_by: Images whose prediction changes most when it is ablated (Kullback-Leibler divergence, nats).
     """
 
     name: str
@@ -76,66 +75,14 @@ class UnitCard:
     decided: dict[str, float]
     images: dict[str, int]
     importance: float
-    threshold: float | None
+    lowest_kept: float | None
     kept: bool
-    stays_at: float | None
+    kept_at: float | None
     why: str
-    alone: Cost
-    together: Cost
-    driven_by: list[ImageOf]
-    missed_by: list[ImageOf]
-
-
-@dataclass(frozen=True)
-class Carrier:
-    """A unit that a class needs.
-
-    Attributes:
-        unit: Its index.
-        mask: Of the class, in the dense model.
-        times: How much more evidence, in odds of the masks, it has for this class than for the others on average.
-        kept: Whether it stayed.
-    """
-
-    unit: int
-    mask: float
-    times: float
-    kept: bool
-
-
-@dataclass(frozen=True)
-class Layer:
-    """What one group does for a class.
-
-    Attributes:
-        key: Of the group.
-        units: How many it had.
-        kept: How many stayed.
-        share_kept: Share of the class's evidence in the dense model, the odds of its masks, that the units hold that
-            stayed.
-        carried_by: The units that the class needs most.
-    """
-
-    key: str
-    units: int
-    kept: int
-    share_kept: float
-    carried_by: list[Carrier]
-
-
-@dataclass(frozen=True)
-class ClassCard:
-    """One class.
-
-    Attributes:
-        name: Of the class.
-        layers: In the order of the forward pass; none where the class is not ``seen``.
-        seen: Whether the masks have seen an image of the class; else nothing is known of it.
-    """
-
-    name: str
-    layers: list[Layer]
-    seen: bool = True
+    alone: AblationCost
+    together: AblationCost
+    activated_by: list[RankedImage]
+    missed_by: list[RankedImage]
 
 
 def find_unit(name: str, units: Units) -> tuple[str, int]:
@@ -162,7 +109,7 @@ def find_unit(name: str, units: Units) -> tuple[str, int]:
 
 
 def unit_card(run: FinishedRun, key: str, index: int, count: int = 1000) -> UnitCard:
-    """Returns the card of one unit; what closing it costs is measured on some of the run's images.
+    """Returns the card of one unit; what ablating it costs is measured on some of the run's images.
 
     Args:
         run: A run with masks.
@@ -177,13 +124,13 @@ def unit_card(run: FinishedRun, key: str, index: int, count: int = 1000) -> Unit
     names, group = unique_names(run.class_names), run.units[key]
     decision = Decision(run, group, index)
     numbers, images = run.some_images(count)
-    precision, near, driven = run.config.precision, [], None
+    precision, redundant, activation = run.config.precision, [], None
     if group.consumer is not None:
-        near = stand_ins(run.dense, run.units, key, index, images, NEIGHBOURS, precision)
-        driven = activation_strength(run.dense, group, index, images, precision)
+        redundant = redundant_units(run.dense, run.units, key, index, images, NEIGHBOURS, precision)
+        activation = activation_strength(run.dense, group, index, images, precision)
     labels = torch.cat([y for _, y in images])
     labelled = [(number, names[label]) for number, label in zip(numbers, labels.tolist(), strict=True)]
-    choices = [[index], [index, *near]]
+    choices = [[index], [index, *redundant]]
     alone, together = _image_by_image(run, [{key: choice} for choice in choices], images)
     return UnitCard(
         name=f"{key}:{index}",
@@ -191,69 +138,40 @@ def unit_card(run: FinishedRun, key: str, index: int, count: int = 1000) -> Unit
         decided=_largest_first(run, run.masks[key][:, index]),
         images={names[label]: n for label, n in enumerate(torch.bincount(labels).tolist()) if n},
         importance=decision.importance,
-        threshold=decision.threshold,
+        lowest_kept=decision.lowest_kept,
         kept=decision.kept,
-        stays_at=decision.stays_at,
+        kept_at=decision.kept_at,
         why=decision.why,
         alone=_cost(choices[0], alone, labels, names),
         together=_cost(choices[1], together, labels, names),
-        driven_by=[] if driven is None else _largest(driven, labelled),
+        activated_by=[] if activation is None else _largest(activation, labelled),
         missed_by=_largest(alone.change, labelled),
     )
 
 
-def class_card(run: FinishedRun, label: int) -> ClassCard:
-    """Returns the card of one class; needs no images.
-
-    Args:
-        run: A run with masks.
-        label: Of the class.
-
-    Raises:
-        UsageError: If the run has no masks.
-        XPrunerError: If a file of the run is missing or damaged.
-    """
-    name = unique_names(run.class_names)[label]
-    if label in run.unseen:
-        return ClassCard(name, [], seen=False)
-    layers = []
-    for group in run.units:
-        masks, stayed = run.dense_masks[group.key].double(), set(run.plan.keep.get(group.key, range(group.size)))
-        evidence = odds(masks[label])
-        top = evidence.argsort(descending=True)[:SHOWN]
-        others = (odds(masks[:, top]).sum(0) - evidence[top]) / (len(masks) - 1)
-        held = evidence[sorted(stayed)].sum() / evidence.sum()
-        carried = [
-            Carrier(unit, masks[label, unit].item(), times, unit in stayed)
-            for unit, times in zip(top.tolist(), (evidence[top] / others).tolist(), strict=True)
-        ]
-        layers.append(Layer(group.key, group.size, len(stayed), held.item(), carried))
-    return ClassCard(name, layers)
-
-
 @dataclass(frozen=True)
 class _Images:
-    """What each image loses: points of top-1 (-100, 0 or 100), nats, and the change of its prediction, (images,)."""
+    """What ablation does to each image, (images,): points of top-1 lost (-100, 0 or 100), rise of the loss, change."""
 
     top1: Tensor
-    nats: Tensor
+    loss: Tensor
     change: Tensor
 
 
 def _image_by_image(run: FinishedRun, choices: Sequence[Mapping[str, Sequence[int]]], images: Batches) -> list[_Images]:
-    """Returns for each choice what the images lose without these units; a class's mean over one image is the image's"""
+    """Returns for each choice what ablating it does to each image: a class's mean over one image is the image's."""
     found: list[list[_Images]] = [[] for _ in choices]
     order = []
     for numbers, batch in _each_class_once(images):
         order.append(numbers)
-        losses = losses_without(
+        effects = ablation_effects(
             run.dense, run.units, choices, [batch], len(run.class_names), run.config.precision
         )  # fmt: skip
-        for each, loss in zip(found, losses, strict=True):
-            each.append(_Images(loss.top1[batch[1]], loss.nats[batch[1]], loss.change))
+        for each, effect in zip(found, effects, strict=True):
+            each.append(_Images(effect.top1[batch[1]], effect.loss[batch[1]], effect.change))
     back = torch.cat(order).argsort()
     return [
-        _Images(*(torch.cat([getattr(part, name) for part in parts])[back] for name in ("top1", "nats", "change")))
+        _Images(*(torch.cat([getattr(part, name) for part in parts])[back] for name in ("top1", "loss", "change")))
         for parts in found
     ]
 
@@ -267,15 +185,15 @@ def _each_class_once(images: Batches) -> Iterator[tuple[Tensor, tuple[Tensor, Te
             yield numbers, (torch.stack([pixels[i] for i in numbers.tolist()]), labels[numbers])
 
 
-def _cost(without: list[int], seen: _Images, labels: Tensor, names: Sequence[str]) -> Cost:
-    top1, nats = {}, {}
+def _cost(ablated: list[int], seen: _Images, labels: Tensor, names: Sequence[str]) -> AblationCost:
+    top1, loss = {}, {}
     for label in labels.unique().tolist():
         own = seen.top1[labels == label]
         top1[names[label]] = Drop.of(int((own > 0).sum()), int((own < 0).sum()), len(own))
-        nats[names[label]] = seen.nats[labels == label].mean().item()
+        loss[names[label]] = seen.loss[labels == label].mean().item()
     noise = all(drop.low <= 0 <= drop.high for drop in top1.values())
     ordered = sorted(top1, key=lambda name: -top1[name].value)
-    return Cost(without, {name: top1[name] for name in ordered}, _sorted(nats), noise)
+    return AblationCost(ablated, {name: top1[name] for name in ordered}, _sorted(loss), noise)
 
 
 def _largest_first(run: FinishedRun, values: Tensor) -> dict[str, float]:
@@ -288,7 +206,7 @@ def _sorted(values: Mapping[str, float]) -> dict[str, float]:
     return dict(sorted(values.items(), key=lambda item: -item[1]))
 
 
-def _largest(values: Tensor, labelled: Sequence[tuple[int, str]]) -> list[ImageOf]:
+def _largest(values: Tensor, labelled: Sequence[tuple[int, str]]) -> list[RankedImage]:
     top, order = values.topk(min(SHOWN, len(values)))
     shown = [labelled[i] for i in order.tolist()]
-    return [ImageOf(number, label, value) for (number, label), value in zip(shown, top.tolist(), strict=True)]
+    return [RankedImage(number, label, value) for (number, label), value in zip(shown, top.tolist(), strict=True)]

@@ -1,4 +1,4 @@
-"""One image: what the dense and the pruned model take it for, and what each of them looks at."""
+"""Cards of images: what the dense and the pruned model predict, and the explanation maps of both."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,36 +9,36 @@ from xpruner.data import InputSpec
 from xpruner.data.class_names import unique_names
 from xpruner.data.image import read_image
 from xpruner.errors import UsageError
-from xpruner.explain.guess import Guess, guesses
-from xpruner.explain.map_pair import Likeness, map_pair
+from xpruner.explain.map_pair import MapSimilarity, map_pair
 from xpruner.explain.pictures import heated, pixels_of, side_by_side, write_png
+from xpruner.explain.predictions import Prediction, top_predictions
 from xpruner.run.finished import FinishedRun
 
 
 @dataclass(frozen=True)
 class ImageCard:
-    """One image, and what became of it.
+    """The predictions and the maps of both models for one image.
 
     Attributes:
         image: Where it lies, or its number in the run's images.
-        dense: The classes that the dense model thinks of, the most probable first.
-        pruned: Those that the pruned model thinks of.
+        dense: What the dense model predicts, the most probable class first.
+        pruned: What the pruned model predicts.
         explained: Name of the class that the maps explain;
-            :data:`~xpruner.explain.map_pair.ANY_CLASS` where the method knows none.
+            :data:`~xpruner.explain.map_pair.ANY_CLASS` where they do not depend on it.
         method: Of the maps.
-        likeness: Of the two maps.
-        floor: What likeness is worth by chance.
+        similarity: Of the two maps.
+        chance: The chance level of their similarity.
         picture: Where the image, the dense model's map and that of the pruned model lie, side by side.
         truth: Name of the class of an image of the run; None for a file.
     """
 
     image: str
-    dense: list[Guess]
-    pruned: list[Guess]
+    dense: list[Prediction]
+    pruned: list[Prediction]
     explained: str
     method: str
-    likeness: Likeness
-    floor: Likeness
+    similarity: MapSimilarity
+    chance: MapSimilarity
     picture: str
     truth: str | None = None
 
@@ -53,8 +53,8 @@ def image_card(
         run: A finished run.
         source: Path of an image file, or the number of one of the run's images, as the cards count them.
         method: Of the maps.
-        label: Of the class to explain; absent, the one that the dense model predicts. Of no effect where the method
-            knows no class.
+        label: Of the class to explain; absent, the one that the dense model predicts. Of no effect where the
+            maps do not depend on it.
         output: The PNG to write; absent, one in ``explained`` in the run directory, named by image and method.
 
     Raises:
@@ -68,9 +68,9 @@ def image_card(
     output = output or run.folder / "explained" / f"{name}-{method}.png"
     pixels = pixels_of(image, spec)
     write_png(output, side_by_side([pixels, *(heated(pixels, found.numpy()) for found in (pair.dense, pair.pruned))]))
-    dense, pruned = (guesses(model, image, names) for model in (run.dense, run.pruned))
-    explained, alike = pair.explained(names), (pair.likeness, pair.floor)
-    return ImageCard(str(source), dense, pruned, explained, method, *alike, str(output), truth)
+    dense, pruned = (top_predictions(model, image, names) for model in (run.dense, run.pruned))
+    explained, similarity = pair.explained(names), (pair.similarity, pair.chance)
+    return ImageCard(str(source), dense, pruned, explained, method, *similarity, str(output), truth)
 
 
 def numbered_image(run: FinishedRun, number: int) -> tuple[Tensor, str]:

@@ -1,4 +1,4 @@
-"""What a model takes an image for."""
+"""What a model predicts for an image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,22 +13,24 @@ SHOWN = 5
 
 
 @dataclass(frozen=True)
-class Guess:
-    """A class that a model may take an image for, and how probable that is to it, 0 to 1."""
+class Prediction:
+    """A class and the probability that a model gives it, 0 to 1."""
 
     name: str
     probability: float
 
 
 def probabilities(model: nn.Module, image: Tensor) -> Tensor:
-    """Returns how probable each class is to a model, (classes,), for an image (3, height, width) as it takes them."""
+    """Returns a model's probability of each class, (classes,), for an image (3, height, width) as it takes them."""
     device = next(model.parameters()).device
     with evaluating(model), torch.inference_mode():
         return logits_of(model(image[None].to(device)))[0].float().softmax(0).cpu()
 
 
-def guesses(model: nn.Module, image: Tensor, class_names: Sequence[str], count: int = SHOWN) -> list[Guess]:
-    """Returns what a model takes an image for, the most probable classes first.
+def top_predictions(
+    model: nn.Module, image: Tensor, class_names: Sequence[str], count: int = SHOWN
+) -> list[Prediction]:
+    """Returns the classes that are most probable to a model, the most probable first.
 
     Args:
         model: The classifier.
@@ -38,6 +40,6 @@ def guesses(model: nn.Module, image: Tensor, class_names: Sequence[str], count: 
     """
     best = probabilities(model, image).topk(min(count, len(class_names)))
     return [
-        Guess(class_names[label], share)
+        Prediction(class_names[label], share)
         for share, label in zip(best.values.tolist(), best.indices.tolist(), strict=True)
     ]

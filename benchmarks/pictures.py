@@ -133,47 +133,58 @@ def draw_run(run: FinishedRun, number: int | None, layer: str, path: Path) -> No
     spec, name = InputSpec.of(run.dense), run.class_names[label]
     pixels = pixels_of(image, spec)
     share = 100 * run.plan.share("macs")
-    tiles = {f"image: {name}": pixels}
+    tiles = {f"image ({name})": pixels}
     for title, model in (("dense model", run.dense), (f"pruned to {share:.0f} % of the MACs", run.pruned)):
         found = saliency(model, image[None], "relevance", torch.tensor([label]))[0]
-        tiles[f"evidence for “{name}”,\n{title}"] = heated(pixels, found.numpy())
-    figure = plt.figure(figsize=(8, 6.1))
-    grid = figure.add_gridspec(2, 3, height_ratios=(1.12, 1), hspace=0.34, wspace=0.06,
-                               left=0.115, right=0.985, top=0.915, bottom=0.11)  # fmt: skip
+        tiles[title] = heated(pixels, found.numpy())
+    figure = plt.figure(figsize=(8, 5.4))
+    figure.text(0.115, 0.955, f"Where each model looks for “{name}”", weight="bold", fontsize=12)
+    figure.text(0.115, 0.425, "What each unit of a layer contributes to each class", weight="bold", fontsize=12)
+    above = figure.add_gridspec(1, 3, left=0.115, right=0.94, top=0.895, bottom=0.5, wspace=0.05)
     for column, (title, tile) in enumerate(tiles.items()):
-        axes = figure.add_subplot(grid[0, column])
+        axes = figure.add_subplot(above[column])
         axes.imshow(tile, interpolation="bicubic")
         axes.set_title(title, fontsize=11)
         axes.set_axis_off()
-    _draw_masks(figure.add_subplot(grid[1, :]), run, layer)
+    below = figure.add_gridspec(
+        1, 2, left=0.115, right=0.94, top=0.365, bottom=0.065, width_ratios=(60, 1), wspace=0.03
+    )
+    _draw_masks(figure.add_subplot(below[0]), figure.add_subplot(below[1]), run, layer)
     figure.savefig(path, dpi=150, metadata={"Software": None})
     plt.close(figure)
 
 
-def _draw_masks(axes: Axes, run: FinishedRun, layer: str) -> None:
-    masks, kept = run.dense_masks[layer], run.plan.gates()[layer] > 0
-    order = torch.cat([_by_favourite_class(masks, kept), _by_favourite_class(masks, ~kept)])
+def _draw_masks(axes: Axes, scale: Axes, run: FinishedRun, layer: str) -> None:
+    masks, kept = run.masks[layer], run.plan.gates()[layer] > 0
+    order = torch.cat([_by_class(masks, kept), _by_importance(run.importance[layer], ~kept)])
     shown = axes.imshow(masks[:, order], aspect="auto", cmap="magma", vmin=0, vmax=1, interpolation="nearest")
     boundary = int(kept.sum())
     axes.axvline(boundary - 0.5, color="white", linewidth=2)
-    for start, stop, text in ((0, boundary, "kept"), (boundary, len(kept), "pruned")):
-        axes.text((start + stop) / 2, -0.75, f"{stop - start} {text}", ha="center", fontsize=11)
+    parts = (
+        (0, boundary, "kept, by class"),
+        (boundary, len(kept), "pruned, by importance"),
+    )
+    for start, stop, text in parts:
+        axes.text((start + stop) / 2, -0.8, f"{stop - start} {text}", ha="center", fontsize=10)
     axes.set_yticks(range(len(run.class_names)), run.class_names, fontsize=9.5)
     axes.set_xticks([])
     axes.tick_params(length=0)
-    kind = "hidden units" if layer.endswith(":hidden") else layer.split(":")[-1]
-    axes.set_xlabel(f"the {len(kept)} {kind} of {layer.split(':')[0]}, sorted by the class that needs them most")
-    bar = axes.figure.colorbar(shown, ax=axes, pad=0.015, fraction=0.025, ticks=[0, 1])
-    bar.set_label("contribution", labelpad=-4)
+    axes.set_xlabel(f"the {len(kept)} units of {layer}", labelpad=6)
+    bar = axes.figure.colorbar(shown, cax=scale, ticks=[0, 1])
     bar.outline.set_visible(False)
 
 
-def _by_favourite_class(masks: Tensor, chosen: Tensor) -> Tensor:
-    """Returns the numbers of the chosen units by the class that needs them most, those that need them more first."""
+def _by_class(masks: Tensor, chosen: Tensor) -> Tensor:
+    """Returns the numbers of the chosen units by the class whose mask stands out most from that class's others."""
     numbers = chosen.nonzero().flatten()
-    values = masks[:, numbers]
-    standing_out = values.amax(0) - values.mean(0)
-    return numbers[torch.from_numpy(np.lexsort((-standing_out.numpy(), values.argmax(0).numpy())))]
+    logits = masks[:, numbers].logit(eps=1e-6)
+    standing_out, favourite = (logits - logits.mean(1, keepdim=True)).max(0)
+    return numbers[torch.from_numpy(np.lexsort((-standing_out.numpy(), favourite.numpy())))]
+
+
+def _by_importance(importance: Tensor, chosen: Tensor) -> Tensor:
+    numbers = chosen.nonzero().flatten()
+    return numbers[importance[numbers].argsort(descending=True)]
 
 
 def _right_in_both(run: FinishedRun) -> int:
@@ -189,7 +200,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", nargs="?", type=Path, help="folder of a finished run, for the second picture")
     parser.add_argument("--image", type=int, help="number of the run's image to show")
-    parser.add_argument("--layer", default="blocks.9.mlp:hidden", help="group of units whose masks are shown")
+    parser.add_argument("--layer", default="blocks.7.mlp:hidden", help="group of units whose masks are shown")
     arguments = parser.parse_args()
     plt.rcParams.update({"font.size": 10, "svg.hashsalt": "xpruner", "font.family": "DejaVu Sans"})
     PICTURES.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""An extension of griffe: the Sphinx roles in docstrings become links of the site, or plain code where none leads on."""
+"""An extension of griffe: the Sphinx roles in docstrings become links of the site, or code where there is no target."""
 
 import re
 from typing import Any

@@ -26,6 +26,7 @@ from xpruner.run.pipeline import run_pipeline
 from xpruner.runtime.devices import accelerator
 from xpruner.runtime.precision import resolve_precision
 from xpruner.training import evaluate, finetune
+from xpruner.training.options import LoopOptions
 
 HEADS_AND_HIDDEN = ["head", "hidden"]
 RESULTS = Path(__file__).parent / "results"
@@ -102,10 +103,8 @@ def finetune_dense(args: argparse.Namespace) -> dict:
     dense, _ = load_model(config.model, 10)
     data = load_data(config.data, InputSpec.of(dense), config.seed)
     start = time.perf_counter()
-    tuned = finetune(
-        copy.deepcopy(dense), dense, data.train, config.finetune, batch_size=config.data.batch_size, seed=args.seed,
-        precision=precision, state_dir=Path(config.output) / "state",
-    )  # fmt: skip
+    options = LoopOptions(config.data.batch_size, 0, args.seed, precision, Path(config.output) / "state")
+    tuned = finetune(copy.deepcopy(dense), dense, data.train, config.finetune, options)
     seconds = time.perf_counter() - start
     top1 = evaluate(tuned, data.test if data.val is None else data.val, precision=precision)
     metrics = {"finetuned": {"top1": top1, "seconds": seconds}, "environment": environment(precision)}

@@ -30,25 +30,24 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
+import torch
 from nuwa import Found, nuwa
 from table import markdown, percent
 from torch import nn
 
 from xpruner.compare.results import provenance
-from xpruner.data.subset import ImagesOf
 from xpruner.masks.class_masks import reduce_classes
-from xpruner.measure.macs import count_macs, count_params
 from xpruner.methods import Problem, find_method
 from xpruner.models.classifier import keep_classes
 from xpruner.plan.budget import Budget
 from xpruner.plan.plan import Plan
 from xpruner.plan.solver import plan_from_scores
+from xpruner.run import stages
 from xpruner.run.environment import environment
-from xpruner.run.finished import BATCH, FinishedRun, open_run
+from xpruner.run.finished import FinishedRun, open_run
 from xpruner.run.folder import comparable
-from xpruner.run.specialise import calibration, compensated, plan_for
-from xpruner.surgery import apply
-from xpruner.training import evaluate
+from xpruner.run.setup import Setup
+from xpruner.run.specialise import plan_for, setup_for
 
 HEAD = ["classes", "method", "MACs", "top-1 cut", "top-1", "least", "below dense", "s"]
 
@@ -124,9 +123,9 @@ class Bench:
     def general(self) -> Made:
         """The class-agnostic model with all its classes, compensated on images of all."""
         start = time.perf_counter()
-        images = calibration(self.run, range(self.run.data.num_classes))
-        model = compensated(self.run, self.run.dense, self.agnostic, images)
-        return Made(apply(self.run.dense, self.agnostic), model, time.perf_counter() - start)
+        setup = setup_for(self.run, range(self.run.data.num_classes))
+        model = compensated(setup, self.agnostic)
+        return Made(stages.cut(setup, self.agnostic), model, time.perf_counter() - start)
 
 
 class Task:
@@ -134,27 +133,30 @@ class Task:
 
     def __init__(self, bench: Bench, labels: list[int], seed: int):
         self.bench, self.run, self.labels, self.seed = bench, bench.run, labels, seed
-        self.dense = keep_classes(self.run.dense, labels)
-        self.images = ImagesOf(self.run.images, labels)
-        self.calibration = calibration(self.run, labels)
+        self.setup = setup_for(self.run, labels)
+        self.dense, self.images, self.calibration = self.setup.dense, self.setup.data.measured, self.setup.calibration
 
     @cached_property
     def nuwa(self) -> tuple[Found, float]:
         """What NuWa's recipe finds, and the seconds it takes."""
         start, config = time.perf_counter(), self.run.config
+        train = self.run.data.train
+        theirs = torch.isin(train.labels, torch.tensor(self.labels)).nonzero().flatten().tolist()
         found = nuwa(
-            self.run.dense, ImagesOf(self.run.data.train, self.labels).images, self.calibration, self.bench.budget,
+            self.run.dense, train.only(theirs), self.calibration, self.bench.budget,
             seed=self.seed, precision=config.precision,
         )  # fmt: skip
         return found, time.perf_counter() - start
 
     def by_plan(self, plan: Plan) -> Made:
-        return Made(apply(self.dense, plan), compensated(self.run, self.dense, plan, self.calibration))
+        return Made(stages.cut(self.setup, plan), compensated(self.setup, plan))
 
     def figures(self, model: nn.Module) -> dict[str, float]:
-        config = self.run.config
-        top1 = evaluate(model, self.images, batch_size=BATCH, workers=config.data.workers, precision=config.precision)
-        return {"top1": top1, "macs": count_macs(model, self.run.units.input_size), "params": count_params(model)}
+        return stages.figures(self.setup, model)
+
+
+def compensated(setup: Setup, plan: Plan) -> nn.Module:
+    return stages.compensated(setup, stages.cut(setup, plan), plan, {})[0]
 
 
 def specialised(task: Task) -> Made:
@@ -188,7 +190,8 @@ def by_nuwa(task: Task) -> Made:
 def nuwa_compensated(task: Task) -> Made:
     found, seconds = task.nuwa
     dense = keep_classes(found.dense, task.labels)
-    return Made(apply(dense, found.plan), compensated(task.run, dense, found.plan, task.calibration), seconds)
+    setup = task.setup.replaced(dense=dense)
+    return Made(stages.cut(setup, found.plan), compensated(setup, found.plan), seconds)
 
 
 METHODS: dict[str, Callable[[Task], Made]] = {

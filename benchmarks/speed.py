@@ -23,11 +23,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from xpruner.calibration.rotate_heads import rotate_heads
 from xpruner.compare.results import provenance
 from xpruner.config import preset
 from xpruner.masks.learning import learn_masks
-from xpruner.methods import Problem, find_method
-from xpruner.methods._registry import kinds_for, prepared
+from xpruner.methods import Problem, find_method, kinds_for
 from xpruner.run.environment import environment
 from xpruner.runtime.devices import autocast
 from xpruner.runtime.precision import resolve_precision
@@ -113,7 +113,7 @@ def surgery(name: str) -> float:
 
 
 def search_epochs() -> dict[str, float]:
-    """The default search on DeiT-tiny at half the MACs, the turning of heads included, in epochs of plain training.
+    """The default search on DeiT-tiny at half the MACs, rotating the heads included, in epochs of plain training.
 
     In CPU seconds of this process, which other work on the machine changes little. What the images show does not
     matter for the cost, so these are noise.
@@ -122,7 +122,7 @@ def search_epochs() -> dict[str, float]:
     data = Noise(config.data.calibration_size)
     calibration = list(torch.utils.data.DataLoader(data, BATCH))
     start = time.process_time()
-    model = prepared(dense(), calibration, config)
+    model = rotate_heads(dense(), calibration, config.precision)
     units = xpruner.find_units(model, kinds_for(config, model))
     problem = Problem(model, units, data, calibration, CLASSES, xpruner.Budget.parse("0.5"), config)
     find_method("xpruner")(problem)

@@ -28,6 +28,7 @@ from xpruner.run.environment import environment
 from xpruner.runtime.devices import accelerator
 from xpruner.runtime.precision import resolve_precision
 from xpruner.training import evaluate, finetune
+from xpruner.training.options import LoopOptions
 
 
 def main() -> None:
@@ -45,10 +46,8 @@ def main() -> None:
     torch.manual_seed(args.seed)
     model, _ = load_model(untrained(config.model, args.start), len(class_names(config.data)))
     data = load_data(config.data, InputSpec.of(model), args.seed)
-    finetune(
-        model, None, data.train, recipe,
-        batch_size=args.batch_size, seed=args.seed, precision=precision, state_dir=out.with_suffix(".training"),
-    )  # fmt: skip
+    options = LoopOptions(args.batch_size, 0, args.seed, precision, out.with_suffix(".training"))
+    finetune(model, None, data.train, recipe, options)
     half = {name: tensor.half() for name, tensor in model.state_dict().items()}
     model.load_state_dict(half)  # what is stored is what is measured
     save_file(half, out)

@@ -19,6 +19,7 @@ from xpruner.compare.results import read_result
 from xpruner.compare.tables import overview, rows_of
 from xpruner.config import RunConfig
 from xpruner.config.files import read_config
+from xpruner.config.typed import typed
 from xpruner.errors import UsageError, XPrunerError
 from xpruner.methods._outcome_files import read_masks
 from xpruner.plan.budget import Budget
@@ -29,7 +30,6 @@ from xpruner.report.metrics import Result, finished
 from xpruner.run.folder import comparable
 from xpruner.run.metrics import METRICS, read_metrics
 from xpruner.run.tracking import HISTORY, Curve, read_history
-from xpruner.typed import typed
 from xpruner.units import Gate, UnitGroup, Units
 
 in_one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)

@@ -9,7 +9,7 @@ import xpruner
 SOURCE = Path(xpruner.__file__).parent
 
 FLOORS = [
-    {"errors", "_torchvision", "text", "typed"},
+    {"errors", "_lazy", "_torchvision", "text"},
     {"files", "registry"},
     {"config"},
     {"runtime"},

@@ -12,8 +12,10 @@ from xpruner.compare import protocol
 from xpruner.compare.study import Trial, runs_of
 from xpruner.errors import XPrunerError
 from xpruner.measure.resources import measured
-from xpruner.methods import Method, Outcome
+from xpruner.methods import Method, Outcome, find_method
 from xpruner.plan.plan import Plan
+from xpruner.run import setup, stages
+from xpruner.surgery import apply
 
 
 @pytest.fixture
@@ -36,60 +38,67 @@ def hand_over(monkeypatch, number: int) -> None:
 
     def search(problem):
         plan = l2(problem).plan
-        return Outcome(plan, model=always_says(protocol.apply(problem.model, plan), number))
+        return Outcome(plan, model=always_says(apply(problem.model, plan), number))
 
-    l2 = protocol.find_method("l2")
-    monkeypatch.setattr(protocol, "find_method", lambda name: Method("l2", search))
+    l2 = find_method("l2")
+    monkeypatch.setattr(setup, "find_method", lambda name: Method("l2", search))
+
+
+def share_of(reference: protocol.Reference, label: int) -> object:
+    """Returns the share of the measured images that are of a class."""
+    return pytest.approx((reference.setup.data.measured.labels == label).float().mean().item())
 
 
 def test_a_method_that_misses_the_budget_is_refused(run, tmp_path, monkeypatch):
     keep_all = Method("l2", lambda problem: Outcome(Plan.of(problem.units, {"blocks.0.mlp:hidden": range(90)})))
-    monkeypatch.setattr(protocol, "find_method", lambda name: keep_all)
-    with pytest.raises(XPrunerError, match=r"l2-0\.5-untrained-seed0 has a cost of"):
-        protocol.run_one(protocol.set_up(run.config), run, tmp_path / "state")
+    monkeypatch.setattr(setup, "find_method", lambda name: keep_all)
+    with pytest.raises(XPrunerError, match=r"'l2' made a model of [\d,]+ macs where [\d,]+ were asked for"):
+        protocol.run_one(protocol.set_up(run), run, tmp_path / "state")
 
 
 @pytest.mark.parametrize("helps", [True, False])
 def test_fine_tuning_starts_from_the_better_one(run, tmp_path, monkeypatch, helps):
     """A compensation is measured; it is not taken where it does worse on the images behind those of calibration."""
-    bench = protocol.set_up(run.config)
-    counts = bench.data.train.labels[64:128].bincount(minlength=10)
+    reference = protocol.set_up(run)
+    counts = reference.setup.data.train.labels[64:128].bincount(minlength=10)
     rare, common = counts.argmin().item(), counts.argmax().item()
-    found, compensated = (rare, common) if helps else (common, rare)
-    hand_over(monkeypatch, found)
-    monkeypatch.setattr(protocol, "compensate", lambda model, *_args, **_options: always_says(model, compensated))
-    monkeypatch.setattr(protocol, "finetune", lambda model, *_args, **_options: started.append(model) or model)
+    before, compensated = (rare, common) if helps else (common, rare)
+    hand_over(monkeypatch, before)
+    monkeypatch.setattr(stages, "compensate", lambda model, *_args, **_options: always_says(model, compensated))
+    monkeypatch.setattr(stages, "finetune", lambda model, *_args, **_options: started.append(model) or model)
     started: list[nn.Module] = []
     tuned = replace(run, config=replace(run.config, finetune=replace(run.config.finetune, steps=1)))
-    stages = protocol.run_one(bench, tuned, tmp_path / "state")["stages"]
-    assert stages["compensated"]["top1"] == pytest.approx((bench.labels == compensated).float().mean().item())
-    assert stages["compensated"]["taken"] is helps
+    found = protocol.run_one(reference, tuned, tmp_path / "state")["stages"]
+    assert found["compensated"]["top1"] == pytest.approx(
+        (reference.setup.data.measured.labels == compensated).float().mean().item()
+    )
+    assert found["compensated"]["taken"] is helps
     assert [model.head.bias.argmax().item() for model in started] == [common]
 
 
 def test_a_run_that_was_stopped_behind_its_search_keeps_what_it_found(run, tmp_path, monkeypatch):
-    bench = protocol.set_up(run.config)
-    whole = protocol.run_one(bench, run, tmp_path / "state")
-    monkeypatch.delattr(protocol, "find_method")  # nothing is searched for again
-    again = protocol.run_one(bench, run, tmp_path / "state")
+    reference = protocol.set_up(run)
+    whole = protocol.run_one(reference, run, tmp_path / "state")
+    monkeypatch.delattr(stages, "search")  # nothing is searched for again
+    again = protocol.run_one(reference, run, tmp_path / "state")
     assert again["keep"] == whole["keep"] and not whole["resumed"] and again["resumed"]
 
 
 def test_a_search_that_trains_weights_hands_its_model_over(run, tmp_path, monkeypatch):
     """Its own weights are measured as found, and compensated; the dense weights under the same plan are the cut."""
     hand_over(monkeypatch, 3)
-    monkeypatch.setattr(protocol, "compensate", lambda model, *_args, **_options: model)
-    bench = protocol.set_up(run.config)
-    stages = protocol.run_one(bench, run, tmp_path / "state")["stages"]
-    assert stages["found"]["top1"] == pytest.approx((bench.labels == 3).float().mean().item())
-    agreement = {stage: figures.get("agreement") for stage, figures in stages.items()}
+    monkeypatch.setattr(stages, "compensate", lambda model, *_args, **_options: model)
+    reference = protocol.set_up(run)
+    found = protocol.run_one(reference, run, tmp_path / "state")["stages"]
+    assert found["found"]["top1"] == share_of(reference, 3)
+    agreement = {stage: figures.get("agreement") for stage, figures in found.items()}
     assert agreement["cut"] != agreement["found"] == agreement["compensated"]
 
 
 def test_features_are_compared_where_the_stream_was_cut(tmp_path):
     path = write_comparison(tmp_path, {"Isomorphic": {"method": "isomorphic", "finetune": {"features": 1.0}}})
     run = next(runs_of(chosen_entries(read_comparison(str(path)), "short", [], str(path)), [0], ["0.5"], "short"))
-    result = protocol.run_one(protocol.set_up(run.config), run, tmp_path / "state")
+    result = protocol.run_one(protocol.set_up(run), run, tmp_path / "state")
     kept, dense = result["keep"]["stream:embed"]
     assert kept < dense and "finetuned" in result["stages"]
 

@@ -79,10 +79,5 @@ def test_features_need_a_teacher():
         check(FinetuneConfig(features=1.0, distill=0.0), "finetune.")
 
 
-def test_a_guard_is_for_xpruner_alone():
-    with pytest.raises(UsageError, match=r"max_class_drop is 2\.0, but must be absent, as it guards"):
-        check(RunConfig(method="l2", max_class_drop=2.0))
-
-
 def test_a_whole_number_passes_for_a_float():
     check(FinetuneConfig(clip_grad=1, mixup=0))

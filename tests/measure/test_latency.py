@@ -6,7 +6,7 @@ from torch import nn
 
 from xpruner.errors import UsageError
 from xpruner.measure import latency
-from xpruner.measure.latency import compare_latency
+from xpruner.measure.latency import measure_latency
 
 SHAPE = (3, 4, 4)
 
@@ -44,7 +44,7 @@ def clock(monkeypatch) -> Clock:
 
 def test_medians_in_milliseconds_for_every_model_and_batch_size(clock):
     models = {"dense": Fake(clock, 0.004), "pruned": Fake(clock, 0.001)}
-    result = compare_latency(models, SHAPE, [1, 8], rounds=3)
+    result = measure_latency(models, SHAPE, [1, 8], rounds=3)
     assert result == {
         "dense": {1: pytest.approx(4), 8: pytest.approx(32)},
         "pruned": {1: pytest.approx(1), 8: pytest.approx(8)},
@@ -52,13 +52,13 @@ def test_medians_in_milliseconds_for_every_model_and_batch_size(clock):
 
 
 def test_one_slow_pass_does_not_move_the_median(clock):
-    result = compare_latency({"m": Fake(clock, 0.002, 0.900, 0.003)}, SHAPE, [1], rounds=3, warmup=0)
+    result = measure_latency({"m": Fake(clock, 0.002, 0.900, 0.003)}, SHAPE, [1], rounds=3, warmup=0)
     assert result["m"][1] == pytest.approx(3)
 
 
 def test_the_warm_up_is_not_timed(clock):
     model = Fake(clock, 5.0, 0.5, 0.001, 0.001, 0.001)
-    result = compare_latency({"m": model}, SHAPE, [1], rounds=3, warmup=2)
+    result = measure_latency({"m": model}, SHAPE, [1], rounds=3, warmup=2)
     assert len(model.calls) == 5
     assert result["m"][1] == pytest.approx(1)
 
@@ -66,24 +66,24 @@ def test_the_warm_up_is_not_timed(clock):
 def test_models_take_turns_and_each_round_starts_with_the_next(clock):
     order = []
     models = {name: Fake(clock, 0.001, log=order, name=name) for name in "abc"}
-    compare_latency(models, SHAPE, [1], rounds=4, warmup=1)
+    measure_latency(models, SHAPE, [1], rounds=4, warmup=1)
     assert "".join(order) == "abc" + "abc" + "bca" + "cab" + "abc"
 
 
 def test_no_round_starts_after_the_time_is_up(clock):
     model = Fake(clock, 1.0)
-    compare_latency({"m": model}, SHAPE, [1], rounds=100, warmup=2, max_seconds=5)
+    measure_latency({"m": model}, SHAPE, [1], rounds=100, warmup=2, max_seconds=5)
     assert len(model.calls) == 5  # the two of the warm-up count
 
 
 def test_at_least_one_round_is_timed_however_short_the_time(clock):
     model = Fake(clock, 1.0)
-    assert compare_latency({"m": model}, SHAPE, [1, 2], warmup=0, max_seconds=0) == {"m": {1: 1000.0, 2: 2000.0}}
+    assert measure_latency({"m": model}, SHAPE, [1, 2], warmup=0, max_seconds=0) == {"m": {1: 1000.0, 2: 2000.0}}
 
 
 def test_models_see_images_of_the_asked_shape_in_eval_and_inference_mode(clock):
     model = Fake(clock, 0.001)
-    compare_latency({"m": model}, SHAPE, [2], rounds=1, warmup=0)
+    measure_latency({"m": model}, SHAPE, [2], rounds=1, warmup=0)
     assert model.calls == [((2, 3, 4, 4), torch.float32, False, True)]
 
 
@@ -96,7 +96,7 @@ def test_real_time_is_measured():
         def forward(self, images):
             time.sleep(self.seconds)
 
-    result = compare_latency({"slow": Sleeper(0.02), "fast": Sleeper(0.002)}, SHAPE, [1], rounds=5, warmup=0)
+    result = measure_latency({"slow": Sleeper(0.02), "fast": Sleeper(0.002)}, SHAPE, [1], rounds=5, warmup=0)
     assert 2 <= result["fast"][1] < 20 <= result["slow"][1]
 
 
@@ -104,14 +104,14 @@ def test_every_module_gets_its_mode_back():
     model = nn.Sequential(nn.BatchNorm2d(3), nn.Dropout())
     model.train()
     model[0].eval()
-    compare_latency({"m": model}, SHAPE, [2], rounds=1)
+    measure_latency({"m": model}, SHAPE, [2], rounds=1)
     assert (model.training, model[0].training, model[1].training) == (True, False, True)
 
 
 def test_modes_come_back_when_a_model_fails():
     model = nn.Sequential(nn.Linear(7, 7)).train()
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
-        compare_latency({"m": model}, SHAPE, [1])
+        measure_latency({"m": model}, SHAPE, [1])
     assert model.training and model[0].training
 
 
@@ -124,7 +124,7 @@ def test_half_precision_runs_on_copies(clock):
             return super().forward(images)
 
     model = Convolution(3, 2, 1)
-    compare_latency({"m": model}, SHAPE, [1], rounds=1, warmup=0, precision="bf16")
+    measure_latency({"m": model}, SHAPE, [1], rounds=1, warmup=0, precision="bf16")
     assert seen == [(torch.bfloat16, torch.bfloat16)]
     assert model.weight.dtype == torch.float32
 
@@ -143,4 +143,4 @@ def test_half_precision_runs_on_copies(clock):
 def test_requests_that_cannot_be_met_are_refused(changes, message):
     request = {"models": {"m": nn.Identity()}, "input_shape": SHAPE, "batch_sizes": [1]} | changes
     with pytest.raises(UsageError, match=message):
-        compare_latency(**request)
+        measure_latency(**request)

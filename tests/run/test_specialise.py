@@ -13,7 +13,6 @@ from xpruner.config import ThresholdConfig
 from xpruner.data import ImageDataset, InputSpec
 from xpruner.data.dataset import Reader
 from xpruner.data.sources import Digits
-from xpruner.data.subset import ImagesOf
 from xpruner.errors import UsageError
 from xpruner.masks.class_masks import reduce_classes
 from xpruner.models.classifier import keep_classes
@@ -49,14 +48,17 @@ def test_a_classifier_that_is_not_linear_is_refused():
 
 def test_images_of_some_classes_are_labelled_by_their_place(finished_folder):
     images = open_run(finished_folder).images
-    chosen = ImagesOf(images, [7, 2])
+    chosen = images.of_classes([7, 2])
     assert len(chosen) == int(((images.labels == 7) | (images.labels == 2)).sum())
     numbers = [number for number, label in enumerate(images.labels) if label in (7, 2)]
     for index, number in enumerate(numbers):
         assert [7, 2][chosen[index][1]] == images.labels[number]
         assert torch.equal(chosen[index][0], images[number][0])
-    first = ImagesOf(images, [7, 2], 3)
+    first = images.of_classes([7, 2]).readable(3)
     assert len(first) == 3 and all(torch.equal(first[i][0], chosen[i][0]) for i in range(3))
+    assert chosen.labels.tolist() == [label for _, label in chosen] == chosen.plain().labels.tolist()
+    again = chosen.of_classes([1, 0])  # 2 and 7, in the numbering of the chosen ones
+    assert again.labels.tolist() == [1 - label for label in chosen.labels.tolist()]
 
 
 class ThirdIsDamaged(Digits):
@@ -71,10 +73,10 @@ class ThirdIsDamaged(Digits):
 def test_no_image_of_another_class_stands_for_one_that_cannot_be_read():
     spec = InputSpec((8, 8), (0.5,) * 3, (0.5,) * 3)
     images = ImageDataset(Reader(ThirdIsDamaged(), max_unreadable=1), np.arange(13), spec)
-    to_train_with = ImagesOf(images, [2, 1])  # records 2, 12 and 1, 11
+    to_train_with = images.of_classes([2, 1])  # records 2, 12 and 1, 11
     assert [label for _, label in to_train_with] == [1, 1, 1, 0]
     assert torch.equal(to_train_with[1][0], images[11][0])
-    to_measure_on = ImagesOf(images, [2, 1], 10)
+    to_measure_on = images.of_classes([2, 1]).readable(10)
     assert [label for _, label in to_measure_on] == [1, 1, 0]
 
 

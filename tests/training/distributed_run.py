@@ -11,6 +11,7 @@ from tiny_training import Blobs, tiny_model
 
 from xpruner.config import FinetuneConfig
 from xpruner.training import evaluate, finetune
+from xpruner.training.options import LoopOptions
 
 
 def run(out: Path, environment: dict[str, str]) -> None:
@@ -18,7 +19,7 @@ def run(out: Path, environment: dict[str, str]) -> None:
     os.environ.update(environment)
     torch.set_num_threads(1)
     config = FinetuneConfig(epochs=2, lr=1e-3, ema_decay=0.9, checkpoint_every=2)
-    student = finetune(tiny_model(), tiny_model(seed=1), Blobs(), config, batch_size=4, state_dir=out / "state")
+    student = finetune(tiny_model(), tiny_model(seed=1), Blobs(), config, LoopOptions(4, state_dir=out / "state"))
     result = {"processes": PartialState().num_processes, "top1": evaluate(student, Blobs(11), batch_size=4)}
     rank = PartialState().process_index
     save_file(student.state_dict(), out / f"{rank}.safetensors")

@@ -12,6 +12,7 @@ from xpruner.runtime.devices import accelerator
 from xpruner.training.features import feature_loss, handed_on, kept_stream, last_block
 from xpruner.training.finetune_job import FinetuneJob
 from xpruner.training.losses import finetune_loss
+from xpruner.training.options import LoopOptions
 
 TOKENS = torch.tensor([[[1.0, 0.0], [3.0, 0.0]]])  # mean (2, 0), squared distances from it 1 + 1
 
@@ -101,7 +102,7 @@ def test_a_block_that_a_model_lacks_is_named_and_no_hook_stays():
 def test_the_loss_of_a_batch_adds_the_weighted_distance(blobs):
     student, teacher = tiny_model(), tiny_model(seed=1)
     config = FinetuneConfig(features=3.0)
-    job = FinetuneJob(accelerator(), blobs, config, 4, 0, 0, "fp32")
+    job = FinetuneJob(accelerator(), blobs, config, LoopOptions(batch_size=4))
     images, labels = torch.randn(4, 3, 16, 16), torch.tensor([0, 1, 2, 0])
     with handed_on([student, teacher], "blocks.0") as handed:
         logits, wanted = student(images), teacher(images)

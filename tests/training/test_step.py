@@ -10,12 +10,13 @@ from torch import nn
 from xpruner.config import FinetuneConfig
 from xpruner.runtime.devices import accelerator
 from xpruner.training.finetune_job import FinetuneJob
+from xpruner.training.options import LoopOptions
 from xpruner.training.step import Graphed, make_step
 from xpruner.training.train_state import TrainState
 
 
 def job(train, **options) -> FinetuneJob:
-    return FinetuneJob(accelerator(), train, FinetuneConfig(features=1.0, **options), 4, 0, 0, "fp32")
+    return FinetuneJob(accelerator(), train, FinetuneConfig(features=1.0, **options), LoopOptions(batch_size=4))
 
 
 def batch(seed: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -9,9 +9,7 @@ from typing import Any
 from xpruner.cli.options import dotted, load_yaml, parse
 from xpruner.compare.study import DENSE, CompareConfig, Entry, Trial, runs_of
 from xpruner.config import RunConfig, preset
-from xpruner.config.checks import check
 from xpruner.errors import UsageError, unknown
-from xpruner.plan.budget import Budget
 
 
 @dataclass
@@ -98,7 +96,7 @@ def checked_runs(
     Raises:
         UsageError: If there is none, two have the same name, or a budget or recipe is out of range.
     """
-    from xpruner.methods._registry import check_compensation
+    from xpruner.run.setup import check_options
 
     runs = list(runs_of(entries, seeds, budgets, length))
     if not runs:
@@ -108,10 +106,7 @@ def checked_runs(
         )
     names = [run.name for run in runs]
     for run in runs:
-        Budget.parse(run.config.budget, run.config.round_to)
-        check(run.config)
-        if run.config.method != DENSE:
-            check_compensation(run.config)
+        check_options(run.as_run)
         if names.count(run.name) > 1:
             raise UsageError(f"Two entries of {path} make runs called {run.name}; give them other labels.")
     return runs

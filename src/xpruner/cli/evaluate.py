@@ -58,7 +58,7 @@ def measure(options: EvaluateOptions) -> dict[str, Any]:
     """
     from xpruner.data import InputSpec, class_names, load_data
     from xpruner.data.overview import in_one_line, overview
-    from xpruner.measure.latency import compare_latency
+    from xpruner.measure.latency import measure_latency
     from xpruner.measure.macs import count_macs, count_params
     from xpruner.models import load_model
     from xpruner.models.about import known_classes, warn_of_accuracy
@@ -86,5 +86,5 @@ def measure(options: EvaluateOptions) -> dict[str, Any]:
     warn_of_accuracy(model, figures["top1"], len(images))
     if not options.latency:
         return figures
-    times = compare_latency({"model": model}, (spec.channels, *spec.size), options.latency)
+    times = measure_latency({"model": model}, (spec.channels, *spec.size), options.latency)
     return {**figures, "latency": {str(batch): milliseconds for batch, milliseconds in times["model"].items()}}

@@ -14,8 +14,8 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from xpruner.config.checks import check
 from xpruner.config.files import expanded
+from xpruner.config.typed import in_words
 from xpruner.errors import UsageError, unknown
-from xpruner.typed import in_words
 
 Options = TypeVar("Options")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from accelerate import PartialState
 
-from xpruner.compare.protocol import Bench, run_one, set_up
+from xpruner.compare.protocol import Reference, run_one, set_up
 from xpruner.compare.results import begin, is_done, provenance, write_result
 from xpruner.compare.study import Trial
 from xpruner.errors import UsageError, XPrunerError
@@ -45,7 +45,7 @@ def compare(
         raise UsageError("A comparison runs in one process a GPU; start the same command once for each GPU instead.")
     todo = [run for run in runs if not is_done(output / f"{run.name}.json", run.config)]
     about = {**about, **provenance()}  # of the code that is loaded now
-    share = _Share()
+    newest = _Newest()
     failed: list[str] = []
     for run in todo:
         with claimed(work / f"{run.name}.lock") as mine:
@@ -55,7 +55,7 @@ def compare(
             log.info("%s", run.name)
             try:
                 run = replace(run, config=begin(folder, run.config))
-                write_result(path, {**about, **run_one(share.bench(run), run, folder)})
+                write_result(path, {**about, **run_one(newest.reference(run), run, folder)})
             except XPrunerError as error:
                 log.warning("%s failed: %s", run.name, error)
                 failed.append(f"{run.name} ({error})")
@@ -67,15 +67,15 @@ def compare(
         raise XPrunerError(f"{len(failed)} of {len(runs)} runs failed, the others are done: {'; '.join(failed)}")
 
 
-class _Share:
-    """The bench of the newest run, kept for the next one that needs the same."""
+class _Newest:
+    """The reference of the newest trial, kept for the next one that needs the same."""
 
     def __init__(self) -> None:
         self._needs: Any = None
 
-    def bench(self, run: Trial) -> Bench:
-        """Returns the dense model and the images of a run."""
-        needs = (run.config.model, run.config.data, run.config.seed, run.config.precision)
+    def reference(self, trial: Trial) -> Reference:
+        """Returns the dense model and the images of a trial."""
+        needs = (trial.config.model, trial.config.data, trial.config.seed, trial.config.precision)
         if needs != self._needs:
-            self._bench, self._needs = set_up(run.config), needs
-        return self._bench
+            self._reference, self._needs = set_up(trial), needs
+        return self._reference

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from xpruner.compare.tables import STAGES, rows_of
+from xpruner.config.typed import part_of, typed
 from xpruner.errors import XPrunerError
 from xpruner.plan.budget import Budget
 from xpruner.run.metrics import check_figures
-from xpruner.typed import part_of, typed
 
 
 @dataclass

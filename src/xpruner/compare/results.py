@@ -7,19 +7,21 @@ from typing import Any
 
 import xpruner
 from xpruner.compare.result_checks import check_result, check_together
+from xpruner.compare.study import DENSE
 from xpruner.config import RunConfig
+from xpruner.config.typed import typed
 from xpruner.errors import UsageError
 from xpruner.files import reading, write_text
+from xpruner.methods import find_method
 from xpruner.run.folder import comparable, differences, with_precision
 from xpruner.runtime.precision import AUTO
-from xpruner.typed import typed
 
 HARMLESS = (
     "latency", "data.workers", "data.cache", "data.max_unreadable", "finetune.cuda_graph", "finetune.checkpoint_every",
 )  # fmt: skip
 """Options that change no figure."""
-OF_XPRUNER = ("preset", "rounds", "masks.", "thresholds.")
-"""Options that no other method reads, or beginnings of some."""
+OF_SOME = ("preset", "rounds", "max_class_drop", "masks.", "thresholds.")
+"""Options that only the methods read that list them, or beginnings of some."""
 
 
 def is_done(path: Path, config: RunConfig) -> bool:
@@ -37,10 +39,12 @@ def is_done(path: Path, config: RunConfig) -> bool:
 
 def check_same(path: Path, before: dict[str, Any], config: RunConfig) -> None:
     """Raises UsageError, naming ``path``, where a stored configuration is not that of a run."""
+    reads = () if config.method == DENSE else find_method(config.method).reads
     for key, was, is_now in differences(before, json.loads(json.dumps(comparable(config)))):
         if (key, is_now) == ("precision", AUTO):
             continue
-        if key not in HARMLESS and (config.method == "xpruner" or not key.startswith(OF_XPRUNER)):
+        unread = key.startswith(OF_SOME) and not (reads and key.startswith(reads))
+        if key not in HARMLESS and not unread:
             raise UsageError(
                 f"{path} was made with {key} {was!r}, not {is_now!r}; delete it to have the run done anew, or give "
                 "another output."

@@ -73,6 +73,11 @@ class Trial:
     config: RunConfig
 
     @property
+    def as_run(self) -> RunConfig:
+        """Returns the options as those of a run; the dense model, which is not searched, has those of any method."""
+        return replace(self.config, method="l1") if self.config.method == DENSE else self.config
+
+    @property
     def name(self) -> str:
         """Returns the name of its result file, without the suffix."""
         label, budget = (re.sub(r"[^a-z0-9.+]+", "_", text.lower()) for text in (self.label, self.config.budget))

@@ -10,7 +10,7 @@ from xpruner.config.options import (
     SearchConfig,
     ThresholdConfig,
 )
-from xpruner.config.presets import preset
+from xpruner.config.presets import list_presets, preset
 
 __all__ = [
     "CompensateConfig",
@@ -21,5 +21,6 @@ __all__ = [
     "RunConfig",
     "SearchConfig",
     "ThresholdConfig",
+    "list_presets",
     "preset",
 ]

@@ -14,8 +14,8 @@ from xpruner.config.options import (
     SearchConfig,
     ThresholdConfig,
 )
+from xpruner.config.typed import typed
 from xpruner.errors import UsageError
-from xpruner.typed import typed
 
 Rule = tuple[str, Callable[[Any], bool], str]
 """A field, whether its value is right (the whole dataclass is handed over), and what it must be."""
@@ -122,11 +122,6 @@ RULES: dict[type, list[Rule]] = {
             "max_class_drop",
             lambda run: run.max_class_drop is None or run.max_class_drop > 0,
             "above 0, such as 2 percentage points",
-        ),
-        (
-            "max_class_drop",
-            lambda run: run.max_class_drop is None or run.method == "xpruner",
-            "absent, as it guards the plans of method 'xpruner' alone",
         ),
         ("seed", lambda run: 0 <= run.seed <= LARGEST_SEED, f"between 0 and {LARGEST_SEED}"),
         ("latency", lambda run: all(size >= 1 for size in run.latency), "a list of batch sizes, each 1 or more"),

@@ -10,9 +10,9 @@ import yaml
 
 from xpruner.config.checks import check
 from xpruner.config.options import RunConfig
+from xpruner.config.typed import typed
 from xpruner.errors import UsageError, unknown
 from xpruner.files import reading
-from xpruner.typed import typed
 
 Options = TypeVar("Options")
 REMEDY = "it is the configuration of the run, so copy it again"

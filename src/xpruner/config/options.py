@@ -162,10 +162,12 @@ class SearchConfig:
         allocation: How a method that only scores units shares the budget among layers: ``uniform``, ``global`` (per
             cost) or ``block`` (per cost, each block's scores normalised); ``own`` is the method's own way.
         steps: Updates of a search that trains.
+        options: A method's own options by name, where it has some.
     """
 
     allocation: Literal["own", "uniform", "global", "block"] = "own"
     steps: int = 600
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass

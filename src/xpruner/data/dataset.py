@@ -146,16 +146,31 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         self.seed = seed
         self.epoch = 0
         self._transform = make_transform(augment, spec, reader.source.mirror)
+        self._places: np.ndarray | None = None  # by the source's label, where the images are of some classes alone
         self._kept: dict[int, Any] = {}  # by record, what chance has no part in
 
     @property
     def labels(self) -> Tensor:
         """The label of every image (n,), read without decoding any."""
-        return torch.from_numpy(self.reader.source.labels[self.records])
+        labels = self.reader.source.labels[self.records]
+        return torch.from_numpy(labels if self._places is None else self._places[labels])
 
     def plain(self, size: int | None = None) -> "ImageDataset":
         """Returns the same images, or the first ``size`` of them, without augmentation."""
-        return ImageDataset(self.reader, self.records[:size], self.spec)
+        plain = ImageDataset(self.reader, self.records[:size], self.spec)
+        plain._places = self._places
+        return plain
+
+    def of_classes(self, labels: Sequence[int]) -> "ImageDataset":
+        """Returns the images of some classes, labelled by their place among these, with the same augmentation."""
+        chosen = torch.isin(self.labels, torch.tensor(list(labels))).nonzero().flatten().tolist()
+        some = self.only(chosen)
+        before = some.labels.numpy()
+        source = self.reader.source.labels[some.records]
+        some._places = np.full(int(self.reader.source.labels.max()) + 1, -1)
+        for place, label in enumerate(labels):
+            some._places[source[before == label]] = place
+        return some
 
     def only(self, numbers: Sequence[int]) -> "ImageDataset":
         """Returns some of the images, by their number here, with the same augmentation."""
@@ -189,7 +204,8 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
             settled = self._settled(record)
             if settled is not None:
                 pixels = self._transform.vary(settled, (self.seed, self.epoch, record))
-                return pixels, int(self.reader.source.labels[record])
+                label = self.reader.source.labels[record]
+                return pixels, int(label if self._places is None else self._places[label])
         raise _nothing_readable(len(self))
 
     def _settled(self, record: int) -> Any:

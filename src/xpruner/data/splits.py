@@ -1,6 +1,7 @@
 """Divides the images of a dataset: for training, tuning, testing and calibration."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,6 +52,27 @@ class Splits:
     def num_classes(self) -> int:
         """How many classes there are."""
         return len(self.class_names)
+
+    @property
+    def measured(self) -> ImageDataset:
+        """Those that accuracy is measured on: held out for tuning where there are such, else the test images."""
+        return self.test if self.val is None else self.val
+
+    def of_classes(self, labels: Sequence[int], calibration: int) -> "Splits":
+        """Returns the images of some classes, labelled by their place among these.
+
+        Args:
+            labels: The chosen classes.
+            calibration: Training images for calibration, the first ones that can be read, if there are as many.
+        """
+        train = self.train.of_classes(labels)
+        return Splits(
+            train=train,
+            val=None if self.val is None else self.val.of_classes(labels),
+            test=self.test.of_classes(labels),
+            calibration=train.plain().readable(calibration),
+            class_names=[self.class_names[label] for label in labels],
+        )
 
 
 def load_data(config: DataConfig, spec: InputSpec, seed: int, classes: Classes | None = None) -> Splits:

@@ -10,7 +10,6 @@ from xpruner.compensation.fit import compensate
 from xpruner.config import CompensateConfig
 from xpruner.data import InputSpec, calibration_batches
 from xpruner.data.image import read_image
-from xpruner.data.subset import ImagesOf
 from xpruner.errors import UsageError
 from xpruner.models.classifier import keep_classes
 from xpruner.plan.plan import Plan
@@ -124,7 +123,7 @@ def models_of(run: FinishedRun, question: Question, images: int = IMAGES) -> Mod
     dense = (keep_classes(run.dense, labels) if question.labels else run.dense).to(device)
     pruned = apply(dense, plan)
     if images:
-        seen = ImagesOf(run.data.train.plain(), labels, images)
+        seen = run.data.train.plain().of_classes(labels).readable(images)
         calibration = calibration_batches(seen, run.config.data.batch_size)
         how = CompensateConfig("affine", run.config.compensate.ridge)
         pruned = compensate(pruned, dense, plan, calibration, how, precision=run.config.precision)

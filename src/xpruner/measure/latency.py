@@ -18,7 +18,7 @@ from xpruner.errors import UsageError, unknown
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def compare_latency(
+def measure_latency(
     models: dict[str, nn.Module],
     input_shape: tuple[int, int, int],
     batch_sizes: Sequence[int],

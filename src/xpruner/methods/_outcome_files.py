@@ -8,10 +8,10 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from xpruner.config.typed import typed
 from xpruner.files import reading, write_text, write_whole
 from xpruner.methods._problem import Outcome
 from xpruner.plan.plan import Plan
-from xpruner.typed import typed
 from xpruner.units import Units
 
 MASKS, DENSE_MASKS = "masks.safetensors", "masks_dense.safetensors"

@@ -12,7 +12,7 @@ from xpruner.calibration.moments import Batches
 from xpruner.config import RunConfig
 from xpruner.plan.budget import Budget
 from xpruner.plan.plan import Plan
-from xpruner.training.search import OnStep
+from xpruner.training.options import OnStep
 from xpruner.units import Units
 
 
@@ -30,6 +30,7 @@ class Problem:
         config: Seed, precision, batches and the method's own options.
         state_dir: Where the method keeps what it needs to go on after a stop; absent, nothing is kept.
         on_step: Called after every update with its number and figures.
+        options: The method's own, where it has some.
     """
 
     model: nn.Module
@@ -41,6 +42,7 @@ class Problem:
     config: RunConfig
     state_dir: Path | None = None
     on_step: OnStep | None = None
+    options: Any = None
 
 
 @dataclass(frozen=True)

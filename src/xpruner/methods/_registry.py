@@ -1,15 +1,14 @@
-"""What a pruning method is given and what it returns; methods are registered by name."""
+"""Methods by name: what each is made for, and what a run has to know of it."""
 
-import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
 
-from xpruner.calibration.moments import Batches
-from xpruner.calibration.rotate_heads import rotate_heads
 from xpruner.config import RunConfig
+from xpruner.config.checks import check
+from xpruner.config.typed import typed
 from xpruner.errors import UsageError
 from xpruner.methods._problem import Check, Outcome, Problem, Search
 from xpruner.registry import Registry
@@ -24,18 +23,29 @@ class Method:
         name: Under which it is registered.
         search: From a problem to an outcome; the problem's model is left as it is.
         kinds: Kinds of unit that it was made for.
-        plain: Whether its pruned model is a stock one that a plan describes, so that it can be saved.
-        rotates: Whether heads whose dimensions it prunes are first turned, unless a run says otherwise.
+        options: A dataclass of options of its own, which a run gives as ``search.options`` and the search finds as
+            ``problem.options``; None for a method without.
+        saveable: Whether its pruned model is a stock one that a plan describes, so that it can be saved.
+        rotates: Whether heads whose dimensions it prunes are first rotated, unless a run says otherwise.
         changes_weights: Whether its outcomes hold a model, whose weights are no longer the dense ones.
-        check: Raises UsageError for a problem that it cannot solve, told by all but the images.
+        learns_masks: Whether its outcomes hold class-wise masks.
+        guards_classes: Whether it keeps to ``max_class_drop``.
+        reads: Options of a run that it reads and most methods do not, or beginnings of some, such as ``masks.``.
+        kinds_under: Returns the kinds that it can prune under a configuration, where these are not all of ``kinds``.
+        check: Raises UsageError for a problem that it cannot solve, as far as that shows without images.
     """
 
     name: str
     search: Search
     kinds: tuple[str, ...] = DEFAULT_KINDS
-    plain: bool = True
+    options: type | None = None
+    saveable: bool = True
     rotates: bool = False
     changes_weights: bool = False
+    learns_masks: bool = False
+    guards_classes: bool = False
+    reads: tuple[str, ...] = ()
+    kinds_under: Callable[[RunConfig], tuple[str, ...]] | None = None
     check: Check = lambda problem: None
 
     def __call__(self, problem: Problem) -> Outcome:
@@ -45,8 +55,27 @@ class Method:
             UsageError: If the method cannot solve the problem.
             XPrunerError: If the search fails.
         """
+        problem = replace(problem, options=self.own_options(problem.config))
         self.check(problem)
         return self.search(problem)
+
+    def own_options(self, config: RunConfig) -> Any:
+        """Returns the method's own options as a run gives them; None for a method without.
+
+        Raises:
+            UsageError: If an option is unknown, or of a wrong type or out of range.
+        """
+        given = config.search.options
+        if self.options is None:
+            if given:
+                raise UsageError(f"The method {self.name!r} has no options of its own; leave search.options out.")
+            return None
+        try:
+            options = typed(self.options, dict(given), "search.options")
+        except ValueError as error:
+            raise UsageError(f"{error}.") from error
+        check(options, "search.options.")
+        return options
 
 
 METHODS: Registry[Method] = Registry("method", "xpruner.methods")
@@ -81,39 +110,10 @@ def list_methods() -> list[str]:
 
 
 def kinds_for(config: RunConfig, dense: nn.Module) -> list[str]:
-    """Returns the kinds of unit that a run asks for; absent, those of its method that the dense model offers.
-
-    A search with compensated gradient steps knows heads and hidden units alone.
-    """
+    """Returns the kinds of unit that a run asks for; absent, those of its method that the dense model offers."""
     if config.units is not None:
         return config.units
-    learned = config.method == "xpruner" and config.thresholds.steps > 0 and config.thresholds.compensated
-    offered, wanted = offered_kinds(dense), DEFAULT_KINDS if learned else find_method(config.method).kinds
+    method = find_method(config.method)
+    wanted = method.kinds if method.kinds_under is None else method.kinds_under(config)
+    offered = offered_kinds(dense)
     return [kind for kind in wanted if kind in offered] or list(wanted)
-
-
-def prepared(dense: nn.Module, batches: Batches, config: RunConfig) -> nn.Module:
-    """Returns the dense model as a run's method wants it: a copy with its heads turned, or the model itself.
-
-    Turning changes no output, only which dimensions can go together, see
-    :func:`xpruner.calibration.rotate_heads.rotate_heads`.
-
-    Args:
-        dense: The dense model.
-        batches: Calibration images; labels are not read.
-        config: Of the run; ``rotate`` overrules the method.
-    """
-    wanted = find_method(config.method).rotates if config.rotate is None else config.rotate
-    if not wanted or {"qk", "v"}.isdisjoint(kinds_for(config, dense)):
-        return dense
-    return rotate_heads(copy.deepcopy(dense), batches, config.precision)
-
-
-def check_compensation(config: RunConfig) -> None:
-    """Raises UsageError where a search changes weights and compensation would take them for the dense model's."""
-    mode = config.compensate.mode
-    if find_method(config.method).changes_weights and mode in ("affine", "mean"):
-        raise UsageError(
-            f"compensate.mode is {mode}, which fits the dense model's weights, but the search of {config.method!r} "
-            "changes them; set it to sequential or none."
-        )

@@ -31,6 +31,7 @@ from xpruner.methods._problem import Outcome, Problem
 from xpruner.methods._registry import register_method
 from xpruner.plan.plan import Plan
 from xpruner.training.finetune import finetune
+from xpruner.training.options import LoopOptions
 
 log = logging.getLogger("xpruner")
 
@@ -57,7 +58,7 @@ def check_tokens(problem: Problem) -> None:
         )
 
 
-@register_method("hvt", plain=False, changes_weights=True, check=check_tokens)
+@register_method("hvt", saveable=False, changes_weights=True, check=check_tokens)
 def search(problem: Problem) -> Outcome:
     """Places the pools and trains the pooled network; the plan removes nothing.
 
@@ -69,13 +70,11 @@ def search(problem: Problem) -> Outcome:
     log.info("tokens are pooled: %s", ", ".join(f"{n} from block {place} on" for place, n in pools.items()))
     model = PooledViT(problem.model, pools).requires_grad_(True)
     config = replace(problem.config.finetune, steps=problem.config.search.steps, lr=LR)
+    options = LoopOptions.of(problem.config, problem.state_dir and problem.state_dir / "hvt", problem.on_step)
     with _staying(problem.model):
         finetune(
             model, problem.model if config.distill > 0 else None, problem.train, config,
-            batch_size=problem.config.data.batch_size, workers=problem.config.data.workers,
-            seed=problem.config.seed + 1, precision=problem.config.precision,
-            state_dir=problem.state_dir / "hvt" if problem.state_dir else None,
-            on_step=problem.on_step,
+            replace(options, seed=options.seed + 1),
         )  # fmt: skip
     figures = {f"tokens from block {place} on": float(length) for place, length in pools.items()}
     return Outcome(Plan.of(problem.units, {}, "hvt", problem.budget), figures=figures, model=model)

@@ -1,16 +1,21 @@
-"""The dense model of a run, wherever its weights lie."""
+"""Models: the dense model of a run wherever its weights lie, and models on disk."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-__all__ = ["load_model", "load_teacher"]
+from xpruner._lazy import lazily
+
+__all__ = ["load", "load_model", "load_teacher", "save"]
 
 if TYPE_CHECKING:
+    from xpruner.models.checkpoint import load, save
     from xpruner.models.create import load_model, load_teacher
 
-
-def __getattr__(name: str) -> Any:
-    """Loads the two verbs on first use: what they build on reads other modules of this package."""
-    if name in __all__:
-        return getattr(import_module("xpruner.models.create"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__ = lazily(
+    __name__,
+    {
+        "load_model": "models.create",
+        "load_teacher": "models.create",
+        "save": "models.checkpoint",
+        "load": "models.checkpoint",
+    },
+)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
-from xpruner.typed import typed
+from xpruner.config.typed import typed
 
 if TYPE_CHECKING:
     from xpruner.plan.plan import Plan

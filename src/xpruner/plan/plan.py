@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 
+from xpruner.config.typed import typed
 from xpruner.errors import UsageError, XPrunerError, unknown
 from xpruner.files import reading, write_text
 from xpruner.plan.budget import Budget
 from xpruner.plan.checks import check_read
-from xpruner.typed import typed
 from xpruner.units import Keep, Units
 
 VERSION = 1

@@ -16,6 +16,7 @@ from xpruner.run.locks import working_in
 from xpruner.run.pipeline import PruneResult, run_pipeline
 from xpruner.run.tracking import Tracker
 from xpruner.training import finetune
+from xpruner.training.options import LoopOptions
 
 log = logging.getLogger("xpruner")
 
@@ -86,10 +87,6 @@ def train_dense(folder: Path, sizes: Mapping[str, Any], recipe: FinetuneConfig, 
         None,
         data.train,
         recipe,
-        batch_size=config.data.batch_size,
-        workers=config.data.workers,
-        seed=config.seed,
-        precision=config.precision,
-        state_dir=folder / "state",
+        LoopOptions.of(config, folder / "state"),
     )
     save(model, folder, class_names=names)

@@ -15,14 +15,15 @@ from torch.utils.data import Subset
 from xpruner.calibration.moments import Batches
 from xpruner.config import DataConfig, RunConfig
 from xpruner.config.files import read_config
+from xpruner.config.typed import typed
 from xpruner.data import ImageDataset, InputSpec, Splits, batches, load_data
 from xpruner.data.fingerprint import fingerprints
 from xpruner.data.lookup import HUB_NAMES
 from xpruner.errors import UsageError
 from xpruner.files import reading, write_text
 from xpruner.masks.class_masks import Importance, reduce_classes
+from xpruner.methods import find_method, kinds_for
 from xpruner.methods._outcome_files import DENSE_MASKS, MASKS, read_masks
-from xpruner.methods._registry import kinds_for
 from xpruner.methods.xpruner.guard import GuardFigures, weighed
 from xpruner.models.about import known_classes
 from xpruner.models.checkpoint import load, read_structure
@@ -33,7 +34,6 @@ from xpruner.run.identity import first_difference, read_identity
 from xpruner.run.metrics import METRICS, read_metrics
 from xpruner.runtime.outputs import classes_of
 from xpruner.training import predict
-from xpruner.typed import typed
 from xpruner.units import Units, find_units
 
 log = logging.getLogger("xpruner")
@@ -105,7 +105,7 @@ class FinishedRun:
             UsageError: If the run's method learned none.
             XPrunerError: If their file is missing or damaged, or they were made for another model.
         """
-        if self.config.method != "xpruner" and not (self.folder / MASKS).exists():
+        if not (find_method(self.config.method).learns_masks or (self.folder / MASKS).exists()):
             raise UsageError(
                 f"{self.folder} has no masks, as its method {self.config.method!r} learns none; "
                 "`xpruner prune --method xpruner --output ANOTHER` makes a run that has."
@@ -212,7 +212,7 @@ class FinishedRun:
     @property
     def images(self) -> ImageDataset:
         """Those that the run was measured on: held out for tuning where there are such, else the test images."""
-        return self.data.test if self.data.val is None else self.data.val
+        return self.data.measured
 
     def said_by(self, model: nn.Module) -> tuple[Tensor, Tensor]:
         """Returns the classes that a model takes :attr:`images` for, and their labels, each (images,)."""

@@ -3,7 +3,9 @@
 import json
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +77,16 @@ class Run:
                     f"{self.folder} belongs to a run with {key} {before!r}, not {now!r}; choose another output, or the "
                     "same configuration to continue that run."
                 )
+
+
+def fresh_folder(root: Path = Path("runs")) -> Path:
+    """Returns the first of ``prune-1``, ``prune-2``, ... below a folder that is not there yet, and makes it."""
+    for number in count(1):
+        folder = root / f"prune-{number}"
+        with suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            return folder
+    raise AssertionError("numbers do not end")
 
 
 def with_precision(config: RunConfig, begun: dict[str, Any] | None) -> RunConfig:

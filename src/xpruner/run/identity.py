@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from xpruner.config.typed import typed
 from xpruner.errors import UsageError
 from xpruner.files import reading, write_text
 from xpruner.runtime.modes import evaluating
 from xpruner.runtime.outputs import logits_of
-from xpruner.typed import typed
 
 IDENTITY = "identity.json"
 Identity = dict[str, Any]

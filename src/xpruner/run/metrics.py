@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from xpruner.config.typed import part_of, typed
 from xpruner.files import reading
-from xpruner.typed import part_of, typed
 
 METRICS = "metrics.json"
 STAGES = {"dense": "dense", "pruned": "pruned", "compensated": "compensated", "finetuned": "fine-tuned"}

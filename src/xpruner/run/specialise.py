@@ -4,31 +4,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import nn
 
-from xpruner.calibration.moments import Batches
-from xpruner.compensation.fit import compensate
-from xpruner.data import calibration_batches
 from xpruner.data.class_names import unique_names
-from xpruner.data.subset import ImagesOf
 from xpruner.errors import UsageError
-from xpruner.measure.macs import count_macs, count_params
-from xpruner.methods import Problem, find_method
+from xpruner.methods import find_method
 from xpruner.models.checkpoint import read_structure, save
 from xpruner.models.classifier import keep_classes
 from xpruner.plan.budget import Budget
 from xpruner.plan.plan import Plan
 from xpruner.plan.solver import plan_from_scores
-from xpruner.run.finished import BATCH, FinishedRun
-from xpruner.surgery import apply
-from xpruner.training import evaluate, finetune
-from xpruner.training.features import kept_stream
+from xpruner.run import stages
+from xpruner.run.finished import FinishedRun
+from xpruner.run.setup import Setup
 from xpruner.units import find_units
 
 ROUNDS = 2
-"""How often the network is looked at anew for the chosen classes."""
+"""Iterative rounds for the chosen classes: importance is re-estimated after each cut."""
 IMAGES = 4096
-"""To compensate on, if there are as many of the chosen classes; fewer leave a part of what can be made up for."""
+"""To compensate on, if there are as many of the chosen classes; with fewer, compensation recovers less."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +31,7 @@ class Specialised:
 
     Attributes:
         model: Its outputs are the chosen classes in the order in which they were chosen; in eval mode.
-        plan: Which units of the dense model stayed.
+        plan: Which units of the dense model were kept.
         class_names: Of the outputs.
         metrics: Of the stages ``dense`` (the dense model with these outputs alone), ``cut``, ``compensated`` and, after
             training, ``finetuned``: ``top1`` (0 to 1) among the chosen classes, ``macs`` and ``params``.
@@ -54,8 +48,8 @@ def specialise(
 ) -> Specialised:
     """Builds a model for some of the classes of a finished run.
 
-    The plan is that of :func:`plan_for`. The classifier keeps the chosen outputs, and the consumers of what went are
-    compensated on training images of these classes.
+    The plan is that of :func:`plan_for`. The classifier keeps the chosen outputs, and the consumers of what was pruned
+    are compensated on training images of these classes.
 
     Args:
         run: A run with masks.
@@ -72,17 +66,17 @@ def specialise(
 
 
 def plan_for(run: FinishedRun, labels: Sequence[int], budget: str | float | Budget, rounds: int = ROUNDS) -> Plan:
-    """Returns which units of the dense model stay for some of a run's classes [our choice].
+    """Returns which units of the dense model are kept for some of a run's classes [our choice].
 
-    First a unit counts what the rows of its mask for the chosen classes say. From there on the network that is left,
-    with the chosen outputs alone, is looked at, cut and compensated anew as in the run, on training images of these
-    classes; the budget falls geometrically. What tells the chosen classes from others then counts no longer.
+    First a unit's importance is that of the rows of its mask for the chosen classes. Then the network that is left,
+    with the chosen outputs alone, is searched, cut and compensated in rounds as in the run, on training images of these
+    classes; the budget falls geometrically. What separates the chosen classes from others no longer counts.
 
     Args:
         run: A run with masks.
         labels: The chosen classes.
         budget: What the model may cost.
-        rounds: How often the network is looked at anew; with 0 the masks decide alone.
+        rounds: After each, importance is re-estimated; with 0 the masks decide alone.
 
     Raises:
         UsageError: If the classes cannot be chosen, the budget is out of reach, or the run has no masks.
@@ -94,25 +88,20 @@ def plan_for(run: FinishedRun, labels: Sequence[int], budget: str | float | Budg
     by_masks = replace(asked, amount=total * share ** (1 / (rounds + 1)))
     plan = plan_from_scores(run.units, run.importance_to(labels), by_masks)
     if rounds:
-        plan = _looked_at_anew(run, labels, plan, replace(asked, amount=total * share), rounds).after(plan)
+        plan = _searched_again(run, labels, plan, replace(asked, amount=total * share), rounds).after(plan)
     return Plan.of(run.units, plan.keep, "xpruner, specialised", asked)
 
 
-def _looked_at_anew(run: FinishedRun, labels: Sequence[int], plan: Plan, budget: Budget, rounds: int) -> Plan:
+def _searched_again(run: FinishedRun, labels: Sequence[int], plan: Plan, budget: Budget, rounds: int) -> Plan:
     """Returns what the run's own search cuts further from what a plan leaves, in the numbering of what is left."""
-    images = calibration(run, labels)
-    model = compensated(run, keep_classes(run.dense, labels), plan, images)
+    setup = setup_for(run, labels)
+    model = _compensated(setup, stages.cut(setup, plan), plan)
     kinds = list(dict.fromkeys(group.kind for group in run.units))
-    problem = Problem(
-        model=model,
+    left = setup.replaced(
+        config=replace(run.config, rounds=rounds, max_class_drop=None), dense=model, budget=budget,
         units=find_units(model, kinds, run.units.input_size),
-        train=ImagesOf(run.data.train, labels),
-        calibration=images,
-        num_classes=len(labels),
-        budget=budget,
-        config=replace(run.config, rounds=rounds, max_class_drop=None),
-    )
-    return find_method("xpruner")(problem).plan
+    )  # fmt: skip
+    return find_method("xpruner")(left.problem()).plan
 
 
 def build(run: FinishedRun, labels: Sequence[int], plan: Plan, steps: int = 0) -> Specialised:
@@ -129,38 +118,41 @@ def build(run: FinishedRun, labels: Sequence[int], plan: Plan, steps: int = 0) -
             run's images are not where they were.
         XPrunerError: If a file of the run is damaged, or a loss is not finite.
     """
-    config = run.config
-    dense = keep_classes(run.dense, labels)
-    test = ImagesOf(run.images, labels)
-
-    def figures(model: nn.Module) -> dict[str, float]:
-        top1 = evaluate(model, test, batch_size=BATCH, workers=config.data.workers, precision=config.precision)
-        return {"top1": top1, "macs": count_macs(model, run.units.input_size), "params": count_params(model)}
-
-    metrics = {"dense": figures(dense), "cut": figures(apply(dense, plan))}
-    model = compensated(run, dense, plan, calibration(run, labels))
-    metrics["compensated"] = figures(model)
+    setup = setup_for(run, labels, steps)
+    cut = stages.cut(setup, plan)
+    metrics = {"dense": stages.figures(setup, setup.dense), "cut": stages.figures(setup, cut)}
+    model = _compensated(setup, cut, plan)
+    metrics["compensated"] = stages.figures(setup, model)
     if steps:
-        model = finetune(
-            model, dense, ImagesOf(run.data.train, labels), replace(config.finetune, steps=steps),
-            batch_size=config.data.batch_size, workers=config.data.workers, seed=config.seed,
-            precision=config.precision, stream=kept_stream(run.dense, plan),
-        )  # fmt: skip
-        metrics["finetuned"] = figures(model)
+        model = stages.finetuned(setup, model, plan)
+        metrics["finetuned"] = stages.figures(setup, model)
     return Specialised(model.eval(), plan, [run.class_names[label] for label in labels], metrics)
 
 
-def calibration(run: FinishedRun, labels: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
-    """Returns training images of some classes in batches, without augmentation."""
-    config = run.config.data
-    images = ImagesOf(run.data.train.plain(), labels, max(IMAGES, config.calibration_size))
-    return calibration_batches(images, config.batch_size, config.workers)
+def setup_for(run: FinishedRun, labels: Sequence[int], steps: int = 0) -> Setup:
+    """Returns what the stages work on for some of a run's classes: their images, and the dense model's own outputs.
+
+    Args:
+        run: A finished run.
+        labels: The chosen classes.
+        steps: Of fine-tuning.
+
+    Raises:
+        UsageError: If the model's classifier cannot be cut to classes, or the run's images are not where they were.
+    """
+    config = replace(
+        run.config,
+        max_class_drop=None,
+        compensate=replace(run.config.compensate, mode="sequential"),
+        finetune=replace(run.config.finetune, steps=steps),
+    )
+    data = run.data.of_classes(labels, max(IMAGES, config.data.calibration_size))
+    return Setup(config, keep_classes(run.dense, labels), None, data, run.units, run.budget)
 
 
-def compensated(run: FinishedRun, dense: nn.Module, plan: Plan, images: Batches) -> nn.Module:
-    """Returns a dense model cut by a plan and compensated block by block, whatever the run did."""
-    how = replace(run.config.compensate, mode="sequential")
-    return compensate(apply(dense, plan), dense, plan, images, how, precision=run.config.precision)
+def _compensated(setup: Setup, model: nn.Module, plan: Plan) -> nn.Module:
+    better, taken = stages.compensated(setup, model, plan, {})
+    return better if taken else model
 
 
 def save_specialised(run: FinishedRun, found: Specialised, folder: Path) -> None:

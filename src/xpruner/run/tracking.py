@@ -10,10 +10,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from xpruner.config.typed import part_of, typed
 from xpruner.errors import XPrunerError
 from xpruner.text import printable
 from xpruner.training.search import OnStep
-from xpruner.typed import part_of, typed
 
 HISTORY = "history.jsonl"
 LONGEST = 2**53

@@ -1,7 +1,8 @@
 """Fine-tuning: a student learns from a dense teacher and from labels, and goes on where it was stopped."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,12 +16,11 @@ from xpruner.runtime.modes import evaluating
 from xpruner.runtime.precision import resolve_precision
 from xpruner.runtime.progress import Progress
 from xpruner.training.finetune_job import FinetuneJob
+from xpruner.training.options import LoopOptions
 from xpruner.training.recipe import make_mixup
 from xpruner.training.state import StateFolder
 from xpruner.training.step import make_step
 from xpruner.training.train_state import Checkpointer, TrainState
-
-OnStep = Callable[[int, dict[str, float]], None]
 
 
 def finetune(
@@ -28,14 +28,9 @@ def finetune(
     teacher: nn.Module | None,
     train: Dataset,
     config: FinetuneConfig,
+    options: LoopOptions = LoopOptions(),  # noqa: B008, it is frozen
     *,
-    batch_size: int = 64,
-    workers: int = 0,
-    seed: int = 0,
-    precision: str = "fp32",
     stream: Sequence[int] | None = None,
-    state_dir: str | Path | None = None,
-    on_step: OnStep | None = None,
 ) -> nn.Module:
     """Trains the student in place and returns it in eval mode, with averaged weights when ``ema_decay`` is positive.
 
@@ -48,63 +43,48 @@ def finetune(
         teacher: The dense model, with the same classes; used in eval mode and without gradients.
         train: Pairs of an image and a class index; its ``set_epoch`` is called where it has one.
         config: The recipe.
-        batch_size: Images a step, over all processes; all images where there are fewer.
-        workers: Loader processes.
-        seed: Of the data order, mixup, dropout and drop path.
-        precision: Of the forward passes: ``fp32``, ``bf16``, ``fp16`` on a GPU, or ``auto`` for the faster of the first
-            two.
+        options: Batches, seed, precision and state. The figures of a step are its ``loss``, ``lr`` and ``grad_norm``.
         stream: Channels of the teacher's residual stream that the student kept, for ``features``; all when absent.
-        state_dir: Where the training state is kept; absent, nothing is stored.
-        on_step: Called in the first process after every update, with the number of updates made and their ``loss``,
-            ``lr`` and ``grad_norm``.
 
     Raises:
         UsageError: If a value is out of range, or ``state_dir`` belongs to another configuration or seed.
         XPrunerError: If the loss is not finite (the student has its last good weights again), or the disk is full.
     """
     place = accelerator()
-    precision = resolve_precision(precision, place.device)
+    options = replace(options, precision=resolve_precision(options.precision, place.device))
     channels = None if stream is None else torch.tensor(list(stream), device=place.device)
-    job = FinetuneJob(place, train, config, batch_size, workers, seed, precision, channels)
+    job = FinetuneJob(place, train, config, options, channels)
     job.check()
     if config.distill > 0 and teacher is None:
         raise UsageError(f"finetune.distill is {config.distill} but there is no teacher; pass one, or set it to 0.")
     if job.steps == 0:
         return student.eval()
-    train_state = TrainState(student, config, job.steps, precision, job.place)
-    folder = StateFolder(Path(state_dir), job.identity(student)) if state_dir is not None else None
-    _train(
-        job, train_state, Checkpointer(train_state, folder, job.place), teacher if config.distill > 0 else None, on_step
-    )
-    return train_state.finish()
+    state = TrainState(student, config, job.steps, options.precision, place)
+    folder = StateFolder(Path(options.state_dir), job.identity(student)) if options.state_dir is not None else None
+    _train(job, state, Checkpointer(state, folder, place), teacher if config.distill > 0 else None)
+    return state.finish()
 
 
-def _train(
-    job: FinetuneJob,
-    train_state: TrainState,
-    checkpointer: Checkpointer,
-    teacher: nn.Module | None,
-    on_step: OnStep | None,
-) -> None:
+def _train(job: FinetuneJob, state: TrainState, checkpointer: Checkpointer, teacher: nn.Module | None) -> None:
     main, start = job.place.is_main_process, checkpointer.good.step
-    mixup, compute = make_mixup(train_state.student, job.config), make_step(job, train_state, teacher)
-    train_state.student.train()
+    mixup, compute = make_mixup(state.student, job.config), make_step(job, state, teacher)
+    state.student.train()
     if teacher is not None:
         teacher.to(job.place.device)
     with evaluating(teacher), Progress("fine-tuning", job.steps, start=start, enabled=main) as progress:
         for step, (images, labels) in enumerate(job.data(start), start + 1):
-            seed_step(job.seed, step, job.place.process_index)
+            seed_step(job.options.seed, step, job.place.process_index)
             images, targets = mixup(images, labels) if mixup else (images, labels)
             loss = compute(images, targets)
-            norm = train_state.clip()
+            norm = state.clip()
             mean = job.place.reduce(loss, reduction="mean").item()
             if not (math.isfinite(mean) and math.isfinite(norm)):
-                train_state.restore(checkpointer.good)
+                state.restore(checkpointer.good)
                 raise XPrunerError(_diverged(step, mean, norm, checkpointer, job))
-            rate = train_state.update(step)
+            rate = state.update(step)
             progress.advance(job.batch_size, loss=mean, lr=rate)
-            if on_step is not None and main:
-                on_step(step, {"loss": mean, "lr": rate, "grad_norm": norm})
+            if job.options.on_step is not None and main:
+                job.options.on_step(step, {"loss": mean, "lr": rate, "grad_norm": norm})
             if step % job.config.checkpoint_every == 0 or step % job.epoch_steps == 0 or step == job.steps:
                 checkpointer.keep(step)
 
@@ -112,7 +92,9 @@ def _train(
 def _diverged(step: int, loss: float, norm: float, checkpointer: Checkpointer, job: FinetuneJob) -> str:
     what = f"gradients became {norm}" if math.isfinite(loss) else f"loss became {loss}"
     where = checkpointer.folder.folder if checkpointer.folder is not None else "the model"
-    other = {"fp32": "", "bf16": ", or use precision fp32", "fp16": ", or use precision bf16 or fp32"}[job.precision]
+    other = {"fp32": "", "bf16": ", or use precision fp32", "fp16": ", or use precision bf16 or fp32"}[
+        job.options.precision
+    ]
     return (
         f"The {what} at step {step}; the last good state, of step {checkpointer.good.step}, is kept in {where}: "
         f"lower finetune.lr, now {job.config.lr:g}{other}."

@@ -19,6 +19,7 @@ from xpruner.runtime.devices import autocast
 from xpruner.runtime.outputs import logits_of
 from xpruner.training.features import feature_loss, handed_on, last_block
 from xpruner.training.losses import finetune_loss
+from xpruner.training.options import LoopOptions
 
 UNTOLD = ("checkpoint_every", "cuda_graph")
 """Options of the recipe that change nothing but time."""
@@ -32,10 +33,7 @@ class FinetuneJob:
         place: Devices and processes.
         train: Pairs of an image and a class index, of known length.
         config: The recipe.
-        asked: Images a step, over all processes; all images where there are fewer.
-        workers: Loader processes.
-        seed: Of the data order and of each step.
-        precision: Of the forward passes.
+        options: Batches, seed and precision.
         stream: Numbers of the channels of the teacher's residual stream that the student kept, on the device; None for
             all.
     """
@@ -43,10 +41,7 @@ class FinetuneJob:
     place: Accelerator
     train: Dataset
     config: FinetuneConfig
-    asked: int
-    workers: int
-    seed: int
-    precision: str
+    options: LoopOptions
     stream: Tensor | None = None
 
     @property
@@ -57,7 +52,7 @@ class FinetuneJob:
     @property
     def batch_size(self) -> int:
         """Images a step, over all processes."""
-        return min(self.asked, self.images)
+        return min(self.options.batch_size, self.images)
 
     @property
     def epoch_steps(self) -> int:
@@ -81,9 +76,9 @@ class FinetuneJob:
             raise UsageError(
                 f"Mixup and cutmix pair the images of a batch, and {size // processes} is odd; make it even."
             )
-        if self.seed < 0:
-            raise UsageError(f"The seed is {self.seed}; it must be 0 or more.")
-        autocast(self.precision, self.place.device)
+        if self.options.seed < 0:
+            raise UsageError(f"The seed is {self.options.seed}; it must be 0 or more.")
+        autocast(self.options.precision, self.place.device)
 
     def identity(self, student: nn.Module) -> dict[str, Any]:
         """Returns what two runs must share for one to go on where the other stopped."""
@@ -91,9 +86,9 @@ class FinetuneJob:
         shapes = str([(name, tensor.shape) for name, tensor in student.state_dict().items()])
         return {
             **config,
-            "seed": self.seed,
+            "seed": self.options.seed,
             "batch size": self.batch_size,
-            "precision": self.precision,
+            "precision": self.options.precision,
             "images": self.images,
             "student shapes": hashlib.sha256(shapes.encode()).hexdigest()[:12],
         }
@@ -105,11 +100,11 @@ class FinetuneJob:
             loader = batches(
                 self.train,
                 self.batch_size,
-                seed=self.seed,
+                seed=self.options.seed,
                 epoch=epoch,
                 start=first,
                 drop_last=True,
-                workers=self.workers,
+                workers=self.options.workers,
             )
             prepared = self.place.prepare_data_loader(loader)
             prepared.set_epoch(epoch)  # accelerate would tell the dataset epoch 0 each time
@@ -120,7 +115,7 @@ class FinetuneJob:
         weight = self.config.features
         compared = [self.place.unwrap_model(student), teacher] if weight and teacher is not None else []
         block = last_block(compared[-1]) if compared else ""
-        with autocast(self.precision, self.place.device), handed_on(compared, block) as features:
+        with autocast(self.options.precision, self.place.device), handed_on(compared, block) as features:
             logits = logits_of(student(images))
             with torch.no_grad():
                 wanted = logits_of(teacher(images)).float() if teacher is not None else None

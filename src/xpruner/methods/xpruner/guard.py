@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from xpruner.compensation.fit import compensate
+from xpruner.config.typed import typed
 from xpruner.data.by_class import class_means
 from xpruner.errors import UsageError
 from xpruner.files import reading, write_text
@@ -22,7 +23,6 @@ from xpruner.plan.plan import Plan
 from xpruner.plan.solver import plan_from_scores
 from xpruner.surgery import apply
 from xpruner.training import predict
-from xpruner.typed import typed
 
 if TYPE_CHECKING:
     from xpruner.methods._problem import Problem

@@ -26,7 +26,7 @@ from xpruner.runtime.modes import evaluating
 from xpruner.surgery import apply
 from xpruner.thresholds.search import search_thresholds
 from xpruner.training.search import LoopOptions
-from xpruner.units import Units, find_units
+from xpruner.units import DEFAULT_KINDS, Units, find_units
 
 log = logging.getLogger("xpruner")
 
@@ -42,7 +42,18 @@ def check_search(problem: Problem) -> None:
         check_precision(config.precision, "masks and thresholds")
 
 
-@register_method("xpruner", ("head", "hidden", "qk", "v"), rotates=True, check=check_search)
+KINDS = ("head", "hidden", "qk", "v")
+
+
+def kinds_under(config: RunConfig) -> tuple[str, ...]:
+    """Returns the kinds that it can prune: a search with compensated gradient steps knows heads and hidden units."""
+    return DEFAULT_KINDS if config.thresholds.steps > 0 and config.thresholds.compensated else KINDS
+
+
+@register_method(
+    "xpruner", KINDS, rotates=True, learns_masks=True, guards_classes=True, kinds_under=kinds_under,
+    reads=("preset", "rounds", "max_class_drop", "masks.", "thresholds."), check=check_search,
+)  # fmt: skip
 def search(problem: Problem) -> Outcome:
     """Learns masks and thresholds and returns the plan, in one round or several.
 

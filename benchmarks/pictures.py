@@ -1,7 +1,10 @@
 """Draws the pictures of README.md: ``python benchmarks/pictures.py [RUN]``.
 
 The first shows the comparison on CIFAR-10 and is drawn from the committed results. The second shows one finished run,
-an image before the dense and the pruned model and the masks of one layer, and is drawn where a run is given.
+an image before the dense and the pruned model and the masks of one layer, and is drawn where a run is given:
+
+    xpruner prune --config benchmarks/explained.yaml --budget 0.5 --finetune.steps 120 --output runs/half
+    python benchmarks/pictures.py runs/half
 """
 
 import argparse

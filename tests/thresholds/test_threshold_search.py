@@ -19,7 +19,7 @@ from xpruner.plan.plan import Plan
 from xpruner.plan.solver import plan_from_scores
 from xpruner.thresholds.operation import pruning_operation
 from xpruner.thresholds.search import open_start, search_thresholds
-from xpruner.training.search import LoopOptions
+from xpruner.training.options import LoopOptions
 from xpruner.units import find_units
 
 CONFIGS = {
@@ -40,7 +40,7 @@ def test_the_budget_is_met_from_below(tiny_vit, name, budget):
     masks = ClassMasks(units, 5)
     masks.start_from({g.key: torch.rand(5, g.size) for g in units})
     plan = search_thresholds(
-        tiny_vit, masks, budget, Noise(40), CONFIGS[name], LoopOptions(0, 8),
+        tiny_vit, masks, budget, Noise(40), CONFIGS[name], LoopOptions(8),
         moments=consumer_moments(tiny_vit, units, batches()),
     )  # fmt: skip
     reached = plan.cost[f"{budget.resource}_pruned"] / plan.cost[f"{budget.resource}_dense"]
@@ -52,7 +52,7 @@ def test_without_a_step_one_threshold_serves_all_layers(tiny_vit):
     units = find_units(tiny_vit)
     masks = ClassMasks(units, 5)
     masks.start_from({g.key: torch.rand(5, g.size) * 1000.0 ** -(i % 2) for i, g in enumerate(units)})
-    plan = search_thresholds(tiny_vit, masks, Budget(0.5), Noise(40), ThresholdConfig(steps=0), LoopOptions(0, 8))
+    plan = search_thresholds(tiny_vit, masks, Budget(0.5), Noise(40), ThresholdConfig(steps=0), LoopOptions(8))
     assert plan.keep == plan_from_scores(units, masks.importance("odds"), Budget(0.5), "xpruner").keep
 
 
@@ -72,7 +72,7 @@ def test_a_search_that_ends_far_from_the_budget_says_so(tiny_vit, caplog, constr
     masks = ClassMasks(units, 5)
     masks.start_from({g.key: torch.rand(5, g.size) for g in units})
     config = ThresholdConfig(steps=1, constraint=constraint, compensated=False)
-    search_thresholds(tiny_vit, masks, Budget(0.5), Noise(40), config, LoopOptions(0, 8))
+    search_thresholds(tiny_vit, masks, Budget(0.5), Noise(40), config, LoopOptions(8))
     assert ("of the cost where 0.50 was asked for" in caplog.text) == warns
 
 
@@ -81,7 +81,7 @@ def test_the_price_of_the_budget_is_part_of_the_loss(tiny_vit):
     masks = ClassMasks(find_units(tiny_vit), 5)
     config = ThresholdConfig(steps=1, constraint="hinge", compensated=False, warmup=0.0)
     steps = []
-    options = LoopOptions(0, 8, on_step=lambda _, figures: steps.append(figures))
+    options = LoopOptions(8, on_step=lambda _, figures: steps.append(figures))
     search_thresholds(tiny_vit, masks, Budget(0.5), Noise(40), config, options)
     (step,) = steps
     assert step["cost"] > 0.8

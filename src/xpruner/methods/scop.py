@@ -22,7 +22,7 @@ from xpruner.methods.activation_norm import columns
 from xpruner.runtime.devices import autocast
 from xpruner.runtime.modes import frozen
 from xpruner.runtime.outputs import logits_of
-from xpruner.training.search import learn
+from xpruner.training.search import Loop, learn
 from xpruner.units import Gate, UnitGroup, Units
 from xpruner.units.gates import channel_axis, expand_gates
 
@@ -80,9 +80,9 @@ def _learn_shares(problem: Problem) -> dict[str, Tensor]:
 
     lr = rate(config.search.steps)
     optimizer = torch.optim.Adam(shares.parameters(), lr)
-    options, same = loop_options(problem, "scop"), identity(problem, lr=lr)
+    loop = Loop("scop", shares, optimizer, loss, config.search.steps, identity(problem, lr=lr), clamp)
     with frozen(model):
-        learn("scop", shares, optimizer, loss, problem.train, options, same, clamp)
+        learn(loop, problem.train, loop_options(problem, "scop"))
     return {key: share.detach().cpu() for key, share in by_key.items()}
 
 

@@ -42,7 +42,7 @@ from xpruner.runtime.modes import evaluating
 from xpruner.runtime.outputs import logits_of
 from xpruner.surgery import apply
 from xpruner.thresholds.operation import AugmentedLagrangian, expected_cost
-from xpruner.training.search import learn
+from xpruner.training.search import Loop, learn
 from xpruner.units import UnitGroup, Units, prunable_parts
 from xpruner.units.gates import gating
 
@@ -67,7 +67,9 @@ def search(problem: Problem) -> Outcome:
     """
     options, run = loop_options(problem, "wdpruning"), _Run(problem)
     optimizer, before = run.recipe.optimizer, run.recipe.before
-    learn("learning widths", run.learned, optimizer, run.loss, problem.train, options, identity(problem), before=before)
+    steps = problem.config.search.steps
+    loop = Loop("learning widths", run.learned, optimizer, run.loss, steps, identity(problem), before=before)
+    learn(loop, problem.train, options)
     plan = plan_from_scores(problem.units, run.widths.margins(), problem.budget, "wdpruning")
     optimizer.zero_grad()
     with torch.no_grad():

@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +33,8 @@ from xpruner.thresholds.operation import (
     warm_target,
 )
 from xpruner.training.losses import distillation_loss
-from xpruner.training.search import LoopOptions, learn
+from xpruner.training.options import LoopOptions
+from xpruner.training.search import Loop, learn
 from xpruner.units import Units
 from xpruner.units.gates import gating
 
@@ -52,7 +53,6 @@ def search_thresholds(
     options: LoopOptions,
     *,
     moments: Mapping[str, Moments] | None = None,
-    precision: str = "fp32",
 ) -> Plan:
     """Learns one threshold a group under the budget; the weights stay as they are, and no label gates anything.
 
@@ -62,9 +62,8 @@ def search_thresholds(
         budget: The cost to meet.
         train: Pairs of an image and a class index.
         config: The pruning operation, the constraint and the schedule.
-        options: Batches, seed and state; the number of steps is the config's.
+        options: Batches, seed, precision and state.
         moments: Of the consumers' inputs, needed for ``compensated``.
-        precision: Of the forward passes.
 
     Returns:
         The plan: the units above their layer's threshold, after one common offset of all thresholds so that the
@@ -79,17 +78,11 @@ def search_thresholds(
     target = budget.target(units) / units.total(budget.resource)
     if config.mode == "global_rank":
         return plan_from_scores(units, masks.importance("abs_sum"), budget, "xpruner, global rank")
-    search = _Search(model, masks, budget.resource, target, config, moments, precision)
+    search = _Search(model, masks, budget.resource, target, config, moments, options.precision)
     with frozen(search.model):
-        learn(
-            "learning thresholds",
-            search.learned,
-            search.optimizer(),
-            search.loss,
-            train,
-            replace(options, steps=config.steps),
-            {"thresholds": asdict(config), "budget": asdict(budget), "precision": precision},
-        )
+        same = {"thresholds": asdict(config), "budget": asdict(budget)}
+        loop = Loop("learning thresholds", search.learned, search.optimizer(), search.loss, config.steps, same)
+        learn(loop, train, options)
     with torch.no_grad():
         search.check_end()
         return plan_from_scores(units, search.thresholds.margins(search.importance()), budget, "xpruner")

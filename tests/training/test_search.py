@@ -6,7 +6,8 @@ from torch import nn
 
 from xpruner.errors import UsageError, XPrunerError
 from xpruner.runtime.modes import frozen
-from xpruner.training.search import LoopOptions, learn
+from xpruner.training.options import LoopOptions
+from xpruner.training.search import Loop, learn
 
 
 class Line(torch.utils.data.Dataset):
@@ -19,17 +20,19 @@ class Line(torch.utils.data.Dataset):
         return torch.tensor([float(index)]), 2 * index
 
 
-def fit(options: LoopOptions, break_at: int | None = None, lr: float = 0.1, **more) -> nn.Module:
+def fit(options: LoopOptions, steps: int = 9, break_at: int | None = None, lr: float = 0.1, **more) -> nn.Module:
     torch.manual_seed(0)
     line = nn.Linear(1, 1)
-    steps = [0]
+    calls = [0]
 
     def loss(progress, x, y):
-        steps[0] += 1
+        calls[0] += 1
         value = (line(x)[:, 0] - y + torch.randn(())).square().mean()
-        return value * (float("nan") if steps[0] == break_at else 1), {"progress": progress}
+        return value * (float("nan") if calls[0] == break_at else 1), {"progress": progress}
 
-    learn("a line", line, torch.optim.Adam(line.parameters(), lr), loss, Line(), options, {"lr": lr}, **more)
+    learn(
+        Loop("a line", line, torch.optim.Adam(line.parameters(), lr), loss, steps, {"lr": lr}, **more), Line(), options
+    )
     return line
 
 
@@ -46,24 +49,24 @@ def stop_at(number: int):
 
 
 def test_a_stopped_loop_ends_as_one_left_alone(tmp_path):
-    whole = fit(LoopOptions(11, 4))
+    whole = fit(LoopOptions(4), 11)
     with pytest.raises(Stop):
-        fit(LoopOptions(11, 4, state_dir=tmp_path, checkpoint_every=3, on_step=stop_at(8)))
-    resumed = fit(LoopOptions(11, 4, state_dir=tmp_path, checkpoint_every=3))
+        fit(LoopOptions(4, state_dir=tmp_path, checkpoint_every=3, on_step=stop_at(8)), 11)
+    resumed = fit(LoopOptions(4, state_dir=tmp_path, checkpoint_every=3), 11)
     assert torch.equal(resumed.weight, whole.weight)
 
 
 def test_progress_runs_from_0_to_1():
     seen = []
-    fit(LoopOptions(5, 4, on_step=lambda step, figures: seen.append((step, figures["progress"]))))
+    fit(LoopOptions(4, on_step=lambda step, figures: seen.append((step, figures["progress"]))), steps=5)
     assert seen == [(1, 0.0), (2, 0.25), (3, 0.5), (4, 0.75), (5, 1.0)]
 
 
 def test_a_loss_that_is_not_a_number_stops_and_keeps_the_last_good_state(tmp_path):
-    options = LoopOptions(9, 4, state_dir=tmp_path, checkpoint_every=3)
+    options = LoopOptions(4, state_dir=tmp_path, checkpoint_every=3)
     with pytest.raises(XPrunerError, match=r"nan at step 5; the state of step 3 is kept: lower the learning rate"):
         fit(options, break_at=5)
-    assert torch.equal(fit(options).weight, fit(LoopOptions(9, 4)).weight)
+    assert torch.equal(fit(options).weight, fit(LoopOptions(4)).weight)
 
 
 def test_what_comes_before_an_update_can_change_its_gradients():
@@ -78,19 +81,20 @@ def test_what_comes_before_an_update_can_change_its_gradients():
     def loss(_progress, x, y):
         return (line(x)[:, 0] - y).square().mean(), {}
 
-    learn("a line", line, torch.optim.SGD(line.parameters(), 0.5), loss, Line(), LoopOptions(3, 4), before=before)
+    loop = Loop("a line", line, torch.optim.SGD(line.parameters(), 0.5), loss, 3, before=before)
+    learn(loop, Line(), LoopOptions(4))
     assert [*weights, line.weight.item()] == pytest.approx([start, start - 1, start - 2, start - 3])
 
 
 def test_gradients_that_are_not_finite_stop_and_keep_the_last_good_state(tmp_path):
-    options = LoopOptions(9, 4, state_dir=tmp_path, checkpoint_every=3)
+    options = LoopOptions(4, state_dir=tmp_path, checkpoint_every=3)
     with pytest.raises(XPrunerError, match=r"gradients of a line became inf at step 5; the state of step 3 is kept"):
         fit(options, before=lambda step: float("inf") if step == 5 else 1.0)
-    assert torch.equal(fit(options).weight, fit(LoopOptions(9, 4)).weight)
+    assert torch.equal(fit(options).weight, fit(LoopOptions(4)).weight)
 
 
 def test_the_state_of_another_search_is_refused(tmp_path):
-    options = LoopOptions(3, 4, state_dir=tmp_path, checkpoint_every=1)
+    options = LoopOptions(4, state_dir=tmp_path, checkpoint_every=1)
     fit(options)
     with pytest.raises(UsageError, match=r"lr 0\.1, not 0\.2"):
         fit(options, lr=0.2)

@@ -35,7 +35,7 @@ def read_metrics(folder: Path) -> dict[str, dict[str, Any]]:
     path = folder / METRICS
     if not path.exists():
         return {}
-    with reading(path, "delete it, and the same `xpruner prune` command writes it anew"):
+    with reading(path, "delete it, and the same `xpruner prune` command writes it again"):
         metrics = typed(dict[str, dict[str, Any]], json.loads(path.read_text(encoding="utf-8")))
         check_figures({stage: metrics[stage] for stage in STAGES if stage in metrics})
         if "latency" in metrics:

@@ -170,7 +170,7 @@ class _Pipeline:
 
 
 def unseen_classes(config: RunConfig, data: Splits) -> list[int]:
-    """Returns the classes without an image among those that a method's masks are made of, and says what to do."""
+    """Returns the classes without an image among those that a method's masks are made of, and logs what to do."""
     if not find_method(config.method).learns_masks:
         return []
     seen = data.train if config.masks.steps else data.calibration

@@ -1,6 +1,7 @@
 """``metrics.json``: the figures of a run's stages, checked as they are read."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,12 @@ class _Figures:
 class _Latency:
     dense: dict[str, float]
     pruned: dict[str, float]
+
+
+def titles_of(metrics: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the titles of a run's stages; that of a compensation from which fine-tuning did not start shows it."""
+    taken = metrics.get("compensated", {}).get("taken", True)
+    return STAGES if taken else {**STAGES, "compensated": "compensated, not kept"}
 
 
 def read_metrics(folder: Path) -> dict[str, dict[str, Any]]:

@@ -1,3 +1,4 @@
+import importlib.util
 import subprocess
 import sys
 
@@ -31,7 +32,7 @@ def undeclared(monkeypatch) -> list:
 
 
 def test_nothing_is_declared_where_torchvision_is_absent(undeclared, monkeypatch):
-    monkeypatch.setattr(_torchvision.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     _torchvision.declare_torchvision_ops()
     assert undeclared == []
 

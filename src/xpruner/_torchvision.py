@@ -6,11 +6,11 @@ registers their shape functions. Declaring the two schemas is enough: xpruner an
 transforms and never call these operators.
 """
 
-import importlib.util
 import sys
-from importlib.abc import MetaPathFinder
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _SCHEMAS = {
     "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
@@ -19,7 +19,7 @@ _SCHEMAS = {
 _libraries: list[Any] = []  # torch.library.Library objects withdraw their operators when they are collected
 
 
-class _BeforeTorchvision(MetaPathFinder):
+class _BeforeTorchvision:
     """Finds nothing itself: declares the operators when torchvision is about to be imported, and then is gone."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
@@ -36,6 +36,9 @@ def declare_before_import() -> None:
 
 def declare_torchvision_ops() -> None:
     """Declares the operator schemas that torchvision lacks when its extension does not load; else does nothing."""
+    import importlib.util  # nothing is imported before it is needed
+    from pathlib import Path
+
     spec = importlib.util.find_spec("torchvision")
     if _libraries or spec is None or spec.origin is None or _extension_loads(Path(spec.origin).parent):
         return
@@ -48,7 +51,7 @@ def declare_torchvision_ops() -> None:
     _libraries.append(library)
 
 
-def _extension_loads(package: Path) -> bool:
+def _extension_loads(package: "Path") -> bool:
     import torch
 
     for extension in package.glob("_C*.so"):

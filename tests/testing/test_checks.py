@@ -74,7 +74,7 @@ def test_outputs_that_are_not_finite_differ(model, plan, images):
 def test_gates_whose_effect_cannot_be_seen(model, plan, images):
     check_gates_act_on_their_image(model, plan, images)
     nn.init.zeros_(model.head.weight)
-    with pytest.raises(AssertionError, match="changes the output by 0.0e"):
+    with pytest.raises(AssertionError, match=r"changes the output by 0\.0e"):
         check_gates_act_on_their_image(model, plan, images)
 
 
@@ -113,7 +113,7 @@ def test_files_that_hold_something_else(model, tmp_path, monkeypatch):
 
     check_saves_and_loads(model, tmp_path)
     monkeypatch.setattr(model_checks, "load", loaded)
-    with pytest.raises(AssertionError, match="'head.bias' is not what was saved"):
+    with pytest.raises(AssertionError, match=r"'head\.bias' is not what was saved"):
         check_saves_and_loads(model, tmp_path)
 
 
@@ -180,7 +180,7 @@ def test_a_method_that_says_it_changes_weights_and_makes_no_model(broken):
 
 
 def test_a_method_that_keeps_idle_units(broken):
-    with pytest.raises(AssertionError, match="units of 'blocks.0.mlp:hidden' that nothing reads"):
+    with pytest.raises(AssertionError, match=r"units of 'blocks\.0\.mlp:hidden' that nothing reads"):
         check_finds_idle_units(broken(lambda problem: Outcome(Plan.of(problem.units, keep_the_last(problem.units)))))
 
 

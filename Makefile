@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 OLDEST := $(VENV)-oldest
 EXPLORE := $(VENV)-explore
 
-.PHONY: demo test test-slow test-oldest test-explore lint format docs zoo bench-cifar10 bench-swin bench-compare \
+.PHONY: demo test test-slow test-oldest test-explore lint format docs docs-serve zoo bench-cifar10 bench-swin bench-compare \
 	bench-imagenet bench-ablations bench-explain bench-speed clean
 
 demo: $(READY)
@@ -37,7 +37,11 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 docs: $(READY)
+	$(BIN)/mkdocs build --strict
 	$(BIN)/python -m pytest tests/test_docs.py
+
+docs-serve: $(READY)
+	$(BIN)/mkdocs serve
 
 zoo: $(READY)
 	$(BIN)/python benchmarks/zoo.py --workers 2
@@ -69,7 +73,7 @@ bench-speed: $(READY)
 	$(BIN)/python benchmarks/speed.py
 
 clean:
-	rm -rf .venv .venv-oldest .venv-explore build dist htmlcov .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-oldest .venv-explore build dist site htmlcov .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): pyproject.toml constraints.txt

@@ -2,10 +2,10 @@
 
     python benchmarks/explanations.py runs/cifar10 --control runs/magnitude --output explanations_deit_tiny
 
-Masks: the tenth of a kind's units that a class's row marks is closed in the dense model; what that class and the
+Masks: the tenth of a kind's units that a class's row marks is ablated in the dense model; what that class and the
 others lose, beside the same with class-conditional Taylor's evidence per MAC. Maps: insertion and deletion, each
 model's maps scored on that model, and how far the maps of the dense and the pruned model agree on images that all
-models get right, beside a random floor and a ``--control``: a run of the same dense model, pruned by magnitude to
+models get right, beside the chance level and a ``--control``: a run of the same dense model, pruned by magnitude to
 about the same accuracy. All on the images that the runs were measured on.
 """
 
@@ -19,8 +19,8 @@ from typing import Any
 from torch import nn
 
 from xpruner.compare.results import provenance
+from xpruner.explain.map_cards import correct_in_all, map_quality, stack_images
 from xpruner.explain.selectivity import selectivity_card
-from xpruner.explain.trust import correct_in_all, map_trust, stack_images
 from xpruner.maps import list_maps
 from xpruner.run.environment import environment
 from xpruner.run.finished import BATCH, FinishedRun, open_run
@@ -52,11 +52,11 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", help="run directory of a method with masks")
     parser.add_argument("--control", help="run directory of another method, from the same dense model")
-    parser.add_argument("--kinds", nargs="*", default=["hidden"], help="of unit that are closed, one after the other")
-    parser.add_argument("--share", type=float, default=0.1, help="of the units that are closed for a class")
+    parser.add_argument("--kinds", nargs="*", default=["hidden"], help="of unit that are ablated, one after the other")
+    parser.add_argument("--share", type=float, default=0.1, help="of the units that are ablated for a class")
     parser.add_argument("--images", type=int, default=200, help="whose maps are compared")
     parser.add_argument("--maps", nargs="*", default=list_maps(), help="methods of the maps")
-    parser.add_argument("--seed", type=int, default=0, help="of the random floor")
+    parser.add_argument("--seed", type=int, default=0, help="of the shuffled maps")
     parser.add_argument("--output", required=True, help="name of the JSON in benchmarks/results")
     return parser.parse_args()
 
@@ -83,12 +83,12 @@ def maps(run: FinishedRun, control: FinishedRun | None, methods: list[str], coun
     images, labels = stack_images(run, correct_in_all(run, list(compared.values()), count))
     found: dict[str, Any] = {"images": len(images)}
     for method in methods:
-        trust = map_trust(compared, images, labels, method, seed)
+        trust = map_quality(compared, images, labels, method, seed)
         found[method] = {
             "insertion": trust.insertion,
             "deletion": trust.deletion,
             **{f"dense and {name}": asdict(alike) for name, alike in trust.agreement.items()},
-            "random floor": asdict(trust.floor),
+            "random floor": asdict(trust.chance),
             "seconds a map": trust.seconds,
         }
         print(method, json.dumps(found[method]), flush=True, file=sys.stderr)

@@ -2,7 +2,7 @@
 
 1. Self-knowledge purification: on training images of the chosen classes each MLP learns a score for every hidden unit
    and one number beta; the forward pass keeps the floor(e sigmoid(beta)) best of its e units, and the gradient passes
-   straight through. Nothing but the cross-entropy says how many go; what goes is what harms these classes.
+   straight through. The cross-entropy alone decides how many are pruned: those that harm these classes.
 2. Every head's query-key and value-output maps are factorised by an SVD of their weights, [Wq bq]'[Wk bk] and
    [Wv bv]'Wo, and keep the leading dimensions, as many in every head of a layer.
 3. The MLPs lose the units of the least mean activation until the budget holds, and fc2 becomes the least squares, by a
@@ -10,7 +10,7 @@
 
 Where the summary that this follows leaves things open, the authors' published code decides: scores start at 1 and beta
 at 5, AdamW with rates 1e-3 and 0.1 and a weight decay of 0.05, one pass over the training images of the chosen classes;
-the energy that the SVDs keep is a polynomial of the share that is asked to go; MLPs are cut to one common width, save
+the energy that the SVDs keep is a polynomial of the share that is to be pruned; MLPs are cut to one common width, save
 those that purification left narrower; activations are those of the model whose heads are cut and whose MLPs are
 purified. Our choices: batches of 8 images instead of 1, for the time it takes; widths are not rounded to multiples of
 8, so that the budget is met as closely as by the others; activations are averaged over the calibration images alone.
@@ -25,12 +25,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from xpruner.calibration.moments import Batches, consumer_moments, reading
+from xpruner.calibration.moments import Batches, consumer_moments
 from xpruner.errors import UsageError
 from xpruner.methods.wdpruning import TopShare
 from xpruner.plan.budget import MINIMA, Budget
 from xpruner.plan.plan import Plan
 from xpruner.runtime.devices import autocast
+from xpruner.runtime.hooks import capture_inputs
 from xpruner.runtime.modes import evaluating, frozen
 from xpruner.runtime.outputs import logits_of
 from xpruner.surgery import apply
@@ -49,9 +50,9 @@ class Found:
 
     Attributes:
         dense: The dense model with its heads factorised: another basis, the same outputs.
-        plan: Which units of it stayed.
+        plan: Which units of it are kept.
         cut: The dense model cut by the plan.
-        refitted: The same with the weights of fc2 solved anew.
+        refitted: The same with the weights of fc2 solved again.
     """
 
     dense: nn.Module
@@ -63,7 +64,7 @@ class Found:
 def nuwa(
     dense: nn.Module, train: Dataset, calibration: Batches, budget: Budget, *, seed: int = 0, precision: str = "fp32"
 ) -> Found:
-    """Derives a model by NuWa's recipe; its classifier stays that of all classes.
+    """Derives a model by NuWa's recipe; its classifier remains that of all classes.
 
     Args:
         dense: A ViT of timm.
@@ -74,7 +75,7 @@ def nuwa(
         precision: Of the forward passes.
 
     Raises:
-        UsageError: If the heads alone, cut as the recipe says, leave the MLPs too little of the budget.
+        UsageError: If the heads alone, cut as in the recipe, leave the MLPs too little of the budget.
     """
     model = factorised(dense)
     units = find_units(model, KINDS)
@@ -101,7 +102,7 @@ def nuwa(
 
 
 def energy(pruned: float) -> float:
-    """Returns the share of the squared singular values that heads keep, from the share of the cost that is to go."""
+    """Returns the share of the squared singular values that heads keep, from the pruned share of the cost."""
     return 1.0 - 0.03 * pruned + 0.14 * pruned**2 - 0.41 * pruned**3
 
 
@@ -203,7 +204,7 @@ def common_widths(counts: list[int], total: int) -> list[int]:
 def refit(
     pruned: nn.Module, anchor: nn.Module, plan: Plan, units: Units, batches: Batches, precision: str
 ) -> nn.Module:
-    """Solves every fc2 anew, in place: W' = W X' pinv(X_S)' for the anchor's inputs X and those that stay X_S.
+    """Solves every fc2 again, in place: W' = W X' pinv(X_S)' for the anchor's inputs X and the kept ones X_S.
 
     Args:
         pruned: ``apply(anchor, plan)``.
@@ -217,7 +218,7 @@ def refit(
         The pruned model.
     """
     images = torch.cat([images for images, _ in batches])[:CALIBRATION]
-    with evaluating(anchor), reading(anchor, units.of_consumers()) as inputs, autocast(precision, images.device):
+    with evaluating(anchor), capture_inputs(anchor, units.of_consumers()) as inputs, autocast(precision, images.device):
         anchor(images)
     for path, (group,) in units.of_consumers().items():
         x = inputs[path].double().flatten(0, -2)

@@ -31,7 +31,7 @@ from xpruner.methods import Problem, find_method, kinds_for
 from xpruner.run.environment import environment
 from xpruner.runtime.devices import autocast
 from xpruner.runtime.precision import resolve_precision
-from xpruner.training.search import LoopOptions
+from xpruner.training.options import LoopOptions
 
 BATCH, CLASSES, ROUNDS = 64, 10, 15
 CPU = torch.device("cpu")
@@ -72,7 +72,7 @@ def mask_step(name: str) -> Callable[[], None]:
     model, data, config = dense(), Noise(BATCH), preset(name).masks
     config.steps = 4
     masks = xpruner.ClassMasks(xpruner.find_units(model), CLASSES, config.rank, config.init)
-    return lambda: learn_masks(model, masks, data, config, LoopOptions(4, BATCH), precision=PRECISION) and None
+    return lambda: learn_masks(model, masks, data, config, LoopOptions(BATCH, precision=PRECISION)) and None
 
 
 STEPS = {

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from xpruner.cli.compare import chosen_entries, read_comparison
+from xpruner.compare import read_study
 from xpruner.compare.results import provenance
 from xpruner.config import FinetuneConfig, ModelConfig
 from xpruner.data import InputSpec, class_names, load_data
@@ -35,8 +35,7 @@ def main() -> None:
     args = parse()
     source = provenance()  # of the code that is loaded now
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
-    asked = read_comparison(args.comparison)
-    config = chosen_entries(asked, asked.length, [], args.comparison)[0].config
+    config = read_study(args.comparison).entries()[0].config
     recipe = FinetuneConfig(
         epochs=args.epochs, lr=args.lr, min_lr=1e-5, distill=0.0, label_smoothing=0.1, checkpoint_every=1000,
         cuda_graph=True,

@@ -3,7 +3,7 @@
     python benchmarks/zoo.py --workers 2          # benchmarks/results/zoo.json and docs/coverage.md
     python benchmarks/zoo.py --only 'swin*' --show
 
-Each model is built small, its parameters are drawn anew, and for the kinds of unit that it holds: a random plan, the
+Each model is built small, its parameters are drawn again, and for the kinds of unit that it holds: a random plan, the
 gated output against the output of the cut model (1e-5 of the largest output in float32, or 1e-10 in float64), gates of
 one sample against the other, MACs and parameters as predicted against torch's counter, one training step, and save and
 load, bit for bit.
@@ -55,7 +55,7 @@ ROUNDING = 1e-10
 COST = 2e-3
 """Heads of CoaT cost unequally, by the windows of their position encodings; all other models are exact."""
 SIZED = {"segformer": (3, 32, 32), "detr": (3, 64, 64)}
-"""Images of the models of transformers whose configuration does not tell."""
+"""Images of the models of transformers whose configuration does not hold it."""
 
 
 def main() -> None:
@@ -128,7 +128,7 @@ def kinds_of(model: nn.Module, size: tuple[int, int, int]) -> tuple[dict[str, in
 
 
 def stir(model: nn.Module) -> None:
-    """Draws all parameters anew, so that every unit matters: fresh ones hold zeros, and scales of one millionth."""
+    """Draws all parameters again, so that every unit matters: fresh ones hold zeros, and scales of one millionth."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim > 1 and min(len(parameter), parameter[0].numel()) > 1:

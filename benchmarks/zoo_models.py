@@ -1,7 +1,7 @@
 """Small versions of every timm model that holds attention: the same modules, fewer blocks, narrower, smaller images.
 
-A model's entry function hands its arguments to ``build_model_with_cfg``. Reading them there, without building anything,
-tells which of them to lower; ``RULES`` says so once per model class, and the rest stays as the model's authors set it:
+A model's entry function passes its arguments to ``build_model_with_cfg``. Read there, without building anything, they
+show which of them to lower; ``RULES`` states it once per model class, and the rest is as the model's authors set it:
 kinds of attention, MLP and norm, biases, rotary and relative positions, class tokens, pooling, windows, layer scale.
 
     model = timm.create_model(name, pretrained=False, **small_kwargs(name))

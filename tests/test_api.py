@@ -27,7 +27,10 @@ def test_an_unknown_name_is_no_attribute():
         _ = xpruner.prun
 
 
-@pytest.mark.parametrize("package", ["models", "maps", "methods"])
+@pytest.mark.parametrize(
+    "package",
+    ["calibration", "compensation", "maps", "masks", "measure", "methods", "models", "plan", "thresholds", "units"],
+)
 def test_what_a_package_exports_is_there(package):
     module = importlib.import_module(f"xpruner.{package}")
     assert module.__all__ and all(getattr(module, name) is not None for name in module.__all__)

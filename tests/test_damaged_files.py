@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from safetensors.torch import save_file
 
 from xpruner.cli.tables import stages_table
-from xpruner.compare.markdown import markdown, provenance
+from xpruner.compare.markdown import markdown, sources_of
 from xpruner.compare.results import read_result
-from xpruner.compare.tables import overview, rows_of
+from xpruner.compare.tables import progress_table, rows_of
 from xpruner.config import RunConfig
 from xpruner.config.files import read_config
 from xpruner.config.typed import typed
@@ -130,7 +130,7 @@ def test_a_result_that_is_read_can_be_tabled(tmp_path, tree):
     if result is not None:
         assert same(result, tree)
         rows = rows_of([result])
-        assert markdown(rows) and provenance([result]) and overview([result], result["title"]).row_count == 1
+        assert markdown(rows) and sources_of([result]) and progress_table([result], result["title"]).row_count == 1
 
 
 @in_one_folder

@@ -69,7 +69,7 @@ def test_1_gated_and_cut_models_agree_in_every_kind_of_unit(name, fused, data):
 def test_4_the_cost_of_a_plan_is_the_cost_of_its_model(name, data):
     model, units = tiny(name), units_of(name, KINDS)
     keep = data.draw(choices(units))
-    keep = {key: kept or [0] for key, kept in keep.items()}  # the norm of an empty branch stays and counts
+    keep = {key: kept or [0] for key, kept in keep.items()}  # the norm of an empty branch is kept and counts
     blocks = data.draw(st.sets(st.sampled_from([group.key for group in units if group.kind == "block"])))
     check_costs(model, Plan.of(units, keep | {key: [] for key in blocks}), units)
 

@@ -1,7 +1,6 @@
 """Things that are known by name: registered by a decorator, here or in an installed package."""
 
 import logging
-import sys
 from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -78,8 +77,8 @@ def load_installed(group: str | None) -> None:
 
 
 def import_submodules(package: str) -> None:
-    """Imports every module below a package that is being imported, in its sub-packages too."""
-    for module in walk_packages(sys.modules[package].__path__, f"{package}."):
+    """Imports every module below a package, in its sub-packages too."""
+    for module in walk_packages(import_module(package).__path__, f"{package}."):
         import_module(module.name)
 
 

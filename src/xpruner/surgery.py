@@ -1,8 +1,7 @@
 """Surgery: cut the weights, and every attribute that depends on them, so that a plan becomes a smaller model."""
 
 import copy
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import nn
@@ -10,11 +9,8 @@ from torch import nn
 from xpruner.errors import UsageError
 from xpruner.plan.plan import Plan
 from xpruner.units import prunable_parts
-from xpruner.units.adapters.timm.blocks import SkippedBlock
-from xpruner.units.gates import channel_axis
-from xpruner.units.modules.branch import ConstantBranch
+from xpruner.units.adapter import PrunablePart
 from xpruner.units.modules.replace import replace_module
-from xpruner.units.registry import PrunablePart, adapter_of
 
 
 def apply(model: nn.Module, plan: Plan, *, inplace: bool = False) -> nn.Module:
@@ -31,43 +27,29 @@ def apply(model: nn.Module, plan: Plan, *, inplace: bool = False) -> nn.Module:
     """
     parts = prunable_parts(model)
     plan.check({key: part.size for key, part in parts.items()})
-    for key, indices in plan.keep.items():
-        part = parts[key]
-        if not indices and not (part.adapter.may_be_empty and part.adapter.gate(part.module).at != "norm"):
-            raise UsageError(f"The plan keeps nothing of {key!r}; keep at least one unit of it.")
+    remains = _remains(parts, plan)
     model = model if inplace else copy.deepcopy(model)
-    emptied: dict[str, PrunablePart] = {}
-    for key in sorted(plan.keep, key=lambda key: len(parts[key].path)):  # blocks before what is inside them
-        if not plan.keep[key] and not _within(parts[key], emptied):
-            emptied[parts[key].path] = parts[key]
-            replace_module(model, parts[key].path, _remains(model, parts[key]))
+    replaced: list[PrunablePart] = []
+    for key in sorted(remains, key=lambda key: len(parts[key].path)):  # blocks before what is inside them
+        if not _within(parts[key], replaced):
+            replaced.append(parts[key])
+            replace_module(model, parts[key].location, remains[key])
     for key, indices in plan.keep.items():
-        if len(indices) < plan.sizes[key] and not _within(parts[key], emptied):
-            _cut(model, parts[key], indices)
+        if len(indices) < plan.sizes[key] and not _within(parts[key], replaced):
+            parts[key].adapter.cut(parts[key].resized(model), torch.tensor(indices))
     return model
 
 
-def _within(part: PrunablePart, emptied: Iterable[str]) -> bool:
-    return any(f"{part.path}.".startswith(f"{path}.") for path in emptied)
+def _remains(parts: Mapping[str, PrunablePart], plan: Plan) -> dict[str, nn.Module]:
+    """Returns what takes the place of every part of which the plan keeps nothing, by its key."""
+    remains = {}
+    for key in (key for key, indices in plan.keep.items() if not indices):
+        rest = parts[key].adapter.remains(parts[key].module)
+        if rest is None:
+            raise UsageError(f"The plan keeps nothing of {key!r}; keep at least one unit of it.")
+        remains[key] = rest
+    return remains
 
 
-def _cut(model: nn.Module, part: PrunablePart, indices: list[int]) -> None:
-    whole = part.adapter.kind == "embed"  # its units run through the whole model
-    module = model if whole else model.get_submodule(part.path)
-    if not whole:
-        able = part.adapter.resizable(module)
-        if able is not module:
-            replace_module(model, part.path, able)
-            module = able
-    adapter = part.adapter if whole else adapter_of(module, part.adapter.kind)
-    adapter.cut(module, torch.tensor(indices))
-
-
-def _remains(model: nn.Module, part: PrunablePart) -> nn.Module:
-    if part.adapter.kind == "block":
-        return SkippedBlock()
-    module: Any = model.get_submodule(part.path)
-    consumer = module.get_submodule(part.adapter.gate(module).path)
-    bias = consumer.bias
-    bias = bias if bias is not None else consumer.weight.new_zeros(consumer.weight.shape[0])
-    return ConstantBranch(bias, channel_axis(consumer))
+def _within(part: PrunablePart, replaced: Iterable[PrunablePart]) -> bool:
+    return any(other.contains(part.location) for other in replaced)

@@ -6,16 +6,16 @@ from tiny_models import VIT, build, tiny
 from tiny_transformers import tiny as of_transformers
 from torch import Tensor, nn
 
-from xpruner.calibration.incremental_forward import Passes, block_around, is_fed
-from xpruner.calibration.moments import reading
+from xpruner.calibration.incremental_forward import IncrementalForward, block_around, is_fed
 from xpruner.errors import XPrunerError
+from xpruner.runtime.hooks import capture_inputs
 from xpruner.units import find_units
 
 
 def in_full(model: nn.Module, paths: list[str], images: list[Tensor]) -> list[dict[str, Tensor]]:
     found = []
     for batch in images:
-        with reading(model, paths) as inputs:
+        with capture_inputs(model, paths) as inputs:
             model(batch)
         found.append(dict(inputs))
     return found
@@ -44,7 +44,7 @@ def test_what_is_read_is_what_a_whole_pass_reads_though_weights_change_on_the_wa
     """After each reading the module that read is changed, as compensation does."""
     model = make()
     images = [torch.randn(2, 3, 32, 32) for _ in range(2)]
-    passes = Passes(model, images, "fp32")
+    passes = IncrementalForward(model, images, "fp32")
     paths = list(find_units(model).of_consumers())
     assert len(paths) >= 4
     for path in paths:
@@ -63,7 +63,7 @@ def test_blocks_that_were_passed_are_not_run_again(tiny_vit):
 
     for path in runs:
         tiny_vit.get_submodule(path).register_forward_pre_hook(partial(count, path))
-    passes = Passes(tiny_vit, [torch.randn(1, 3, 32, 32) for _ in range(5)], "fp32")
+    passes = IncrementalForward(tiny_vit, [torch.randn(1, 3, 32, 32) for _ in range(5)], "fp32")
     for path in ("blocks.0.attn.proj", "blocks.0.mlp.fc2", "blocks.1.attn.proj", "blocks.1.mlp.fc2"):
         list(passes.read([path]))
     # 5 batches to each block; readings of 2 modules in 2 blocks; once more to see what the second block is fed with
@@ -88,4 +88,4 @@ def test_a_module_that_is_not_called_is_named():
     model.spare = nn.Linear(2, 2)
     model.forward = lambda x: model[0](x)
     with pytest.raises(XPrunerError, match="does not call its module 'spare'"):
-        list(Passes(model, [torch.zeros(1, 2)], "fp32").read(["spare"]))
+        list(IncrementalForward(model, [torch.zeros(1, 2)], "fp32").read(["spare"]))

@@ -13,26 +13,26 @@ def batches(name: str) -> list[tuple[torch.Tensor, torch.Tensor]]:
 
 
 @pytest.mark.parametrize("name", ["vit", "deit_distilled", "vit_without_biases", "swin", "swin_odd_heads"])
-def test_a_turned_model_computes_the_same(name):
-    dense, turned, data = tiny(name), tiny(name), batches(name)
-    before = footprint(turned)
-    assert rotate_heads(turned, data) is turned
-    assert footprint(turned) == before
-    weights, moved = dict(dense.named_parameters()), dict(turned.named_parameters())
+def test_a_rotated_model_computes_the_same(name):
+    dense, rotated, data = tiny(name), tiny(name), batches(name)
+    before = footprint(rotated)
+    assert rotate_heads(rotated, data) is rotated
+    assert footprint(rotated) == before
+    weights, moved = dict(dense.named_parameters()), dict(rotated.named_parameters())
     changed = {path.split(".")[-3:][1] for path in moved if not torch.equal(moved[path], weights[path])}
     assert changed <= {"qkv", "proj"} and "proj" in changed
     with torch.no_grad():
-        torch.testing.assert_close(turned(data[0][0]), dense(data[0][0]), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(rotated(data[0][0]), dense(data[0][0]), rtol=1e-4, atol=1e-5)
 
 
-def test_a_pruned_model_can_be_turned_again():
+def test_a_pruned_model_can_be_rotated_again():
     units = find_units(tiny("vit"), ["qk", "v"])
     plan = Plan.of(units, {group.key: range(5 if group.kind == "qk" else 3) for group in units})
-    slim, turned, data = apply(tiny("vit"), plan), apply(tiny("vit"), plan), batches("vit")
-    rotate_heads(turned, data)
-    assert not torch.equal(turned.blocks[0].attn.qk.weight, slim.blocks[0].attn.qk.weight)
+    slim, rotated, data = apply(tiny("vit"), plan), apply(tiny("vit"), plan), batches("vit")
+    rotate_heads(rotated, data)
+    assert not torch.equal(rotated.blocks[0].attn.qk.weight, slim.blocks[0].attn.qk.weight)
     with torch.no_grad():
-        torch.testing.assert_close(turned(data[0][0]), slim(data[0][0]), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(rotated(data[0][0]), slim(data[0][0]), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["qk", "v"])

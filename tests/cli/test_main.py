@@ -181,7 +181,7 @@ def test_json_keeps_names_as_they_are(capsys):
     assert json.loads(shown) == {"name": EVIL, "path": "caf\udce9"} and shown.isascii() and "\x1b" not in shown
 
 
-def test_the_traceback_of_the_unexpected_goes_to_the_log_of_the_run(tmp_path):
+def test_the_traceback_of_the_unexpected_is_in_the_log_of_the_run(tmp_path):
     with pytest.raises(XPrunerError) as raised, console.tracing(tmp_path):
         raise ZeroDivisionError("by zero")
     log = tmp_path / "log.txt"
@@ -190,7 +190,7 @@ def test_the_traceback_of_the_unexpected_goes_to_the_log_of_the_run(tmp_path):
     assert log.read_text().endswith("ZeroDivisionError: by zero\n")
 
 
-def test_the_traceback_is_where_it_is_said_to_be_before_there_is_a_run(tmp_path):
+def test_the_traceback_is_where_the_message_points_before_there_is_a_run(tmp_path):
     with pytest.raises(XPrunerError, match=r"its traceback is in .*log\.txt"), console.tracing(tmp_path / "run"):
         raise KeyError("odd")
     assert "KeyError: 'odd'" in (tmp_path / "run" / "log.txt").read_text()

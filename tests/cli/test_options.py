@@ -187,7 +187,7 @@ KNOWN = {"images": int, "json": bool, "no_browser": bool, "class_name": str | No
         (["--unknown", "--images", "3"], [], ["--unknown=", "--images=3"]),
     ],
 )
-def test_words_are_told_from_the_values_of_flags(arguments, words, flags):
+def test_words_are_separated_from_the_values_of_flags(arguments, words, flags):
     assert words_and_flags(arguments, KNOWN) == (words, flags)
 
 

@@ -31,7 +31,7 @@ def pruned(says_dark, images, tmp_path_factory) -> tuple[Path, subprocess.Comple
     return folder, done
 
 
-def test_a_run_leaves_its_files_and_says_so(pruned):
+def test_a_run_leaves_its_files_and_lists_them(pruned):
     folder, done = pruned
     names = ["pruned", "plan.json", "masks.safetensors", "metrics.json", "config.yaml", "log.txt"]
     assert [name for name in names if not (folder / name).exists()] == []
@@ -110,7 +110,7 @@ def test_the_table_of_stages(capsys):
     ]
 
 
-def test_where_pruning_did_not_help_it_is_said():
+def test_where_pruning_did_not_help_a_sentence_names_it():
     assert slower(METRICS) == "The pruned model is not faster than the dense one at batch size 1 and 8."
     assert slower({**METRICS, "latency": {"dense": {"1": 3.0}, "pruned": {"1": 2.0}}}) is None
     assert slower({"dense": METRICS["dense"]}) is None

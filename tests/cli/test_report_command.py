@@ -10,12 +10,12 @@ from xpruner.cli import main
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "Say what to report on: `xpruner report RUN`, with a run directory, or `xpruner report compare FOLDER`"),
-        (["compare"], "Say what to report on"),
-        (["compare", "a", "b"], "Say what to report on"),
+        ([], "Name what to report on: `xpruner report RUN`, with a run directory, or `xpruner report compare FOLDER`"),
+        (["compare"], "Name what to report on"),
+        (["compare", "a", "b"], "Name what to report on"),
         (["compair", "a"], "Unknown report 'compair'; did you mean 'compare'?"),
-        (["a", "b", "c"], "'b' is a word too many; `xpruner report --help` says what is expected."),
-        (["a", "--run", "b"], "The run is said twice, as 'a' and by --run; leave one of them out."),
+        (["a", "b", "c"], "'b' is a word too many; `xpruner report --help` shows what is expected."),
+        (["a", "--run", "b"], "The run is given twice, as 'a' and by --run; leave one of them out."),
         (["compare", "a", "--maps", "gradcam"], "Unknown flag '--maps'"),
         (["a", "--map_images", "17,cat"], "--map_images is 'cat', but takes numbers of the run's images"),
         (["--maps"], "--maps stands without a value; give one after it."),
@@ -28,13 +28,13 @@ def test_a_wrong_request_gets_one_sentence(words, message, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_an_unknown_method_of_maps_is_told_before_the_run_is_opened(capsys):
+def test_an_unknown_method_of_maps_fails_before_the_run_is_opened(capsys):
     assert main(["report", "nowhere", "--maps", "gradkam"]) == 2
     assert "Unknown explanation method 'gradkam'; did you mean 'gradcam'?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [[], ["compare"]])
-def test_help_says_what_can_be_reported_on(words, capsys):
+def test_help_lists_what_can_be_reported_on(words, capsys):
     with pytest.raises(SystemExit):
         main(["report", *words, "--help"])
     said = capsys.readouterr().out

@@ -14,7 +14,7 @@ from xpruner.cli.specialise import ABOUT, SpecialiseOptions, folder_name
     ids=" ".join,
 )
 @pytest.mark.parametrize("first", [True, False])
-def test_classes_are_said_in_many_ways_and_the_run_stands_before_or_behind_them(classes, first):
+def test_classes_are_given_in_many_ways_and_the_run_stands_before_or_behind_them(classes, first):
     flags = [*classes, "--budget", "0.5"]
     options = parse_with_run("specialise", SpecialiseOptions(), ["a", *flags] if first else [*flags, "a"], ABOUT)
     assert options == SpecialiseOptions(run="a", classes=["7", "2"], budget="0.5")
@@ -38,7 +38,7 @@ def test_a_model_for_some_classes_is_written(finished_folder, tmp_path, capsys):
         (["--classes", ""], "0 of 10 classes are chosen"),
         (
             ["somewhere", "--classes", "1,2"],
-            "The run is said twice, as 'somewhere' and by --run; leave one of them out.",
+            "The run is given twice, as 'somewhere' and by --run; leave one of them out.",
         ),
         (["--classes", "1,2", "--steps", "-1"], "--steps is -1; it must be 0 or more."),
         (["--classes", "1,2", "--budget", "0.001"], "out of reach"),

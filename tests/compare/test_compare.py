@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 from compare_and_die import compare
 from processes import exit_code
+from safetensors.torch import load_file, save_file
 from tiny_comparison import write_comparison
 
+from xpruner import compare as package
 from xpruner.cli import main
-from xpruner.cli.compare import chosen_entries, read_comparison
+from xpruner.compare import read_study
 from xpruner.compare.results import begin
 from xpruner.config import RunConfig
 from xpruner.errors import UsageError
@@ -63,6 +65,15 @@ def test_a_finished_comparison_computes_nothing_again(whole):
     assert {path: path.stat().st_mtime_ns for path in (whole / "results").glob("*.json")} == before
 
 
+def test_a_study_runs_from_python_with_public_names_alone(whole):
+    study = package.read_study(str(whole / "comparison.yaml"))
+    trials = study.trials()
+    package.run_study(study, trials, "by hand")
+    rows = package.rows_of(package.read_results(Path(study.config.output)))
+    assert sorted(row.label for row in rows) == sorted(trial.label for trial in trials) == sorted(ENTRIES)
+    assert [name for name in package.__all__ if getattr(package, name).__name__ != name] == []
+
+
 def test_a_run_that_another_process_does_is_passed_over(whole, tmp_path):
     path = write_comparison(tmp_path, {"L2": {"method": "l2"}, "L1": {"method": "l1"}}, length="untrained")
     with claimed(tmp_path / "work" / "l2-0.5-untrained-seed0.lock") as mine:
@@ -72,7 +83,7 @@ def test_a_run_that_another_process_does_is_passed_over(whole, tmp_path):
 
 
 @pytest.mark.integration
-def test_it_goes_on_after_a_kill(whole, tmp_path):
+def test_it_continues_after_a_kill(whole, tmp_path):
     """Killed in its second run, between two states: no more than the rest is done, and the end is the same."""
     path = str(write_comparison(tmp_path, {label: ENTRIES[label] for label in ("L2, block", "X-Pruner")}))
     updates = tmp_path / "updates"
@@ -99,22 +110,39 @@ def test_a_result_of_other_options_is_refused(whole, tmp_path, capsys):
     assert "x_pruner-0.5-short-seed0.json was made with rounds 2, not 3; delete it" in capsys.readouterr().err
 
 
+def test_other_weights_under_the_same_path_are_refused(tmp_path, capsys):
+    """Two rows that were measured on different models are no comparison."""
+    config = str(write_comparison(tmp_path, {"L1": {"method": "l1"}, "L2": {"method": "l2"}}, length="untrained"))
+    assert main(["compare", "--config", config, "--entries", "L1"]) == 0
+    identity = results(tmp_path)["l1-0.5-untrained-seed0"]["identity"]
+    assert set(identity) == {"model", "training images", "test images"} and set(identity["model"]) == {
+        "class",
+        "weights",
+    }
+    weights = load_file(tmp_path / "dense.safetensors")
+    save_file({name: tensor + 0.1 for name, tensor in weights.items()}, tmp_path / "dense.safetensors")
+    capsys.readouterr()
+    assert main(["compare", "--config", config]) == 1
+    error = capsys.readouterr().err
+    assert "l1-0.5-untrained-seed0.json was made on another model (weights" in error and "delete it" in error
+
+
 def test_what_other_options_left_unfinished_is_refused(tmp_path, capsys):
     path = write_comparison(tmp_path, {"L2": {"method": "l2"}}, length="untrained")
     config = json.dumps({"rounds": 7})
     (tmp_path / "work" / "l2-0.5-untrained-seed0").mkdir(parents=True)
     (tmp_path / "work" / "l2-0.5-untrained-seed0" / "config.json").write_text(config)
     assert main(["compare", "--config", str(path)]) == 1
-    assert "delete it to have the run done anew" in capsys.readouterr().err
+    assert "delete it to have the trial done again" in capsys.readouterr().err
 
 
 @pytest.fixture
 def fastest(monkeypatch):
-    """Returns a function that says which precision is the fastest here."""
+    """Returns a function that sets which precision is the fastest here."""
     return lambda precision: monkeypatch.setattr(runs, "resolve_precision", lambda asked, device: precision)
 
 
-def test_a_comparison_that_goes_on_where_another_precision_is_faster_says_so(tmp_path, capsys, fastest):
+def test_a_comparison_that_continues_where_another_precision_is_faster_shows_both(tmp_path, capsys, fastest):
     def compared(*labels: str) -> str:
         listed = {label: {"method": label.lower(), "precision": "auto"} for label in labels}
         assert main(["compare", "--config", str(write_comparison(tmp_path, listed, length="untrained"))]) == 0
@@ -132,7 +160,7 @@ def test_a_comparison_that_goes_on_where_another_precision_is_faster_says_so(tmp
     assert "Results in bf16 and in fp32 stand beside each other." in report
 
 
-def test_an_unfinished_run_goes_on_in_the_precision_it_was_begun_in(tmp_path, fastest):
+def test_an_unfinished_run_continues_in_the_precision_it_was_begun_in(tmp_path, fastest):
     fastest("bf16")
     assert begin(tmp_path, RunConfig()).precision == "bf16"
     fastest("fp32")
@@ -161,10 +189,10 @@ REFUSALS = [
     ({"entries": {"L2": {"method": "l2", "serch": {}}}}, "did you mean 'search'"),
     ({"length": "shrt"}, "did you mean 'short'"),
     ({"entires": {}}, "did you mean 'entries'"),
-    ({"seeds": "none"}, "seeds is 'none'"),
+    ({"seeds": "none"}, "seeds is 'none', but must be list[int]; correct it in "),
     ({"entries": {"L2": {"method": "l2", "seeds": 0}}}, "are 0; write a list, such as [0]"),
     ({"entries": {"L2": "l2"}}, "is 'l2'; it must hold options"),
-    ({"entries": {"L2": {"method": "l2"}, "l2": {"method": "l2"}}}, "runs called l2-0.5-short-seed0"),
+    ({"entries": {"L2": {"method": "l2"}, "l2": {"method": "l2"}}}, "trials called l2-0.5-short-seed0"),
     ({"budgets": ["0.5", "half"]}, "budget 'half' is out of range"),
     ({"base": {"finetune": {"lr": -1}}}, "finetune.lr is -1"),
 ]
@@ -202,7 +230,7 @@ def test_wrong_flags_are_answered_in_one_sentence(tmp_path, capsys, flags, sente
 )
 def test_entries_are_chosen_by_label_or_by_its_beginning(tmp_path, wanted, chosen):
     path = str(write_comparison(tmp_path, {label: {"method": "l2"} for label in ("L2", "L2, global", "L1")}))
-    entries = chosen_entries(read_comparison(path), "untrained", wanted, path)
+    entries = read_study(path).entries("untrained", wanted)
     assert [entry.label for entry in entries] == chosen
 
 
@@ -218,7 +246,7 @@ def test_a_report_of_a_comparison(whole, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("words", "sentence"),
-    [([], "Say what to report on"), (["compere", "."], "did you mean 'compare'"), (["compare", "."], "no results")],
+    [([], "Name what to report on"), (["compere", "."], "did you mean 'compare'"), (["compare", "."], "no results")],
 )
 def test_reports_on_nothing_are_refused(tmp_path, monkeypatch, capsys, words, sentence):
     monkeypatch.chdir(tmp_path)

@@ -7,9 +7,8 @@ import torch
 from tiny_comparison import write_comparison
 from torch import nn
 
-from xpruner.cli.compare import chosen_entries, read_comparison
 from xpruner.compare import protocol
-from xpruner.compare.study import Trial, runs_of
+from xpruner.compare.study import Trial, read_study, trials_of
 from xpruner.errors import XPrunerError
 from xpruner.measure.resources import measured
 from xpruner.methods import Method, Outcome, find_method
@@ -21,8 +20,7 @@ from xpruner.surgery import apply
 @pytest.fixture
 def run(tmp_path) -> Trial:
     path = write_comparison(tmp_path, {"L2": {"method": "l2"}}, length="untrained")
-    entries = chosen_entries(read_comparison(str(path)), "untrained", [], str(path))
-    return next(runs_of(entries, [0], ["0.5"], "untrained"))
+    return read_study(str(path)).trials("untrained")[0]
 
 
 def always_says(model: nn.Module, number: int) -> nn.Module:
@@ -97,7 +95,7 @@ def test_a_search_that_trains_weights_hands_its_model_over(run, tmp_path, monkey
 
 def test_features_are_compared_where_the_stream_was_cut(tmp_path):
     path = write_comparison(tmp_path, {"Isomorphic": {"method": "isomorphic", "finetune": {"features": 1.0}}})
-    run = next(runs_of(chosen_entries(read_comparison(str(path)), "short", [], str(path)), [0], ["0.5"], "short"))
+    run = read_study(str(path)).trials()[0]
     result = protocol.run_one(protocol.set_up(run), run, tmp_path / "state")
     kept, dense = result["keep"]["stream:embed"]
     assert kept < dense and "finetuned" in result["stages"]
@@ -105,9 +103,8 @@ def test_features_are_compared_where_the_stream_was_cut(tmp_path):
 
 def test_runs_go_seed_by_seed_and_budget_by_budget(tmp_path):
     path = write_comparison(tmp_path, {"A, b": {"method": "l1"}, "C": {"method": "l2", "seeds": [0]}}, seeds=[0, 1])
-    entries = chosen_entries(read_comparison(str(path)), "short", [], str(path))
-    entries = [replace(entry, budgets=["0.5", "0.3"]) for entry in entries]
-    names = [run.name for run in runs_of(entries, [0, 1], ["0.3", "0.5"], "short")]
+    entries = [replace(entry, budgets=["0.5", "0.3"]) for entry in read_study(str(path)).entries()]
+    names = [trial.name for trial in trials_of(entries, [0, 1], ["0.3", "0.5"], "short")]
     assert names == [
         "a_b-0.3-short-seed0", "c-0.3-short-seed0", "a_b-0.5-short-seed0", "c-0.5-short-seed0",
         "a_b-0.3-short-seed1", "a_b-0.5-short-seed1",

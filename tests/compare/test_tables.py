@@ -5,7 +5,7 @@ import pytest
 from xpruner.compare.markdown import markdown
 from xpruner.compare.plots import front_of, keep_rates, pareto_front
 from xpruner.compare.result_checks import check_together
-from xpruner.compare.tables import overview, rows_of
+from xpruner.compare.tables import progress_table, rows_of
 from xpruner.errors import XPrunerError
 
 
@@ -72,14 +72,14 @@ def test_a_table_of_several_precisions_names_them():
     assert lines[0] == "| method | seeds | MACs | fine-tuned | agreement | precision | on |"
     assert lines[2].endswith("| bf16, fp32 | CPU, GPU |")
     assert lines[3].endswith("| fp32 | CPU |")
-    table = overview(results, "Digits")
+    table = progress_table(results, "Digits")
     assert [column.header for column in table.columns][-1] == "precision"
     assert list(table.columns[-1].cells) == ["bf16, fp32", "fp32"]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_table_of_one_precision_is_silent_about_it(precision):
-    table = overview([result(name, 0, 0.5, precision=precision) for name in "ab"], "Digits")
+    table = progress_table([result(name, 0, 0.5, precision=precision) for name in "ab"], "Digits")
     assert [column.header for column in table.columns][-1] == "fine-tuned"
 
 

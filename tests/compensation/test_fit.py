@@ -5,12 +5,12 @@ import torch
 from tiny_models import MODELS, footprint, some_plan, tiny, units_of
 from torch import nn
 
-from xpruner.calibration.moments import Moments, reading
-from xpruner.compensation import fit as module
-from xpruner.compensation.fit import affine_prediction, channels, compensate, solve_ridge
+from xpruner.compensation import solve
+from xpruner.compensation.fit import compensate
 from xpruner.config import CompensateConfig
 from xpruner.errors import XPrunerError
 from xpruner.plan.plan import Plan
+from xpruner.runtime.hooks import capture_inputs
 from xpruner.surgery import apply
 from xpruner.units import KINDS, find_units
 from xpruner.units.modules.branch import ConstantBranch
@@ -22,7 +22,7 @@ MODES = ["mean", *FITTED]
 @pytest.fixture
 def almost_no_ridge(monkeypatch):
     """Least squares proper: what is exact up to the ridge becomes exact up to 1e-4."""
-    monkeypatch.setattr(module, "ridge", lambda covariance, samples, least: 2e-5 * covariance.trace() / len(covariance))
+    monkeypatch.setattr(solve, "ridge", lambda covariance, samples, least: 2e-5 * covariance.trace() / len(covariance))
 
 
 def calibration(name, batches=4, size=16):
@@ -76,7 +76,7 @@ def repeat_heads(model, name):
 @pytest.mark.parametrize("mode", FITTED)
 @pytest.mark.parametrize("make", [repeat_hidden, combine_hidden, repeat_heads])
 @pytest.mark.parametrize("name", ["vit", "swin", "swin_padded_windows", "deit3_layer_scale"])
-def test_affine_functions_of_what_is_kept_are_made_up_for(name, make, mode, almost_no_ridge):
+def test_affine_functions_of_what_is_kept_are_compensated_for(name, make, mode, almost_no_ridge):
     dense = tiny(name)
     plan = make(dense, name)
     pruned = apply(dense, plan)
@@ -90,7 +90,7 @@ def test_affine_functions_of_what_is_kept_are_made_up_for(name, make, mode, almo
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", ["vit", "swin"])
-def test_a_constant_is_made_up_for_exactly(name, mode):
+def test_a_constant_is_compensated_for_exactly(name, mode):
     dense = tiny(name)
     attn, mlp = units_of(name).groups[:2]
     fc1 = dense.get_submodule(mlp.module).fc1
@@ -145,7 +145,7 @@ def test_sequential_mends_the_mean_of_a_shifted_residual_stream(name):
     list(pruned.patch_embed.parameters())[-1].data += 0.1  # the bias of all patches
     compensate(pruned, dense, plan, batches, CompensateConfig("sequential", focus=None))
     images = torch.cat([images for images, _ in batches])
-    with torch.no_grad(), reading(dense, ["norm"]) as wanted, reading(pruned, ["norm"]) as got:
+    with torch.no_grad(), capture_inputs(dense, ["norm"]) as wanted, capture_inputs(pruned, ["norm"]) as got:
         dense(images), pruned(images)
     difference = (got["norm"] - wanted["norm"]).flatten(0, -2)
     assert difference.mean(0).abs().max() < 1e-4 < difference.abs().mean()
@@ -223,39 +223,6 @@ def test_statistics_that_are_not_finite_are_refused(mode, tiny_vit):
     assert (footprint(pruned), footprint(tiny_vit)) == traces
 
 
-def test_channels_of_what_is_kept_and_removed():
-    heads, hidden = units_of("swin").groups[:2]
-    kept, removed = channels([heads], Plan({heads.key: [1]}, {}), 12)
-    assert (kept.tolist(), removed.tolist()) == ([6, 7, 8, 9, 10, 11], [0, 1, 2, 3, 4, 5])
-    kept, removed = channels([hidden], Plan({hidden.key: [0, 3]}, {}), 48)
-    assert (kept.tolist(), removed.tolist()) == ([0, 3], [i for i in range(48) if i not in (0, 3)])
-
-
-def test_a_prediction_by_hand():
-    moments = Moments(2)
-    moments.update(torch.tensor([[1.0, 5.0], [3.0, 9.0]]))  # variance 1, covariance 2: the second is 2 x + 3
-    kept, removed = torch.tensor([0]), torch.tensor([1])
-    affine = affine_prediction(moments, kept, removed, CompensateConfig("affine", ridge=0.25))
-    assert affine.item() == pytest.approx(2 / 1.25)
-    assert affine_prediction(moments, kept, removed, CompensateConfig("mean")).tolist() == [[0.0]]
-
-
-def test_a_solve_by_hand():
-    covariance, cross = torch.diag(torch.tensor([3.0, 1.0]).double()), torch.tensor([[3.5], [4.5]]).double()
-    solution = solve_ridge(covariance, cross, samples=10**9, least=0.25)  # the ridge is 0.25 x 2
-    torch.testing.assert_close(solution, torch.tensor([[1.0, 3.0]]).double())
-
-
-def test_a_solve_without_inputs_is_empty():
-    assert solve_ridge(torch.zeros(0, 0), torch.zeros(0, 3), 10, 1e-3).shape == (3, 0)
-
-
-def test_a_ridge_too_small_for_the_rounding_is_told():
-    covariance = torch.diag(torch.tensor([1.0, -1e-3]).double())
-    with pytest.raises(XPrunerError, match="A ridge of 1e-06 is too small for the calibration statistics; raise"):
-        solve_ridge(covariance, torch.ones(2, 1).double(), samples=10**9, least=1e-6)
-
-
 @pytest.mark.parametrize(("mode", "kinds"), [("affine", ["head", "hidden", "v"]), ("sequential", KINDS)])
 @pytest.mark.parametrize("name", ["vit", "swin", "deit3_layer_scale"])
 def test_whatever_kinds_were_cut_the_error_falls(name, mode, kinds):
@@ -274,7 +241,7 @@ def test_whatever_kinds_were_cut_the_error_falls(name, mode, kinds):
 
 
 @pytest.mark.parametrize("mode", FITTED)
-def test_value_dimensions_that_repeat_others_are_made_up_for(mode, almost_no_ridge):
+def test_value_dimensions_that_repeat_others_are_compensated_for(mode, almost_no_ridge):
     dense = tiny("vit")
     units = find_units(dense, ["v"])
     for group in units:

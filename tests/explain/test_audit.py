@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from xpruner.errors import UsageError
-from xpruner.explain.audit import Confusion, Drop, Share, audit, audit_run
+from xpruner.explain.audit import Confusion, Drop, Proportion, audit, audit_run
 
 NAMES = ["cat", "dog", "owl", "yak"]
 LABELS = torch.tensor([0, 0, 0, 0, 1, 1, 2, 2])
@@ -36,7 +36,7 @@ def test_confusions_that_became_more_come_largest_first():
 
 def test_the_interval_is_wilsons():
     """For 1 of 4 and z = 1.96: centre (p + z2/2n) / (1 + z2/n) = 0.3724, half width 0.3270."""
-    share = Share.of(1, 4)
+    share = Proportion.of(1, 4)
     assert (share.low, share.high) == pytest.approx((0.0456, 0.6994), abs=1e-4)
 
 

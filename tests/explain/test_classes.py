@@ -58,11 +58,11 @@ def test_names_that_are_known_as_they_are_are_never_put_together():
 def test_names_that_cannot_be_put_together_are_asked_for_in_brackets(written, names, reason):
     with pytest.raises(UsageError) as caught:
         find_classes(written, names)
-    assert str(caught.value).startswith(f"The classes {', '.join(written)} cannot be told at their commas ({reason})")
+    assert str(caught.value).startswith(f"The classes {', '.join(written)} cannot be split at their commas ({reason})")
     assert "as a list in brackets, such as '[\"" in str(caught.value)
 
 
 @pytest.mark.parametrize("names", [FISH, ["cat", "dog"]])
-def test_one_unknown_name_is_told_as_it_is(names):
+def test_one_unknown_name_is_refused_as_it_is(names):
     with pytest.raises(UsageError, match=r"^Unknown class 'owl'; "):
         find_classes(["owl"], names)

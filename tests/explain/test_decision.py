@@ -1,4 +1,4 @@
-"""Why units stay and go, on two layers of which everything is known."""
+"""Why units are kept and pruned, on two layers of which everything is known."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +8,7 @@ import torch
 from tiny_models import group
 
 from xpruner.config import RunConfig, ThresholdConfig
-from xpruner.explain.decision import Decision, cost_at, thresholds
+from xpruner.explain.decision import Decision, cost_at, lowest_kept
 from xpruner.methods.xpruner.guard import GuardFigures
 from xpruner.plan.budget import Budget
 from xpruner.plan.plan import Plan
@@ -40,100 +40,104 @@ def decided(run: FinishedRun, key: str, index: int) -> Decision:
     return Decision(run, run.units[key], index)
 
 
-def test_a_threshold_is_the_least_importance_that_stayed():
+def test_the_lowest_importance_kept_is_that_of_a_layer():
     plan = Plan({HEAD: [], HIDDEN: [0, 2]}, {HEAD: 2, HIDDEN: 4})
-    assert thresholds(IMPORTANCE, plan) == {HIDDEN: 1.0}
-    assert thresholds(IMPORTANCE, Plan({}, {})) == pytest.approx({HEAD: 0.2, HIDDEN: 0.1})
+    assert lowest_kept(IMPORTANCE, plan) == {HIDDEN: 1.0}
+    assert lowest_kept(IMPORTANCE, Plan({}, {})) == pytest.approx({HEAD: 0.2, HIDDEN: 0.1})
 
 
-def test_a_unit_goes_with_what_counts_less_and_comes_back_with_what_counts_more():
-    """Unit 0 (1.0) stays with unit 2 (2.0) and the head of 3.0; unit 3 (0.5) comes back alone, unit 1 (0.1) last."""
+def test_a_unit_is_pruned_after_the_less_important_and_restored_after_the_more_important():
+    """Unit 0 (1.0) is kept with unit 2 (2.0) and the head of 3.0; unit 3 (0.5) is restored alone, unit 1 (0.1) last."""
     plan = Plan.of(UNITS, KEEP)
     cost = {index: cost_at(IMPORTANCE, plan, UNITS, HIDDEN, index) for index in range(4)}
     assert cost == pytest.approx({0: 0.80, 2: 0.75, 3: 0.85, 1: 1.0})
     assert cost_at(IMPORTANCE, plan, UNITS, HEAD, 0) == pytest.approx(0.95)
 
 
-def test_groups_that_a_plan_does_not_name_stay_whole():
+def test_groups_that_a_plan_does_not_name_are_kept_whole():
     plan = Plan.of(UNITS, {HIDDEN: [0, 2]})
     assert cost_at(IMPORTANCE, plan, UNITS, HIDDEN, 3) == pytest.approx(0.95)
     assert cost_at(IMPORTANCE, plan, UNITS, HEAD, 0) == pytest.approx(0.90)
 
 
-def test_a_unit_that_stays_is_told_its_place_and_when_it_would_go():
+def test_a_kept_unit_has_a_rank_and_a_cost_below_which_it_would_be_pruned():
     kept = decided(run_of(), HIDDEN, 0)
-    assert kept.kept and kept.threshold == 1.0 and kept.stays_at == pytest.approx(0.80)
+    assert kept.kept and kept.lowest_kept == 1.0 and kept.kept_at == pytest.approx(0.80)
     assert kept.why == (
-        "It stays: its importance is 1, and of the 2 hidden units of its layer that stay 1 counts more; below about "
-        "80 % of the dense model's cost it would go."
+        "Kept: importance 1; 1 of the 2 hidden units kept in this layer has a higher one; it would be pruned below "
+        "about 80 % of the dense model's cost."
     )
-    assert "that stay none counts more" in decided(run_of(), HIDDEN, 2).why
+    assert "; none of the 2 hidden units" in decided(run_of(), HIDDEN, 2).why
 
 
-def test_a_unit_that_went_is_told_when_it_would_have_stayed():
-    gone = decided(run_of(), HIDDEN, 3)
-    assert not gone.kept and gone.stays_at == pytest.approx(0.85)
-    assert gone.why == (
-        "It went: its importance is 0.5, and the 2 hidden units of its layer that stay have 1 and more; at about 85 % "
-        "of the dense model's cost it would have stayed."
+def test_a_pruned_unit_has_a_cost_at_which_it_would_be_kept():
+    pruned = decided(run_of(), HIDDEN, 3)
+    assert not pruned.kept and pruned.kept_at == pytest.approx(0.85)
+    assert pruned.why == (
+        "Pruned: importance 0.5; the lowest kept in this layer is 1; it would be kept at about 85 % of the dense "
+        "model's cost."
     )
 
 
-def test_a_unit_held_by_the_least_of_its_module_is_told_so():
+def test_a_unit_may_be_kept_by_the_minimum_of_its_module_alone():
     run = run_of({HEAD: [0], HIDDEN: [0, 1, 2, 3]}, {**IMPORTANCE, HEAD: torch.tensor([0.05, 0.01])})
-    assert "none counts more" in decided(run, HEAD, 0).why  # the one that went counts less
+    assert "none of the 1 head units" in decided(run, HEAD, 0).why  # the pruned one is less important
     run = run_of({HEAD: [1], HIDDEN: [0, 2]}, {**IMPORTANCE, HEAD: torch.tensor([0.01, 0.05])})
     held = decided(run, HEAD, 1)
-    assert held.stays_at is None
+    assert held.kept_at is None
     assert held.why == (
-        "It stays because 1 head of a module always stay: its importance is 0.05, and units of other layers that count "
-        "more went."
+        "Kept: importance 0.05; units of other layers with a higher one were pruned, but a module always keeps 1 head "
+        "unit."
     )
 
 
-def test_where_no_unit_stayed_there_is_no_threshold():
-    """The block (0.7) comes back before unit 3 does: 10 MACs on top of the 80."""
+def test_where_no_unit_is_kept_there_is_no_lowest_importance():
+    """The block (0.7) is restored before unit 3: 10 MACs on top of the 80."""
     units = Units((*UNITS.groups, group(BLOCK, 1, macs=10.0)), 110.0, 10.0, (3, 8, 8))
     run = run_of({**KEEP, BLOCK: []}, {**IMPORTANCE, BLOCK: torch.tensor([0.7])}, units, budget="0.75")
-    gone = decided(run, BLOCK, 0)
-    assert gone.threshold is None and gone.stays_at == pytest.approx(90 / 110)
-    assert gone.why == (
-        "It went, and no block unit of its layer stayed: its importance is 0.7; at about 82 % of the dense model's "
-        "cost it would have stayed."
+    pruned = decided(run, BLOCK, 0)
+    assert pruned.lowest_kept is None and pruned.kept_at == pytest.approx(90 / 110)
+    assert pruned.why == (
+        "Pruned: importance 0.7; no block unit of this layer is kept; it would be kept at about 82 % of the dense "
+        "model's cost."
     )
 
 
-def test_a_unit_that_counts_enough_and_went():
+def test_an_important_unit_that_was_pruned():
     keep = {HEAD: [1], HIDDEN: [0, 3]}
     in_rounds = decided(run_of(keep, rounds=5), HIDDEN, 2)
-    assert in_rounds.why.startswith("It went in an early round, before the others were looked at anew: its importance")
+    assert in_rounds.why == (
+        "Pruned in an early round, before importance was re-estimated: importance 2 at that time; the lowest kept in "
+        "this layer is 0.5 now."
+    )
     at_once = decided(run_of(keep), HIDDEN, 2)
-    assert at_once.why.endswith("it did not fit into what was left of the budget.")
-    assert in_rounds.stays_at is None and at_once.stays_at is None
+    assert at_once.why == (
+        "Pruned: importance 2, no lower than the lowest kept in this layer, 0.5; the unit did not fit into the rest of "
+        "the budget."
+    )
+    assert in_rounds.kept_at is None and at_once.kept_at is None
 
 
-def test_what_a_guard_decided_is_not_said_to_be_an_early_round():
+def test_what_a_guard_decided_is_not_taken_for_an_early_round():
     keep = {HEAD: [1], HIDDEN: [0, 3]}
     run = run_of(keep, method="xpruner, guarded", rounds=5)
     forgotten, kept = decided(run, HIDDEN, 2), decided(run, HIDDEN, 0)
-    assert forgotten.stays_at is None and kept.stays_at is None
+    assert forgotten.kept_at is None and kept.kept_at is None
     assert forgotten.why == (
-        "It went as the guard of the classes decided, whose multipliers this run did not keep: without them its "
-        "importance is 2, and the 2 hidden units of its layer that stay have 0.5 and more."
+        "Pruned by the guard of the classes, whose multipliers this run did not store: without them the importance is "
+        "2, and the lowest kept in this layer is 0.5."
     )
-    assert (
-        kept.why == "It stays: its importance is 1, and of the 2 hidden units of its layer that stay none counts more."
-    )
+    assert kept.why == "Kept: importance 1; none of the 2 hidden units kept in this layer has a higher one."
     known = decided(run_of(keep, method="xpruner, guarded", guard=GUARD, rounds=5), HIDDEN, 2)
-    assert known.why.endswith("it did not fit into what was left of the budget.")
+    assert known.why.endswith("the unit did not fit into the rest of the budget.")
 
 
-def test_learned_thresholds_say_nothing_of_other_budgets():
-    assert decided(run_of(thresholds=ThresholdConfig(steps=3)), HIDDEN, 3).stays_at is None
+def test_learned_thresholds_hold_for_their_budget_alone():
+    assert decided(run_of(thresholds=ThresholdConfig(steps=3)), HIDDEN, 3).kept_at is None
     ranked = run_of(thresholds=ThresholdConfig(steps=3, mode="global_rank"))
-    assert decided(ranked, HIDDEN, 3).stays_at == pytest.approx(0.85)
+    assert decided(ranked, HIDDEN, 3).kept_at == pytest.approx(0.85)
 
 
-def test_a_budget_that_was_asked_is_not_named_as_one_where_it_would_have_stayed():
+def test_a_budget_that_was_asked_is_not_named_as_one_where_a_pruned_unit_would_be_kept():
     """With a cost of 85 of 100 there would have been room for unit 3, which the plan did without."""
-    assert decided(run_of(budget="0.9"), HIDDEN, 3).stays_at is None
+    assert decided(run_of(budget="0.9"), HIDDEN, 3).kept_at is None

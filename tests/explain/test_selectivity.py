@@ -71,7 +71,7 @@ def test_masks_and_taylor_close_units_of_one_kind_alone(finished):
         assert card.by[name] == Summary.of(found)
 
 
-def test_all_images_are_looked_at_unless_it_is_said_how_many(finished):
+def test_all_images_are_used_by_default(finished):
     assert selectivity_card(finished, "qk", 0.5).images == len(finished.images)
 
 

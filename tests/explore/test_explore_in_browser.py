@@ -117,7 +117,7 @@ def test_the_maps_change_with_their_method(opened):
     WebDriverWait(opened, 60, ignored_exceptions=[StaleElementReferenceException]).until(changed)
 
 
-def test_a_run_without_masks_says_so_and_goes_on(browser, finished_folder, tmp_path):
+def test_a_run_without_masks_shows_an_error_and_continues(browser, finished_folder, tmp_path):
     for name in ("dense", "pruned", "plan.json"):
         (tmp_path / name).symlink_to(finished_folder / name)
     config = (finished_folder / "config.yaml").read_text()

@@ -20,18 +20,18 @@ def test_a_model_is_made_once(answers, monkeypatch):
     monkeypatch.setattr(page, "models_of", lambda *asked, images: made.append(asked[1:]) or models_of(*asked, images))
     fresh = page._Answers(answers.run, 16, RuntimeError)
     for share, labels in ((0.4, []), (0.4, range(10)), (0.45, []), (0.4, []), (0.4, [3, 1]), (0.4, [1, 3])):
-        fresh.opinions(share, labels, 0, None)
-        fresh.look(share, labels, 1, None, "gradcam")
-    assert [(question.share, question.labels) for (question,) in made] == [(0.4, ()), (0.45, ()), (0.4, (1, 3))]
+        fresh.predictions(share, labels, 0, None)
+        fresh.maps(share, labels, 1, None, "gradcam")
+    assert [(choice.share, choice.labels) for (choice,) in made] == [(0.4, ()), (0.45, ()), (0.4, (1, 3))]
 
 
-def test_the_answers_speak_of_what_was_asked(answers):
+def test_the_answers_are_about_what_was_chosen(answers):
     summary, units = answers.plan(0.4, [2, 7])
     assert "made here" in summary and "--classes 2,7 --budget 0.4" in summary
     assert "blocks.0.attn" in units
-    said = answers.opinions(0.4, [2, 7], 5, None)
-    assert said.startswith("<p>Image 5 of the run, class ") and said.count("<li>") == 4
-    assert answers.look(0.5, [], 5, None, "rollout").count("<img") == 3
+    html = answers.predictions(0.4, [2, 7], 5, None)
+    assert html.startswith("<p>Image 5 of the run, class ") and html.count("<li>") == 4
+    assert answers.maps(0.5, [], 5, None, "rollout").count("<img") == 3
     assert "the run&#x27;s own" in answers.plan(0.5, [])[0]
 
 
@@ -46,9 +46,9 @@ def test_units_are_counted_before_there_are_threads(finished_folder):
     ("ask", "sentence"),
     [
         (lambda a: a.plan(0.01, []), "The budget of 0.01 macs is out of reach"),
-        (lambda a: a.opinions(0.5, [], 99, None), "The number of the image is 99"),
-        (lambda a: a.look(0.5, [], 0, "nowhere/<b>.png", "gradcam"), r"The image &lt;b&gt;\.png cannot be read"),
-        (lambda a: a.look(0.5, [], 0, None, "gradkam"), "Unknown explanation method &#x27;gradkam&#x27;"),
+        (lambda a: a.predictions(0.5, [], 99, None), "The number of the image is 99"),
+        (lambda a: a.maps(0.5, [], 0, "nowhere/<b>.png", "gradcam"), r"The image &lt;b&gt;\.png cannot be read"),
+        (lambda a: a.maps(0.5, [], 0, None, "gradkam"), "Unknown explanation method &#x27;gradkam&#x27;"),
         (lambda a: a.plan(0.5, [1]), "1 of 10 classes are chosen"),
     ],
 )
@@ -60,4 +60,4 @@ def test_what_cannot_be_answered_is_the_error_of_the_page(answers, ask, sentence
 def test_without_gradio_its_extra_is_named(finished_folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(UsageError, match=r"^gradio is needed to open the page; pip install 'xpruner\[explore\]'\.$"):
-        page.build(open_run(finished_folder))
+        page.build_page(open_run(finished_folder))

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import torch
 
 from xpruner.data import InputSpec
-from xpruner.explain.guess import Guess
-from xpruner.explain.map_pair import Likeness, MapPair
+from xpruner.explain.map_pair import MapPair, MapSimilarity
+from xpruner.explain.predictions import Prediction
 from xpruner.explore import markup
 from xpruner.plan.plan import Plan
 
@@ -56,8 +56,8 @@ def test_units_are_a_row_for_each_module_and_a_column_for_each_kind():
     assert [attributes["scope"] for tag, attributes in found.tags if tag == "th"] == [*["col"] * 3, *["row"] * 2]
 
 
-def test_opinions_are_said_with_their_probabilities():
-    found = Read(markup.opinions("Image 3", 0.3, [Guess("cat", 0.75)], [Guess("dog", 0.5)]))
+def test_predictions_are_shown_with_their_probabilities():
+    found = Read(markup.predictions("Image 3", 0.3, [Prediction("cat", 0.75)], [Prediction("dog", 0.5)]))
     assert [word for word in found.words if word.strip()] == [
         "Image 3.", "Dense model", "cat", "75.0 %", "Pruned to 0.3", "dog", "50.0 %",
     ]  # fmt: skip
@@ -66,13 +66,13 @@ def test_opinions_are_said_with_their_probabilities():
 
 def test_pictures_have_a_name_each():
     spec = InputSpec((4, 4), (0.5,) * 3, (0.5,) * 3)
-    pair = MapPair(0, torch.rand(4, 4), torch.rand(4, 4), Likeness(-0.25, 0), Likeness(0.125, 0))
-    found = Read(markup.look(torch.zeros(3, 4, 4), spec, pair, "cat"))
+    pair = MapPair(0, torch.rand(4, 4), torch.rand(4, 4), MapSimilarity(-0.25, 0), MapSimilarity(0.125, 0))
+    found = Read(markup.maps(torch.zeros(3, 4, 4), spec, pair, "cat"))
     images = [attributes for tag, attributes in found.tags if tag == "img"]
     assert [image["alt"] for image in images] == ["image", "dense model", "pruned model"]
     assert all(image["src"].startswith("data:image/png;base64,") for image in images)
     assert "".join(found.words).endswith(
-        "What speaks for cat; the two maps' rank correlation is -0.250 (by chance 0.125)."
+        "Evidence for cat; the two maps' rank correlation is -0.250 (chance level 0.125)."
     )
 
 
@@ -85,15 +85,15 @@ def test_names_are_shown_and_never_run():
     config = SimpleNamespace(
         model=SimpleNamespace(name=EVIL), data=SimpleNamespace(name=EVIL), budget=EVIL, method=EVIL
     )
-    guess = Guess(EVIL, 0.5)
-    pair = MapPair(0, torch.rand(4, 4), torch.rand(4, 4), Likeness(1, 1), Likeness(0, 0))
+    prediction = Prediction(EVIL, 0.5)
+    pair = MapPair(0, torch.rand(4, 4), torch.rand(4, 4), MapSimilarity(1, 1), MapSimilarity(0, 0))
     plan = Plan({f"{EVIL}:head": [0]}, {f"{EVIL}:head": 1})
     for text in (
         markup.heading(SimpleNamespace(folder=SimpleNamespace(name=EVIL), config=config)),
         markup.source(EVIL, EVIL),
         markup.units(plan),
-        markup.opinions(EVIL, 0.5, [guess], [guess]),
-        markup.look(torch.zeros(3, 4, 4), InputSpec((4, 4), (0.5,) * 3, (0.5,) * 3), pair, EVIL),
+        markup.predictions(EVIL, 0.5, [prediction], [prediction]),
+        markup.maps(torch.zeros(3, 4, 4), InputSpec((4, 4), (0.5,) * 3, (0.5,) * 3), pair, EVIL),
     ):
         found = Read(text)
         assert "script" not in {tag for tag, _ in found.tags}

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from xpruner.maps import saliency
 from xpruner.maps.anatomy import anatomy_of
-from xpruner.maps.attention import Look
+from xpruner.maps.attention import AttentionRecord
 from xpruner.maps.flow import first_row, follow, patch_map
 from xpruner.maps.pixels import to_pixels
 from xpruner.plan.plan import Plan
@@ -193,31 +193,31 @@ def test_a_row_of_the_full_product_in_a_swin(name, method):
 
 def test_a_row_by_hand():
     """Two windows of two tokens side by side, shifted by one, so that the outer two tokens meet; then both merge."""
-    looks = [
-        Look("a", None, torch.tensor([[2, 3], [4, 1]]), (1, 4), (1, 1)),
-        Look("b", None, torch.tensor([[1, 2]]), (1, 2), (2, 2)),
+    records = [
+        AttentionRecord("a", None, torch.tensor([[2, 3], [4, 1]]), (1, 4), (1, 1)),
+        AttentionRecord("b", None, torch.tensor([[1, 2]]), (1, 2), (2, 2)),
     ]
-    first = torch.tensor([[[1.0, 0.0], [0.5, 0.5]], [[0.0, 1.0], [1.0, 0.0]]])  # token 3 looks at 2; 4 and 1 trade
-    second = torch.tensor([[[0.0, 1.0], [0.0, 1.0]]])  # both look at the second
+    first = torch.tensor([[[1.0, 0.0], [0.5, 0.5]], [[0.0, 1.0], [1.0, 0.0]]])  # token 3 attends to 2; 4 and 1 swap
+    second = torch.tensor([[[0.0, 1.0], [0.0, 1.0]]])  # both attend to the second
     matrices = {"a": first.double(), "b": second.double()}
-    row = follow(torch.tensor([[8.0, 8.0]]).double(), looks, lambda look: matrices[look.path])
+    row = follow(torch.tensor([[8.0, 8.0]]).double(), records, lambda record: matrices[record.path])
     assert_close(
         row, torch.tensor([[4.0, 2.0, 2.0, 0.0]]).double()
     )  # 0 16 -> 0 0 4 4 -> 2 of the 4 of token 3 go to token 2
 
 
 def test_what_falls_on_padding_is_lost():
-    look = Look("a", None, torch.tensor([[1, 0]]), (1, 1), (1, 1))
-    row = follow(torch.tensor([[1.0]]), [look], lambda _: torch.tensor([[[0.25, 0.75], [1.0, 1.0]]]))
+    record = AttentionRecord("a", None, torch.tensor([[1, 0]]), (1, 1), (1, 1))
+    row = follow(torch.tensor([[1.0]]), [record], lambda _: torch.tensor([[[0.25, 0.75], [1.0, 1.0]]]))
     assert_close(row, torch.tensor([[0.25]]))
 
 
 def test_rows_start_where_the_classifier_reads():
     anatomy = anatomy_of(tiny_transformers.tiny("dinov2 registers"))
-    look = Look("a", None, None, (1, 2), (1, 1))
-    row = first_row(anatomy, look, torch.zeros(1, 3, 8, 16))
+    record = AttentionRecord("a", None, None, (1, 2), (1, 1))
+    row = first_row(anatomy, record, torch.zeros(1, 3, 8, 16))
     assert_close(row, torch.tensor([[0.5, 0, 0, 0, 0, 0.25, 0.25]]).double())
-    assert_close(patch_map(row, anatomy, look), torch.tensor([[[0.25, 0.25]]]).double())
+    assert_close(patch_map(row, anatomy, record), torch.tensor([[[0.25, 0.25]]]).double())
 
 
 def test_maps_of_patches_become_maps_of_pixels():

@@ -142,7 +142,7 @@ def test_any_grad_mode_will_do(method, mode):
 
 
 @pytest.mark.parametrize("method", sorted(set(list_maps()) - {"rollout"}))
-def test_what_the_model_predicts_is_explained_unless_told_otherwise(method):
+def test_what_the_model_predicts_is_explained_by_default(method):
     model, images = tiny("vit"), torch.randn(2, 3, 32, 32)
     predicted = model(images).argmax(1)
     maps = saliency(model, images, method)
@@ -195,7 +195,7 @@ def all_attention_gone() -> nn.Module:
     (dict(targets=torch.tensor([0, 5])), "Targets must be whole numbers from 0 to 4; given were [0, 5]."),
     (dict(targets=torch.tensor([0.0, 1.0])), "Targets must be whole numbers from 0 to 4; given were [0.0, 1.0]."),
 ])  # fmt: skip
-def test_wrong_requests_are_told_in_one_sentence(asked, message):
+def test_wrong_requests_are_refused_in_one_sentence(asked, message):
     with pytest.raises(UsageError) as error:
         saliency(tiny("vit"), torch.randn(2, 3, 32, 32), **asked)
     assert str(error.value) == message

@@ -19,7 +19,7 @@ from xpruner.masks.learning import (
     role_loss,
     wrong_labels,
 )
-from xpruner.training.search import LoopOptions
+from xpruner.training.options import LoopOptions
 from xpruner.units import find_units
 
 
@@ -56,7 +56,7 @@ def test_sparsity_and_smoothness_are_part_of_the_loss(tiny_vit):
         for table in masks.parameters():
             table[0] = math.log(3)
     steps = []
-    options = LoopOptions(0, 10, on_step=lambda _, figures: steps.append(figures))
+    options = LoopOptions(10, on_step=lambda _, figures: steps.append(figures))
     config = MaskConfig(steps=1, sparsity=2.0, smooth="class", smooth_weight=3.0)
     learn_masks(tiny_vit, masks, Noise(20), config, options)
     assert steps[0]["loss"] == pytest.approx(steps[0]["task"] + 2 * 0.35 + 3 * 0.04)
@@ -69,7 +69,7 @@ def test_sparsity_closes_masks_and_the_weights_stay(tiny_vit, smooth, rank):
     masks = ClassMasks(find_units(tiny_vit), 5, rank)
     start = torch.cat([m.flatten() for m in masks.values().values()]).mean()
     config = MaskConfig(steps=5, lr=0.1, sparsity=100.0, smooth=smooth)
-    learn_masks(tiny_vit, masks, Noise(20), config, LoopOptions(0, 10))
+    learn_masks(tiny_vit, masks, Noise(20), config, LoopOptions(10))
     assert torch.cat([m.flatten() for m in masks.values().values()]).mean() < start - 0.01
     assert all(torch.equal(p, before[name]) for name, p in tiny_vit.state_dict().items())
     assert not any(m._forward_pre_hooks for m in tiny_vit.modules())
@@ -79,7 +79,7 @@ def test_masks_by_the_true_class_alone_leak_the_label(tiny_vit):
     """A network of random weights knows nothing; gated by the label it gets better all the same."""
     masks = ClassMasks(find_units(tiny_vit), 5, init=0.5)
     config = MaskConfig(steps=60, lr=0.3, wrong=0.0, mean=0.0, sparsity=0.0, smooth="none")
-    learn_masks(tiny_vit, masks, Noise(20), config, LoopOptions(0, 20))
+    learn_masks(tiny_vit, masks, Noise(20), config, LoopOptions(20))
     data = [torch.utils.data.default_collate([Noise(20)[i] for i in range(20)])]
     figures = leak(tiny_vit, masks, data)
     assert figures["leak"] == pytest.approx(figures["gated"] - figures["label_free"])

@@ -11,16 +11,16 @@ from xpruner.errors import UsageError
 from xpruner.maps.attnlrp import attnlrp
 from xpruner.masks import signals
 from xpruner.masks.evidence import class_evidence
-from xpruner.masks.signals import Question, find_signal, register_signal, takes_moments
+from xpruner.masks.signals import SignalRequest, find_signal, register_signal, takes_moments
 
 
-def question(model: nn.Module, kinds: tuple[str, ...] = ("head", "hidden"), images: int = 4) -> Question:
+def request_for(model: nn.Module, kinds: tuple[str, ...] = ("head", "hidden"), images: int = 4) -> SignalRequest:
     batches = [(torch.randn(images, 3, 32, 32), torch.arange(images) % 5)]
-    return Question(model, find_units(model, kinds), batches, 5, {}, MaskConfig(), "fp32")
+    return SignalRequest(model, find_units(model, kinds), batches, 5, {}, MaskConfig(), "fp32")
 
 
 def test_taylor_is_class_evidence():
-    asked = question(tiny("vit"))
+    asked = request_for(tiny("vit"))
     found = find_signal("taylor")(asked)
     wanted = class_evidence(asked.model, asked.units, asked.batches, 5, temperature=asked.options.temperature)
     assert found.keys() == wanted.keys()
@@ -40,7 +40,7 @@ def without_biases(name: str) -> nn.Module:
 def test_relevance_of_units_is_what_reaches_the_pixels_and_more(name):
     """Relevance is kept by linear layers: of one image, the units of the first MLP hold what its output holds."""
     model = without_biases(name)
-    asked = question(model, ("hidden",), images=1)
+    asked = request_for(model, ("hidden",), images=1)
     (images, _), group = asked.batches[0], next(iter(asked.units))
     hidden = model.get_submodule(group.consumer)
     signed = {}
@@ -70,10 +70,10 @@ def signed_relevance(model: nn.Module, layer: nn.Module, images: torch.Tensor) -
     return found["units"]
 
 
-def test_heads_hold_all_that_their_projection_hands_on():
+def test_heads_hold_all_the_relevance_of_the_output_of_their_projection():
     """The halves of attention's product are taken behind the heads, not of them."""
     model = without_biases("vit")
-    asked = question(model, ("head",), images=1)
+    asked = request_for(model, ("head",), images=1)
     group = next(iter(asked.units))
     projection = model.get_submodule(group.consumer)
     signed = {}
@@ -92,7 +92,7 @@ def test_heads_hold_all_that_their_projection_hands_on():
 
 @pytest.mark.parametrize("kinds", [("head", "hidden", "qk", "v")])
 def test_relevance_knows_every_kind_of_the_default(kinds):
-    asked = question(tiny("vit"), kinds)
+    asked = request_for(tiny("vit"), kinds)
     tables = find_signal("relevance")(asked)
     assert all(table.shape[0] == 5 and table.isfinite().all() and (table > 0).any() for table in tables.values())
     assert {group.kind for group in asked.units} == set(kinds)
@@ -102,7 +102,7 @@ def test_relevance_of_a_model_without_rules_is_refused():
     model = tiny("vit")
     model.blocks[0].norm1 = nn.GroupNorm(1, 17)
     with pytest.raises(UsageError) as error:
-        find_signal("relevance")(question(model))
+        find_signal("relevance")(request_for(model))
     assert str(error.value) == (
         "masks.evidence is 'relevance': This explanation method cannot read 'blocks.0.norm1', a GroupNorm for which "
         "AttnLRP has no rule here; use 'at_removal' or 'taylor'."

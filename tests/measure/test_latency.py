@@ -12,7 +12,7 @@ SHAPE = (3, 4, 4)
 
 
 class Clock:
-    """Stands in for ``time.perf_counter``: it moves when a fake model says so."""
+    """Stands in for ``time.perf_counter``: it moves when a fake model moves it."""
 
     def __init__(self):
         self.now = 0.0

@@ -7,7 +7,7 @@ from tiny_models import SWIN, VIT, build, footprint
 
 from xpruner import load, save
 from xpruner.calibration.moments import Moments
-from xpruner.compensation import fit as compensation
+from xpruner.compensation import solve
 from xpruner.errors import UsageError
 from xpruner.measure.macs import count_macs
 from xpruner.methods import find_method
@@ -21,7 +21,7 @@ from xpruner.units import find_units
 @pytest.fixture
 def almost_no_ridge(monkeypatch):
     """Least squares proper: what is exact up to the ridge becomes exact up to 1e-4."""
-    monkeypatch.setattr(compensation, "ridge", lambda covariance, samples, least: 1e-8 * covariance.trace().item())
+    monkeypatch.setattr(solve, "ridge", lambda covariance, samples, least: 1e-8 * covariance.trace().item())
 
 
 def make_last_dimensions_affine(attn, kept):
@@ -43,7 +43,7 @@ def make_last_dimensions_affine(attn, kept):
         ("swin_tiny_patch4_window7_224", SWIN),
     ],
 )
-def test_what_is_affine_in_the_kept_dimensions_is_made_up_for(name, kwargs, almost_no_ridge):
+def test_what_is_affine_in_the_kept_dimensions_is_compensated_for(name, kwargs, almost_no_ridge):
     torch.manual_seed(0)
     dense = build(name, **kwargs)
     units = find_units(dense, ("qk",))

@@ -4,9 +4,9 @@ import torch
 from hand_made import half_of_the_units_constant
 from methods_setup import tiny_problem
 
-from xpruner.calibration.moments import reading
 from xpruner.methods.vbp import vbp
 from xpruner.plan.budget import Budget
+from xpruner.runtime.hooks import capture_inputs
 
 
 def test_constant_units_go_and_their_bias_makes_up_for_them_exactly():
@@ -39,7 +39,7 @@ def test_least_variance_goes_first_in_all_layers_together():
     """Hidden units of a ViT cost the same, so that one threshold on the variance parts those that stay."""
     problem = half_of_the_units_constant("vbp")
     problem = replace(problem, budget=Budget(0.8))
-    with torch.no_grad(), reading(problem.model, problem.units.of_consumers()) as inputs:
+    with torch.no_grad(), capture_inputs(problem.model, problem.units.of_consumers()) as inputs:
         problem.model(problem.calibration[0][0])
     variances = {g.key: inputs[g.consumer].flatten(0, -2).var(0, correction=0) for g in problem.units}
     plan = vbp(problem).plan

@@ -80,7 +80,7 @@ def test_what_a_search_is_known_by(tiny_vit):
     problem = changed(tiny_problem("uvc", tiny_vit), weight_decay=0.1, clip_grad=2.0, label_smoothing=0.2)
     problem = replace(problem, budget=Budget(0.3, round_to={"hidden": 8}))
     assert identity(problem, eta=0.5) == {
-        "budget": {"amount": 0.3, "resource": "macs", "round_to": {"hidden": 8}}, "precision": "fp32",
+        "budget": {"amount": 0.3, "resource": "macs", "round_to": {"hidden": 8}}, 
         "kinds": ["block", "head", "hidden", "v"], "lr": 1e-4, "weight_decay": 0.1, "clip_grad": 2.0,
         "label_smoothing": 0.2, "temperature": 1.0, "eta": 0.5,
     }  # fmt: skip

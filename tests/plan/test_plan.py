@@ -181,7 +181,7 @@ def test_wrong_indices_are_refused(keep, message):
 
 def test_the_wrong_model_is_refused():
     plan = Plan.of(HAND, {"a:head": [0]})
-    plan.check({"a:head": 3, "b:hidden": 7})  # it says nothing about b:hidden
+    plan.check({"a:head": 3, "b:hidden": 7})  # it does not name b:hidden
     with pytest.raises(UsageError, match="made for 3 units in 'a:head' but the model has 4; apply it to the model it"):
         plan.check({"a:head": 4})
 
@@ -193,7 +193,7 @@ def terms(*amounts: tuple[float, str]) -> tuple[Term, ...]:
 PAIR = Units(
     (group("a:head", 4), group("a:v", 10)), 140, 0, (3, 8, 8), terms((80, "a:head a:v"), (20, "a:head"))
 )  # fmt: skip
-"""Of 140 MACs 80 go with heads and value dimensions, 20 with heads alone, and 40 are fixed."""
+"""Of 140 MACs 80 depend on heads and value dimensions, 20 on heads alone, and 40 are fixed."""
 
 
 def test_a_cost_that_two_groups_share_is_the_product_of_their_shares():
@@ -279,3 +279,18 @@ def test_saving_is_all_or_nothing(tmp_path, monkeypatch):
         Plan.of(HAND, {"a:head": [1]}).save(path)
     assert Plan.load(path).keep == {"a:head": [0]}
     assert [file.name for file in tmp_path.iterdir()] == ["plan.json"]
+
+
+def test_a_printed_plan_is_a_table_of_what_is_kept():
+    plan = Plan.of(HAND, {"a:head": [0, 2], "b:hidden": []})
+    assert str(plan).splitlines() == [
+        "group     kept  of   share",
+        "a:head       2   3  66.7 %",
+        "b:hidden     0  10   0.0 %",
+        "MACs 100 -> 80 (80.0 %), parameters 50 -> 26 (52.0 %)",  # 100 - 10 - 10, 50 - 4 - 20
+    ]
+    assert repr(plan) == "Plan(2 groups, 2 of 13 units kept)"
+
+
+def test_a_printed_plan_without_costs_ends_in_a_count():
+    assert str(Plan({"a:head": [1]}, {"a:head": 3})).splitlines()[-1] == "Plan(1 groups, 1 of 3 units kept)"

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from xpruner.explain.audit import audit
-from xpruner.explain.map_pair import Likeness
+from xpruner.explain.map_pair import MapSimilarity
 from xpruner.explain.pictures import data_uri
 from xpruner.methods.xpruner.guard import GuardFigures
 from xpruner.report.changes import ChangedImage, Changes, gained_first, lost_first
@@ -16,7 +16,7 @@ from xpruner.run.tracking import Curve
 
 
 def made_up(names: list[str], sizes: dict[str, int], seed: int = 0) -> Contents:
-    """Returns contents with random masks for the classes, of which every other unit is kept, and random answers."""
+    """Returns contents with random masks for the classes, of which every other unit is kept, and random predictions."""
     rng = np.random.default_rng(seed)
     masks = {key: rng.random((len(names), size)).astype(np.float32) for key, size in sizes.items()}
     rows = class_rows(masks)
@@ -34,7 +34,13 @@ def made_up(names: list[str], sizes: dict[str, int], seed: int = 0) -> Contents:
         for numbers in (lost_first(audited), gained_first(audited))
     )
     pair = Pair(
-        7, names[0], names[0], names[-1], *[picture] * 3, likeness=Likeness(0.75, 0.5), floor=Likeness(-0.125, 0.11)
+        7,
+        names[0],
+        names[0],
+        names[-1],
+        *[picture] * 3,
+        similarity=MapSimilarity(0.75, 0.5),
+        chance=MapSimilarity(-0.125, 0.11),
     )
     return Contents(
         model="vit", method="xpruner",

@@ -1,4 +1,4 @@
-"""Which classes and images changed, on answers that one can count."""
+"""Which classes and images changed, on predictions that one can count."""
 
 import pytest
 import torch

@@ -2,7 +2,7 @@
 
 import pytest
 
-from xpruner.report.labels import different, short, shortened, text
+from xpruner.report.labels import distinct, short, shortened, text
 
 SWIN = [f"swin.encoder.layers.{stage}.blocks.{block}.attention.self:head" for stage in (0, 1) for block in (0, 1)]
 
@@ -21,7 +21,7 @@ def test_long_names_of_layers_lose_what_all_begin_with(keys, shown):
     assert shortened(keys) == shown
 
 
-def test_names_are_text_alone_short_and_different():
+def test_names_are_text_alone_short_and_distinct():
     assert text("<b>\x1b&\u202e") == "&lt;b&gt;\\x1b&amp;\\u202e"
     assert short("a" * 28) == "a" * 28 and short("a" * 29) == "a" * 27 + "…"
-    assert different(["a", "b", "a"]) == ["a", "b", "a (2)"]
+    assert distinct(["a", "b", "a"]) == ["a", "b", "a (2)"]

@@ -36,13 +36,13 @@ def test_the_table_of_a_group():
     ]  # fmt: skip
     assert table.percent.tolist() == [[90, 50, 20, 10], [80, 70, 32, 10]] and table.percent.dtype == np.uint8
     assert (table.units, table.kept, table.rows) == (4, 2, [["cat"], ["dog"]])
-    assert table.mean_kept == pytest.approx(72.5) and table.mean_cut == pytest.approx(18)
+    assert table.mean_kept == pytest.approx(72.5) and table.mean_pruned == pytest.approx(18)
     first = table.notable[0]
     assert (first.unit, first.kept, first.most, first.least[0]) == (2, True, [("dog", 70.0), ("cat", 50.0)], "cat")
     assert [unit.unit for unit in table.notable] == [2, 3, 0, 1]
 
 
-def test_units_that_do_not_fit_are_shown_as_means_and_never_mix_kept_and_cut():
+def test_units_that_do_not_fit_are_shown_as_means_and_never_mix_kept_and_pruned():
     masks = np.array([[0.0, 0.2, 1.0, 0.8, 0.5, 0.5, 0.5, 0.7]])
     table = mask_table("m:hidden", masks, [0, 1, 2, 3], [np.array([0])], ["cat"], 4)
     assert [(len(c.units), c.kept) for c in table.columns] == [(2, True), (2, True), (2, False), (2, False)]
@@ -52,9 +52,9 @@ def test_units_that_do_not_fit_are_shown_as_means_and_never_mix_kept_and_cut():
 
 
 @pytest.mark.parametrize(("kept", "means"), [([], (None, 50.0)), ([0, 1], (50.0, None))])
-def test_a_group_that_went_or_stayed_as_a_whole(kept, means):
+def test_a_group_that_is_kept_or_pruned_as_a_whole(kept, means):
     table = mask_table("m:head", np.full((2, 2), 0.5), kept, [np.array([0, 1])], ["cat", "dog"], 10)
-    assert (table.mean_kept, table.mean_cut) == means
+    assert (table.mean_kept, table.mean_pruned) == means
     assert table.percent.tolist() == [[50, 50]] and table.rows == [["cat", "dog"]]
 
 

@@ -1,4 +1,4 @@
-"""What the page says about finished runs, against values computed another way."""
+"""The contents of the page about finished runs, against values computed another way."""
 
 import json
 from dataclasses import replace
@@ -52,9 +52,9 @@ def test_layers_are_those_of_the_plan(contents, finished_folder):
         m = masks[layer.key].double()
         odds = (m / (1 - m)).mean(0)
         assert layer.units == m.shape[1]
-        least = odds[plan["keep"][layer.key]].min().item()
-        assert layer.least == pytest.approx(least, rel=1e-3)
-        assert layer.above == (odds >= least).sum() - layer.kept
+        lowest = odds[plan["keep"][layer.key]].min().item()
+        assert layer.lowest == pytest.approx(lowest, rel=1e-3)
+        assert layer.above == (odds >= lowest).sum() - layer.kept
 
 
 def test_masks_and_evidence_are_those_of_the_dense_model(contents, finished_folder):
@@ -74,7 +74,7 @@ def test_masks_and_evidence_are_those_of_the_dense_model(contents, finished_fold
         assert evidence.percent[evidence.rows.index(["0"]), place] == pytest.approx(share, abs=0.6)
 
 
-def test_a_run_without_masks_of_the_dense_model_names_those_that_decided(finished_folder, tmp_path):
+def test_a_run_without_masks_of_the_dense_model_names_the_deciding_ones(finished_folder, tmp_path):
     for path in finished_folder.iterdir():
         if path.name != "masks_dense.safetensors":
             (tmp_path / path.name).symlink_to(path)
@@ -86,13 +86,13 @@ def test_a_run_without_masks_of_the_dense_model_names_those_that_decided(finishe
         assert table.mean_kept == pytest.approx(100 * decided[table.key][:, kept].mean().item(), rel=1e-4)
 
 
-def test_the_audit_is_what_the_models_say(contents, finished_folder):
+def test_the_audit_is_of_what_the_models_predict(contents, finished_folder):
     run = open_run(finished_folder)
     images = torch.stack([image for image, _ in run.images])
     labels = torch.tensor([label for _, label in run.images])
     with torch.no_grad():
         dense, pruned = (load(finished_folder / name)(images).argmax(1) for name in ("dense", "pruned"))
-    right = [(said == labels).sum().item() for said in (dense, pruned)]
+    right = [(predicted == labels).sum().item() for predicted in (dense, pruned)]
     audited = contents.changes.audit
     assert sum(round(c.dense.value * c.images) for c in audited.classes) == right[0]
     assert sum(round(c.pruned.value * c.images) for c in audited.classes) == right[1]
@@ -109,7 +109,7 @@ def test_maps_are_of_images_that_both_get_right_and_of_lost_ones(contents):
     lost = [image.number for image in contents.changes.lost[:3]]
     assert [pair.number for pair in contents.maps.pairs][-len(lost) :] == lost
     for pair in contents.maps.pairs:
-        assert pair.dense == pair.truth and -1 <= pair.likeness.spearman <= 1
+        assert pair.dense == pair.truth and -1 <= pair.similarity.spearman <= 1
     assert contents.maps.without == ""
 
 
@@ -131,7 +131,7 @@ def test_importance_and_guard_are_those_of_the_run(finished_folder):
     for layer in found.layers:
         m = decided[layer.key].double()
         importance = (torch.tensor(weights)[:, None] * m / (1 - m)).mean(0)
-        assert layer.least == pytest.approx(importance[run.plan.keep[layer.key]].min().item(), rel=1e-3)
+        assert layer.lowest == pytest.approx(importance[run.plan.keep[layer.key]].min().item(), rel=1e-3)
 
 
 def test_curves_are_those_of_the_history(contents):
@@ -139,7 +139,7 @@ def test_curves_are_those_of_the_history(contents):
     assert (curve.stage, curve.steps, set(curve.figures)) == ("finetune", [1, 2], {"loss", "lr", "grad_norm"})
 
 
-def test_the_same_run_says_the_same(contents, finished_folder):
+def test_the_same_run_has_the_same_contents(contents, finished_folder):
     again = gather(open_run(finished_folder))
     assert repr(again) == repr(contents)
     tables = zip(again.masks.tables, contents.masks.tables, strict=True)
@@ -148,7 +148,7 @@ def test_the_same_run_says_the_same(contents, finished_folder):
 
 def test_a_run_without_masks(without_masks):
     assert (without_masks.masks, without_masks.importance) == (None, None)
-    assert {layer.least for layer in without_masks.layers} == {None}
+    assert {layer.lowest for layer in without_masks.layers} == {None}
     assert without_masks.curves == [] and len(without_masks.maps.pairs) >= 1
     [measured] = without_masks.result.latency
     assert measured.batch == 2 and measured.dense > 0

@@ -121,7 +121,7 @@ def test_a_group_is_chosen_by_keyboard(opened):
     assert opened.execute_script("return document.getElementById('masks').data[0].x.length") == 2
     opened.find_element(By.ID, "group").send_keys(Keys.ARROW_DOWN, Keys.ARROW_DOWN)
     assert opened.execute_script("return document.getElementById('masks').data[0].x.length") == 8
-    assert masks.get_attribute("aria-label").startswith("a.mlp:hidden. 4 of 8 units stayed")
+    assert masks.get_attribute("aria-label").startswith("a.mlp:hidden. 4 of 8 units are kept")
     shown = [part.get_attribute("data-of") for part in opened.find_elements(By.CSS_SELECTOR, "[data-of]")
              if part.is_displayed()]  # fmt: skip
     assert shown == ["masks-1"]

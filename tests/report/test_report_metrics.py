@@ -1,4 +1,4 @@
-"""What the page says of `metrics.json`: stages, latency, the result in one line."""
+"""What the page shows of `metrics.json`: stages, latency, the result in one line."""
 
 import pytest
 

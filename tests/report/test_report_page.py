@@ -135,9 +135,9 @@ def test_a_thousand_classes_and_a_deit_small_fit_into_15_megabytes(thousand_clas
     assert text.count('<th scope="row">class ') >= 1000
 
 
-def test_a_run_without_masks_says_so():
+def test_a_run_without_masks_gets_a_sentence():
     whole = made_up(["cat", "dog"], SIZES)
-    layers = [replace(layer, least=None) for layer in whole.layers]
+    layers = [replace(layer, lowest=None) for layer in whole.layers]
     text = page(replace(whole, method="magnitude", masks=None, importance=None, layers=layers))
     assert plots_of(text).keys() == {"keep", "drops", "curve-finetune"}
     assert "The method magnitude learns no masks" in text and '<select id="group"' not in text
@@ -147,13 +147,13 @@ def test_classes_that_nothing_is_known_of_are_named(text):
     whole = made_up(["cat", "dog"], SIZES)
     audited = replace(whole.changes.audit, class_names=["cat", "dog", "o<w>l"])
     masks = replace(whole.masks, unseen=["yak"])
-    told = page(replace(whole, masks=masks, changes=replace(whole.changes, audit=audited)))
-    assert "Nothing is known of the classes without an image here: o&lt;w&gt;l." in told
-    assert "The masks have seen no image of the following classes, and tell nothing of them: yak." in told
+    named = page(replace(whole, masks=masks, changes=replace(whole.changes, audit=audited)))
+    assert "Nothing is known of the classes without an image here: o&lt;w&gt;l." in named
+    assert "The masks have seen no image of the following classes, so nothing is known of them: yak." in named
     assert "Nothing is known of the classes" not in text and "have seen no image" not in text
 
 
-def test_what_is_not_there_is_said():
+def test_what_is_not_there_gets_a_sentence():
     whole = made_up(["cat", "dog"], SIZES)
     text = page(replace(
         whole, curves=[], maps=Maps("gradcam", [], "No attention."), changes=Changes(whole.changes.audit, [], []),
@@ -161,13 +161,13 @@ def test_what_is_not_there_is_said():
     ))  # fmt: skip
     for sentence in (
         "There are no explanation maps. No attention.", "no history", "No image was lost.", "No image was gained.",
-        "Latency was not measured", "the run kept no figures of its guard",
+        "Latency was not measured", "the run stored no figures of its guard",
     ):  # fmt: skip
         assert sentence in text
 
 
 @pytest.mark.parametrize(
-    ("dense", "pruned", "said"),
+    ("dense", "pruned", "words"),
     [
         ("cat", "cat", "right both times"),
         ("cat", "dog", "taken for dog after pruning"),
@@ -176,48 +176,48 @@ def test_what_is_not_there_is_said():
         ("dog", "owl", "taken for dog before and owl after pruning"),
     ],
 )
-def test_what_both_models_take_an_image_for(dense, pruned, said):
+def test_what_both_models_predict_is_in_words(dense, pruned, words):
     whole = made_up(["cat", "dog"], SIZES)
     pair = replace(whole.maps.pairs[0], dense=dense, pruned=pruned)
     text = page(replace(whole, maps=Maps("relevance", [pair])))
-    assert f"<li><strong>cat</strong>,\n{said}\n<div" in text
+    assert f"<li><strong>cat</strong>,\n{words}\n<div" in text
 
 
 def test_maps_are_shown_beside_what_chance_makes_of_them(text):
-    assert text.count("rank correlation 0.75 (by chance −0.12), overlap 0.50 (by chance 0.11)") == 1 + 6
+    assert text.count("rank correlation 0.75 (chance level −0.12), overlap 0.50 (chance level 0.11)") == 1 + 6
 
 
 def test_the_masks_that_are_shown_are_named(text):
     whole = made_up(["cat", "dog"], SIZES)
-    assert "the masks of the dense model, before anything was cut (masks_dense.safetensors)" in text
+    assert "the masks of the dense model, before anything was pruned (masks_dense.safetensors)" in text
     decided = page(replace(whole, masks=replace(whole.masks, file="masks.safetensors")))
-    assert "the masks that decided, as the run keeps no others (masks.safetensors)" in decided
+    assert "the deciding masks, as the run stores no others (masks.safetensors)" in decided
     assert "whose masks in masks.safetensors differ most" in decided and "masks_dense" not in decided
 
 
-def test_units_that_went_for_other_reasons_are_counted():
+def test_units_that_were_pruned_for_other_reasons_are_counted():
     whole = made_up(["cat", "dog"], SIZES)
     layers = [replace(layer, above=3) for layer in whole.layers]
     text = page(replace(whole, layers=layers))
-    assert "Of the units that reach it, 6 went all the same: in an early round" in text
-    assert "went all the same" not in page(whole)
+    assert "6 units of at least this importance were pruned too: in an early round" in text
+    assert "were pruned too" not in page(whole)
     assert "by the weights of the guard" in page(replace(whole, layers=layers, limit=2.0))
 
 
-def test_what_a_guard_came_to_is_told():
+def test_the_result_of_a_guard_is_shown():
     whole = made_up(["cat", "dog"], SIZES)
     held = page(replace(whole, limit=2.0, guard=guard_of(2)))
-    assert "No class was to lose more than 2 points" in held and "The plan held the limit as it was." in held
+    assert "No class was to lose more than 2 points" in held and "The plan met the limit without it." in held
     guard = guard_of(2, drops=[None, 1.5], weights=[0.5, 1.5], budget_without=0.6)
     changed = " ".join(page(replace(whole, limit=2.0, guard=guard)).split())
     assert "Without the guard it would be 3.5, at the same budget of 50.0 %." in changed
-    assert "loses 0.2 points more; without multipliers the limit holds at 60.0 %" in changed
+    assert "loses 0.2 points more; without multipliers the limit is met at 60.0 %" in changed
     assert "mean odds, each class weighed as the guard did" in changed
     dog, cat = '<th scope="row">dog</th><td>1.5</td><td>1.50</td>', '<th scope="row">cat</th><td>–</td><td>0.50</td>'
     assert 0 < changed.index(dog) < changed.index(cat)
 
 
-def test_a_model_that_became_no_faster_is_said(text):
+def test_a_model_that_became_no_faster_is_named(text):
     assert "not faster than the dense one at batch size 1." in text
     assert "not faster than the dense one at batch size 32." not in text
     assert "1.50× as fast at batch 32" in text
@@ -284,7 +284,7 @@ def test_figures_show_the_contents():
     table = contents.masks.tables[0]
     assert first.plot["data"][0]["z"]["shape"] == "2, 3"
     assert first.plot["layout"]["shapes"][0]["x0"] == sum(column.kept for column in table.columns) - 0.5 == 1.5
-    assert first.sentence.startswith("2 of 3 units stayed; mean mask in masks_dense.safetensors of the kept ones ")
+    assert first.sentence.startswith("2 of 3 units are kept; mean mask in masks_dense.safetensors of the kept ones ")
     plot = drop_figure(contents).plot
     drops, ranked = plot["data"][0], contents.changes.classes
     assert drops["x"] == sorted((drop.value for _, drop in ranked), reverse=True)
@@ -292,14 +292,14 @@ def test_figures_show_the_contents():
     assert (plot["layout"]["xaxis"]["zeroline"], plot["layout"]["yaxis"]["zeroline"]) == (True, False)
 
 
-def test_least_importance_is_on_an_axis_that_fits():
+def test_the_lowest_importance_is_on_an_axis_that_fits():
     whole = made_up(["cat", "dog"], {"a:head": 2, "b:head": 2})
 
-    def drawn(*least: float | None):
-        layers = [replace(layer, least=value) for layer, value in zip(whole.layers, least, strict=True)]
+    def drawn(*lowest: float | None):
+        layers = [replace(layer, lowest=value) for layer, value in zip(whole.layers, lowest, strict=True)]
         return importance_figure(replace(whole, layers=layers))
 
-    axes = [drawn(*least).plot["layout"]["yaxis"] for least in ((1.0, 9.0), (1e-6, 9.0), (0.0, 9.0))]
+    axes = [drawn(*lowest).plot["layout"]["yaxis"] for lowest in ((1.0, 9.0), (1e-6, 9.0), (0.0, 9.0))]
     assert [(axis.get("type"), axis.get("dtick")) for axis in axes] == [("log", "D2"), ("log", None), (None, None)]
     assert drawn(2.0, 2.0).sentence.endswith("from the first layer to the last: head 2.")
     assert drawn(None, 0.25).plot["data"][0]["y"] == [None, 0.25]

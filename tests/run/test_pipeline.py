@@ -24,7 +24,7 @@ from xpruner.config import (
     preset,
 )
 from xpruner.errors import UsageError
-from xpruner.explain.cards import class_card
+from xpruner.explain.class_cards import class_card
 from xpruner.report.contents import gather
 from xpruner.run import folder as runs
 from xpruner.run.finished import open_run

@@ -19,7 +19,7 @@ from xpruner.plan.plan import Plan
 from xpruner.plan.solver import plan_from_scores
 from xpruner.thresholds.operation import pruning_operation
 from xpruner.thresholds.search import open_start, search_thresholds
-from xpruner.training.search import LoopOptions
+from xpruner.training.options import LoopOptions
 from xpruner.units import find_units
 
 CONFIGS = {
@@ -40,7 +40,7 @@ def test_the_budget_is_met_from_below(tiny_vit, name, budget):
     masks = ClassMasks(units, 5)
     masks.start_from({g.key: torch.rand(5, g.size) for g in units})
     plan = search_thresholds(
-        tiny_vit, masks, budget, Noise(40), CONFIGS[name], LoopOptions(0, 8),
+        tiny_vit, masks, budget, Noise(40), CONFIGS[name], LoopOptions(8),
         moments=consumer_moments(tiny_vit, units, batches()),
     )  # fmt: skip
     reached = plan.cost[f"{budget.resource}_pruned"] / plan.cost[f"{budget.resource}_dense"]
@@ -48,11 +48,11 @@ def test_the_budget_is_met_from_below(tiny_vit, name, budget):
 
 
 def test_without_a_step_one_threshold_serves_all_layers(tiny_vit):
-    """Layers may be worth a thousand times less than others: then they go first, as by the importance alone."""
+    """Layers may count a thousand times less than others: then they are pruned first, as by the importance alone."""
     units = find_units(tiny_vit)
     masks = ClassMasks(units, 5)
     masks.start_from({g.key: torch.rand(5, g.size) * 1000.0 ** -(i % 2) for i, g in enumerate(units)})
-    plan = search_thresholds(tiny_vit, masks, Budget(0.5), Noise(40), ThresholdConfig(steps=0), LoopOptions(0, 8))
+    plan = search_thresholds(tiny_vit, masks, Budget(0.5), Noise(40), ThresholdConfig(steps=0), LoopOptions(8))
     assert plan.keep == plan_from_scores(units, masks.importance("odds"), Budget(0.5), "xpruner").keep
 
 
@@ -72,7 +72,7 @@ def test_a_search_that_ends_far_from_the_budget_says_so(tiny_vit, caplog, constr
     masks = ClassMasks(units, 5)
     masks.start_from({g.key: torch.rand(5, g.size) for g in units})
     config = ThresholdConfig(steps=1, constraint=constraint, compensated=False)
-    search_thresholds(tiny_vit, masks, Budget(0.5), Noise(40), config, LoopOptions(0, 8))
+    search_thresholds(tiny_vit, masks, Budget(0.5), Noise(40), config, LoopOptions(8))
     assert ("of the cost where 0.50 was asked for" in caplog.text) == warns
 
 
@@ -81,7 +81,7 @@ def test_the_price_of_the_budget_is_part_of_the_loss(tiny_vit):
     masks = ClassMasks(find_units(tiny_vit), 5)
     config = ThresholdConfig(steps=1, constraint="hinge", compensated=False, warmup=0.0)
     steps = []
-    options = LoopOptions(0, 8, on_step=lambda _, figures: steps.append(figures))
+    options = LoopOptions(8, on_step=lambda _, figures: steps.append(figures))
     search_thresholds(tiny_vit, masks, Budget(0.5), Noise(40), config, options)
     (step,) = steps
     assert step["cost"] > 0.8
@@ -125,7 +125,7 @@ def test_a_dead_unit_goes_and_a_planted_important_one_stays(tiny_vit):
 
 
 def test_where_nothing_is_compensated_a_unit_counts_as_a_whole(tiny_vit):
-    """Then evidence at the moment of removal is Taylor's; with compensation it is another."""
+    """Then sequential evidence is Taylor's; with compensation it is another."""
     base = replace(run_config("default"), rounds=1)
     masks = {}
     for mode in ("none", "affine"):
@@ -151,7 +151,7 @@ def test_finished_rounds_are_not_computed_again(tiny_vit, tmp_path):
 
 
 def test_masks_of_all_rounds_are_on_the_scale_of_the_last(tiny_vit, tmp_path):
-    """A unit that went in the first round keeps its evidence: its odds times the last round's level."""
+    """A unit that was pruned in the first round keeps its evidence: its odds times the last round's level."""
     config = replace(run_config("default"), rounds=2, masks=MaskConfig(evidence="taylor"), seed=0)
     setting = replace(problem(tiny_vit, config), state_dir=tmp_path)
     outcome = find_method("xpruner")(setting)
@@ -161,7 +161,7 @@ def test_masks_of_all_rounds_are_on_the_scale_of_the_last(tiny_vit, tmp_path):
     evidence = class_evidence(tiny_vit, setting.units, setting.calibration, 5, temperature=temperature)
     key = "blocks.0.mlp:hidden"
     left = Plan.load(tmp_path / "round-1" / "plan.json").keep[key]
-    gone = [i for i in range(96) if i not in left]
-    odds = torch.special.logit(outcome.masks[key][:, gone].double()).exp()
-    expected = evidence[key][:, gone].double() / setting.units[key].macs
+    pruned = [i for i in range(96) if i not in left]
+    odds = torch.special.logit(outcome.masks[key][:, pruned].double()).exp()
+    expected = evidence[key][:, pruned].double() / setting.units[key].macs
     torch.testing.assert_close(odds * last, expected, rtol=1e-3, atol=1e-5 * last)

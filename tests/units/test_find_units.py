@@ -186,3 +186,16 @@ def test_the_model_is_left_as_it_was(tiny_swin):
     assert [module.training for module in tiny_swin.modules()] == modes
     assert all(isinstance(p, nn.Parameter) and p.device.type == "cpu" for p in tiny_swin.parameters())
     assert all(torch.equal(tensor, weights[name]) for name, tensor in tiny_swin.state_dict().items())
+
+
+def test_printed_units_are_a_table_of_groups(tiny_vit):
+    units = find_units(tiny_vit)
+    assert str(units).splitlines() == [
+        "group                kind    units  MACs/unit  params/unit  of the MACs",
+        "blocks.0.attn:head   head        3    17.68 k          792       15.8 %",  # 3 x 17680 / 336600
+        "blocks.0.mlp:hidden  hidden     96        816           49       23.3 %",  # 96 x 816 / 336600
+        "blocks.1.attn:head   head        3    17.68 k          792       15.8 %",
+        "blocks.1.mlp:hidden  hidden     96        816           49       23.3 %",
+        "4 groups, 198 units; the whole model: 336.60 k MACs for an image of 3 x 32 x 32, 19.68 k parameters",
+    ]
+    assert repr(units) == "Units(4 groups, 198 units)"

@@ -7,7 +7,8 @@ from torch import nn
 from xpruner.units import Gate, UnitGroup
 from xpruner.units.gates import channel_axis, expand_gates
 from xpruner.units.modules.branch import ConstantBranch
-from xpruner.units.slices import Slice, SlicedAdapter, columns, macs_of, params_of, rows
+from xpruner.units.sliced_adapter import SlicedAdapter
+from xpruner.units.slices import Slice, columns, macs_of, params_of, rows
 
 
 class Layered(nn.Module):

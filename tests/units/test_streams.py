@@ -1,50 +1,55 @@
 import pytest
-import torch
-from tiny_models import MODELS, tiny, units_of
+from tiny_models import tiny
+from torch import nn
 
-from xpruner.units.streams import stream_point
-
-
-def record(model, name):
-    """Returns the inputs and outputs of all modules by path, for two images."""
-    inputs, outputs = {}, {}
-    for path, module in model.named_modules():
-
-        def note(_module, args, output, path=path):
-            inputs[path], outputs[path] = args[0], output
-
-        module.register_forward_hook(note)
-    with torch.no_grad():
-        model(torch.randn(2, *units_of(name).input_size))
-    return inputs, outputs
+from xpruner.units import Stream, register_streams
+from xpruner.units.adapters.timm.embed import EmbedAdapter
+from xpruner.units.streams import _streams, stream_key, stream_parts, streams_of
 
 
-@pytest.mark.parametrize("name", sorted(MODELS.keys() - {"vit_post_norm"}))
-def test_a_branch_adds_its_scaled_output_to_the_stream(name):
-    model = tiny(name)
-    inputs, outputs = record(model, name)
-    for group in units_of(name):
-        point = stream_point(model, group.module)
-        block = group.module.rpartition(".")[0]
-        before = inputs[point.norm]
-        after = inputs[f"{block}.norm2"].view(before.shape) if group.kind == "head" else outputs[block]
-        output = outputs[group.consumer]
-        real = point.arrange(torch.ones_like(before)).reshape(output.shape) == 1  # padding is in no stream
-        change = point.arrange(after.view(before.shape) - before).reshape(output.shape)
-        torch.testing.assert_close(change[real], (output * point.scale)[real], rtol=1e-5, atol=1e-5)
+def test_a_vision_transformer_has_one_stream_and_a_swin_one_a_stage():
+    assert [(part.key, part.size) for part in stream_parts(tiny("vit"))] == [("stream:embed", 24)]
+    parts = list(stream_parts(tiny("swin")))
+    assert [(part.key, part.size) for part in parts] == [("layers.0:embed", 12), ("layers.1:embed", 24)]
+    assert {part.location for part in parts} == {""}
 
 
-@pytest.mark.parametrize("name", ["swin", "swin_padded_windows", "swin_small_maps"])
-def test_the_stream_is_arranged_as_window_attention_reads_it(name):
-    model = tiny(name)
-    inputs, outputs = record(model, name)
-    for group in units_of(name):
-        if group.kind == "head":
-            point = stream_point(model, group.module)
-            read = inputs[group.module]
-            assert torch.equal(point.arrange(outputs[point.norm]).reshape(read.shape), read)
+@pytest.mark.parametrize(
+    ("name", "path", "key"),
+    [
+        ("vit", "blocks.1.mlp.fc2", "stream:embed"),
+        ("vit", "head", "stream:embed"),
+        ("swin", "layers.1.blocks.0.attn", "layers.1:embed"),
+        ("swin", "layers.1", "layers.1:embed"),
+        ("swin", "head.fc", ""),
+    ],
+)
+def test_a_module_reads_the_stream_that_it_lies_in(name, path, key):
+    assert stream_key(tiny(name), path) == key
 
 
-def test_a_branch_that_ends_in_a_norm_cannot_aim_at_the_stream():
-    model = tiny("vit_post_norm")
-    assert [stream_point(model, group.module) for group in units_of("vit_post_norm")] == [None] * 4
+def test_a_model_of_an_unknown_class_has_no_streams():
+    assert list(streams_of(nn.Linear(2, 2))) == []
+    assert stream_key(nn.Linear(2, 2), "") == ""
+
+
+def test_a_registration_serves_the_class_and_its_subclasses(monkeypatch):
+    class Mine(nn.Module):
+        pass
+
+    class Derived(Mine):
+        pass
+
+    monkeypatch.setattr("xpruner.units.streams._streams", dict(_streams))
+    stream = Stream("trunk", "stages", EmbedAdapter("stages", 0, last=True))
+    register_streams(Mine)(lambda model: [stream])
+    assert streams_of(Derived()) == [stream]
+    assert stream_key(Derived(), "stages.3.fc") == "trunk:embed"
+    assert stream_key(Derived(), "head") == ""
+
+
+def test_known_streams_belong_to_the_whole_model():
+    model = tiny("vit")
+    (part,) = stream_parts(model)
+    assert part.module is model
+    assert part.contains("blocks.0.attn")

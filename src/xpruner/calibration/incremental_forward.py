@@ -1,4 +1,4 @@
-"""Forward passes over the same images, each of which goes further into a model and starts where the last one can."""
+"""Forward passes over the same images, each further into a model, without running the blocks before again."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -6,20 +6,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xpruner.calibration.moments import reading
 from xpruner.errors import XPrunerError
 from xpruner.runtime.devices import autocast
+from xpruner.runtime.hooks import capture_inputs
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
-"""What a module is called with."""
+"""The positional and the named arguments of a module's call."""
 
 
-class Passes:
-    """Reads what modules read, in forward order, without running the blocks before them again for each.
+class IncrementalForward:
+    """Captures the inputs of modules, in forward order, without running the blocks before them again for each.
 
-    What the block around them is called with is kept for every batch, and passes start there. To get to the next block
+    The arguments of the block around them are kept for every batch, and passes start there. To get to the next block
     the present one is run where the next takes its output and otherwise the same arguments, as in most vision
-    transformers, else the whole model. So the weights ahead of what is read next must stay as they are.
+    transformers, else the whole model. So the weights before the block must not change any more.
 
     Args:
         model: In the mode that it should run in.
@@ -34,7 +34,7 @@ class Passes:
         self.block, self.calls = "", self.images
 
     def read(self, paths: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-        """Yields for each batch what the modules at these paths read; a pass ends at the last of them.
+        """Yields for each batch the inputs of the modules at these paths; a pass ends at the last of them.
 
         Raises:
             XPrunerError: If the model does not call the last of them.
@@ -43,12 +43,12 @@ class Passes:
         if block != self.block:
             self.calls, self.block = self._calls(block), block
         for call in self.calls:
-            with reading(self.model, paths) as inputs:
+            with capture_inputs(self.model, paths) as inputs:
                 self._reach(paths[-1], self.block, call)
             yield dict(inputs)
 
     def _calls(self, block: str) -> list[Call]:
-        """Returns what a block is called with, batch by batch."""
+        """Returns the calls of a block, batch by batch."""
         first = self._reach(block, "", self.images[0])
         if self.block and is_fed(first, self.calls[0], self._run(self.block, self.calls[0])):
             return [((self._run(self.block, call), *call[0][1:]), call[1]) for call in self.calls]
@@ -60,14 +60,12 @@ class Passes:
             return self.model.get_submodule(path)(*args, **named)
 
     def _reach(self, path: str, start: str, call: Call) -> Call:
-        """Calls the module at ``start`` and returns what the one at ``path`` is then called with."""
-        handle = self.model.get_submodule(path).register_forward_pre_hook(_stop, with_kwargs=True)
-        try:
-            self._run(start, call)
-        except _Reached as reached:
-            return reached.call
-        finally:
-            handle.remove()
+        """Calls the module at ``start`` and returns the call of the one at ``path``."""
+        with self.model.get_submodule(path).register_forward_pre_hook(_stop, with_kwargs=True):
+            try:
+                self._run(start, call)
+            except _Reached as reached:
+                return reached.call
         raise XPrunerError(f"The model does not call its module {path!r}, so that nothing can be fitted there.")
 
 

@@ -1,13 +1,13 @@
-"""Streamed first and second moments of what the consumers of the units read; never all activations at once."""
+"""Streamed first and second moments of the consumers' inputs; never all activations at once."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from xpruner.runtime.devices import autocast
+from xpruner.runtime.hooks import capture_inputs
 from xpruner.units import Units
 from xpruner.units.gates import channel_axis
 
@@ -87,32 +87,15 @@ def _inputs(layer: Any) -> int:
 
 
 def channels_last(layer: nn.Module, x: Tensor) -> Tensor:
-    """Returns what a layer reads or puts out with its channels in the last dimension."""
+    """Returns an input or output of a layer with its channels in the last dimension."""
     return x.movedim(channel_axis(layer), -1)
-
-
-@contextmanager
-def reading(model: nn.Module, paths: Iterable[str]) -> Iterator[dict[str, Tensor]]:
-    """Records the newest input of each module by its path while the block runs; every hook is gone afterwards."""
-    inputs: dict[str, Tensor] = {}
-    handles = [
-        model.get_submodule(path).register_forward_pre_hook(
-            lambda _module, args, path=path: inputs.__setitem__(path, args[0])
-        )
-        for path in paths
-    ]
-    try:
-        yield inputs
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @torch.no_grad()
 def consumer_moments(model: nn.Module, units: Units, batches: Batches, precision: str = "fp32") -> dict[str, Moments]:
     """Returns the moments of every consumer's input over all tokens of the batches, by the keys of its groups.
 
-    Groups that one consumer reads share their moments; groups without a consumer have none.
+    Groups with one consumer share their moments; groups without a consumer have none.
 
     Args:
         model: In the mode it should be measured in, usually eval.
@@ -120,13 +103,13 @@ def consumer_moments(model: nn.Module, units: Units, batches: Batches, precision
         batches: Calibration images; labels are not read.
         precision: Of the forward pass; the sums are float64 whatever it is.
     """
-    readers = units.of_consumers()
-    moments = {path: Moments(_inputs(model.get_submodule(path))) for path in readers}
+    consumers = units.of_consumers()
+    moments = {path: Moments(_inputs(model.get_submodule(path))) for path in consumers}
     device = next(model.parameters()).device
-    with reading(model, readers) as inputs:
+    with capture_inputs(model, consumers) as inputs:
         for images, _ in batches:
             with autocast(precision, device):
                 model(images.to(device))
             for path, found in moments.items():
                 found.update(channels_last(model.get_submodule(path), inputs[path]))
-    return {group.key: moments[path] for path, groups in readers.items() for group in groups}
+    return {group.key: moments[path] for path, groups in consumers.items() for group in groups}

@@ -28,7 +28,7 @@ def ridge(covariance: Tensor, samples: float, least: float = 1e-3) -> float:
 
 
 def ridged_covariance(moments: Moments, least: float = 1e-3) -> Tensor:
-    """Returns Sigma + lambda I, of what a layer reads."""
+    """Returns Sigma + lambda I, of a layer's input."""
     covariance = moments.covariance
     lam = ridge(covariance, moments.count, least)
     return covariance + lam * torch.eye(len(covariance), dtype=covariance.dtype)

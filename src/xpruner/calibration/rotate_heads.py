@@ -1,15 +1,16 @@
-"""Heads turned so that their dimensions are sorted by what they contribute; the model computes the same as before."""
+"""Heads rotated so that their dimensions are sorted by what they contribute; the model computes the same as before."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from xpruner.calibration.moments import Batches
 from xpruner.calibration.ridge import oas_shrinkage
 from xpruner.runtime.devices import autocast
+from xpruner.runtime.hooks import hooked
 from xpruner.runtime.modes import evaluating
 from xpruner.units import prunable_parts
 
@@ -38,16 +39,17 @@ def rotate_heads(model: nn.Module, batches: Batches, precision: str = "fp32") ->
             attentions[part.path] = part.module
             kinds.setdefault(part.path, set()).add(part.adapter.kind)
     device = next(model.parameters()).device
-    with evaluating(model), _watching(attentions) as moments:
+    moments = {path: {name: _HeadMoments() for name in "qkc"} for path in attentions}
+    with evaluating(model), hooked(_hooks(attentions, moments)):
         for images, _ in batches:
             with autocast(precision, device):
                 model(images.to(device))
     for path, attention in attentions.items():
         found = moments[path]
         if "qk" in kinds[path]:
-            _turn_queries_and_keys(attention, found["q"].second, found["k"].covariance)
+            _rotate_queries_and_keys(attention, found["q"].second, found["k"].covariance)
         if "v" in kinds[path] and getattr(attention, "gate", None) is None:  # a gate acts on single channels
-            _turn_values(attention, found["c"].covariance)
+            _rotate_values(attention, found["c"].covariance)
     return model
 
 
@@ -86,11 +88,8 @@ class _HeadMoments:
         return torch.stack(shrunk)
 
 
-@contextmanager
-def _watching(attentions: dict[str, Any]) -> Iterator[dict[str, dict[str, _HeadMoments]]]:
-    """Collects the moments of queries, keys and what the values become, while the block runs."""
-    moments = {path: {name: _HeadMoments() for name in "qkc"} for path in attentions}
-    handles = []
+def _hooks(attentions: dict[str, Any], moments: dict[str, dict[str, _HeadMoments]]) -> Iterator[RemovableHandle]:
+    """Registers the hooks that collect the moments of queries, keys and attended values."""
     for path, attention in attentions.items():
         heads, found = attention.num_heads, moments[path]
         stacked = 2 if hasattr(attention, "qk") else 3
@@ -103,20 +102,15 @@ def _watching(attentions: dict[str, Any]) -> Iterator[dict[str, dict[str, _HeadM
         def note_context(_module, args, heads=heads, found=found):
             found["c"].update(args[0].flatten(0, -2).unflatten(-1, (heads, -1)))
 
-        handles.append(_producer(attention).register_forward_hook(note_scores))
-        handles.append(attention.proj.register_forward_pre_hook(note_context))
-    try:
-        yield moments
-    finally:
-        for handle in handles:
-            handle.remove()
+        yield _producer(attention).register_forward_hook(note_scores)
+        yield attention.proj.register_forward_pre_hook(note_context)
 
 
 def _producer(attention: Any) -> nn.Linear:
     return attention.qk if hasattr(attention, "qk") else attention.qkv
 
 
-def _turn_queries_and_keys(attention: Any, queries: Tensor, keys: Tensor) -> None:
+def _rotate_queries_and_keys(attention: Any, queries: Tensor, keys: Tensor) -> None:
     a, b = torch.linalg.cholesky(queries), torch.linalg.cholesky(keys)
     u, s, vh = torch.linalg.svd(a.mT @ b)
     root = s.clamp(min=1e-9 * s.amax().item()).sqrt()[..., None]
@@ -124,25 +118,25 @@ def _turn_queries_and_keys(attention: Any, queries: Tensor, keys: Tensor) -> Non
     _multiply_rows(_producer(attention), 1, root * torch.linalg.solve_triangular(b.mT, vh.mT, upper=True).mT)
 
 
-def _turn_values(attention: Any, context: Tensor) -> None:
+def _rotate_values(attention: Any, context: Tensor) -> None:
     heads, width = context.shape[:2]
     c = torch.linalg.cholesky(context)
     weight = attention.proj.weight
     per_head = weight.double().cpu().unflatten(1, (heads, width)).transpose(0, 1)  # (heads, dim, width)
     _, s, vh = torch.linalg.svd(per_head @ c, full_matrices=False)
     s = s.clamp(min=1e-9 * s.amax().item())[..., None]
-    turn = s * torch.linalg.solve_triangular(c.mT, vh.mT, upper=True).mT
+    rotation = s * torch.linalg.solve_triangular(c.mT, vh.mT, upper=True).mT
     back = c @ vh.mT / s.mT
     weight.copy_((per_head @ back).transpose(0, 1).flatten(1))
     layer, stack = (attention.v, 0) if hasattr(attention, "qk") else (attention.qkv, 2)
-    _multiply_rows(layer, stack, turn)
+    _multiply_rows(layer, stack, rotation)
 
 
-def _multiply_rows(layer: nn.Linear, stack: int, turns: Tensor) -> None:
+def _multiply_rows(layer: nn.Linear, stack: int, matrices: Tensor) -> None:
     """Multiplies the rows of every head in one of the stacks of a layer, weights and biases, by (heads, d, d)."""
-    heads, width = turns.shape[:2]
+    heads, width = matrices.shape[:2]
     rows = slice(stack * heads * width, (stack + 1) * heads * width)
     for tensor in (layer.weight, layer.bias):
         if tensor is not None:
             part = tensor[rows].double().cpu().view(heads, width, -1)
-            tensor[rows] = (turns @ part).reshape(tensor[rows].shape).to(tensor)
+            tensor[rows] = (matrices @ part).reshape(tensor[rows].shape).to(tensor)

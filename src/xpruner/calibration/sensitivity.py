@@ -1,13 +1,13 @@
-"""Sensitivity: how much the predictions hang on what a layer puts out at each place of the token sequence."""
+"""Sensitivity of the logits to the tokens of a layer's output, place by place."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from xpruner.calibration.moments import Batches, channels_last
 from xpruner.runtime.devices import autocast
+from xpruner.runtime.hooks import capture_outputs
 from xpruner.runtime.modes import frozen
 from xpruner.runtime.outputs import logits_of
 
@@ -34,7 +34,7 @@ def token_weights(
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(0)
     found: dict[str, list[Tensor]] = {path: [] for path in paths}
-    with frozen(model), _watching(model, paths) as outputs:
+    with frozen(model), capture_outputs(model, paths) as outputs:
         for images, _ in batches:
             with autocast(precision, device):
                 logits = logits_of(model(images.to(device).requires_grad_())).float()
@@ -53,20 +53,3 @@ def _weights(sensitivity: Tensor, focus: float) -> Tensor:
     if not mean > 0:
         return torch.ones_like(sensitivity)
     return focus * sensitivity / mean + 1 - focus
-
-
-@contextmanager
-def _watching(model: nn.Module, paths: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """Records the newest output of each module by its path while the block runs."""
-    outputs: dict[str, Tensor] = {}
-    handles = [
-        model.get_submodule(path).register_forward_hook(
-            lambda _module, _args, output, path=path: outputs.__setitem__(path, output)
-        )
-        for path in paths
-    ]
-    try:
-        yield outputs
-    finally:
-        for handle in handles:
-            handle.remove()

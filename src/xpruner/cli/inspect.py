@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 @dataclass
 class InspectOptions:
-    """A model to look into.
+    """A model to inspect.
 
     Attributes:
         model: The model; its weights play no part.
-        data: Images to look into as well, as a run with this model finds them: ``--data.name`` and what goes with it.
+        data: Images to inspect as well, as a run with this model finds them: ``--data.name`` and what goes with it.
         units: Kinds of unit to list.
         json: Print JSON, to be read by a program.
     """

@@ -1,4 +1,4 @@
-"""Tables as a terminal shows them: names fold first, figures stay whole, and what finds no room goes below."""
+"""Tables as a terminal shows them: names fold first, figures are never cut, and columns without room follow below."""
 
 from collections.abc import Iterator, Sequence
 

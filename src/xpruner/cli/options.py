@@ -1,20 +1,16 @@
-"""Flags and YAML files, both made of the fields of a dataclass."""
+"""Flags, made of the fields of a dataclass."""
 
 import argparse
 import contextlib
 import dataclasses
 import json
-import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, TypeVar, get_origin, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
-from xpruner.config.checks import check
-from xpruner.config.files import expanded
-from xpruner.config.typed import in_words
+from xpruner.config.settings import built, fields_of, in_one_sentence, settings_of
 from xpruner.errors import UsageError, unknown
 
 Options = TypeVar("Options")
@@ -47,7 +43,7 @@ def parse(
         arguments: The flags.
         settings: Dotted keys and their values, as from :func:`read_yaml`. A command that takes none has no
             ``--config`` and no ``--print_config``.
-        words: What may be said besides flags, such as ``RUN``, for ``--help``.
+        words: What may be given besides flags, such as ``RUN``, for ``--help``.
         about: What the command does, for ``--help``.
 
     Raises:
@@ -59,16 +55,14 @@ def parse(
     _check_flags(command, flags, known, ["--help", "--config", "--print_config"] if with_file else ["--help"])
     try:
         base = parser.parse_object({**settings_of(defaults), **(settings or {})})
-        parsed = parser.instantiate(parser.parse_args(flags, namespace=base))
+        parsed = parser.parse_args(flags, namespace=base)
+        return built(type(defaults), parser, parsed)
     except argparse.ArgumentError as error:
-        raise UsageError(f"{_plain(error, known)}; `xpruner {command} --help` lists the options.") from error
-    options = expanded(type(defaults)(**{name: parsed[name] for name in get_type_hints(type(defaults))}))
-    check(options)
-    return options
+        raise UsageError(f"{in_one_sentence(error, known)}; `xpruner {command} --help` lists the options.") from error
 
 
 def parse_with_run(command: str, defaults: Options, arguments: Sequence[str], about: str) -> Options:
-    """Returns the options of a command whose run directory may be said without ``--run``, before or behind the flags.
+    """Returns the options of a command whose run directory may be given without ``--run``, before or behind the flags.
 
     Args:
         command: Its name.
@@ -88,11 +82,11 @@ def words_and_flags(arguments: Sequence[str], known: dict[str, Any]) -> tuple[li
 
     Args:
         arguments: Of a command.
-        known: The types of its options by name, which tell what belongs to a flag.
+        known: The types of its options by name, which decide what belongs to a flag.
 
     Returns:
         The words, and the flags with their values, as ``--images=5``. Values of a list of names, which may be written
-        with commas and said more than once, are one list.
+        with commas and given more than once, are one list.
 
     Raises:
         UsageError: If a flag that needs a value stands without one.
@@ -123,9 +117,9 @@ def as_run(command: str, words: Sequence[str], flags: Sequence[str]) -> list[str
         UsageError: If there is more than one, or ``--run`` is among the flags.
     """
     if len(words) > 1:
-        raise UsageError(f"{words[1]!r} is a word too many; `xpruner {command} --help` says what is expected.")
+        raise UsageError(f"{words[1]!r} is a word too many; `xpruner {command} --help` shows what is expected.")
     if words and any(flag.startswith("--run=") for flag in flags):
-        raise UsageError(f"The run is said twice, as {words[0]!r} and by --run; leave one of them out.")
+        raise UsageError(f"The run is given twice, as {words[0]!r} and by --run; leave one of them out.")
     return [f"--run={word}" for word in words]
 
 
@@ -141,7 +135,7 @@ def _flag(argument: str, rest: list[str], known: dict[str, Any]) -> tuple[str, s
     if rest and not rest[0].startswith("--"):
         return flag, rest.pop(0)
     if kind is None:
-        return flag, ""  # it is unknown, which is told later
+        return flag, ""  # it is unknown, which is an error later
     raise UsageError(f"{short} stands without a value; give one after it.")
 
 
@@ -169,79 +163,6 @@ def take(flag: str, arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     except argparse.ArgumentError as error:
         raise UsageError(f"{flag} stands without a value; give one after it.") from error
     return found.values, rest
-
-
-def read_yaml(path: str | Path, options: type) -> dict[str, Any]:
-    """Returns the values in a YAML file by dotted key, such as ``data.name``.
-
-    Args:
-        path: Of the file.
-        options: The dataclass whose fields are the keys.
-
-    Raises:
-        UsageError: If the file cannot be read, or a key is unknown.
-    """
-    return dotted(load_yaml(path), options, str(path))
-
-
-def load_yaml(path: str | Path) -> Any:
-    """Returns what a YAML file holds; an empty one holds no keys.
-
-    Raises:
-        UsageError: If the file cannot be read.
-    """
-    try:
-        tree = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"The configuration {path} cannot be read ({error.strerror}); correct --config.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"The configuration {path} is not YAML ({error}); correct it.") from error
-    return {} if tree is None else tree
-
-
-def dotted(tree: Any, options: type, place: str) -> dict[str, Any]:
-    """Returns the values of nested keys by dotted key.
-
-    Args:
-        tree: As read from YAML.
-        options: The dataclass whose fields are the keys.
-        place: Where it stands, for messages.
-
-    Raises:
-        UsageError: If a key is unknown.
-    """
-    return dict(_dotted(tree, options, place))
-
-
-def fields_of(options: Any, prefix: str = "") -> dict[str, Any]:
-    """Returns the type of every field of a dataclass, and of the dataclasses in it, by dotted key."""
-    found: dict[str, Any] = {}
-    for name, kind in get_type_hints(options).items():
-        found |= fields_of(kind, f"{prefix}{name}.") if dataclasses.is_dataclass(kind) else {f"{prefix}{name}": kind}
-    return found
-
-
-def settings_of(options: Any, prefix: str = "") -> dict[str, Any]:
-    """Returns the values of a dataclass, and of the dataclasses in it, by dotted key."""
-    found: dict[str, Any] = {}
-    for field in dataclasses.fields(options):
-        value, key = getattr(options, field.name), f"{prefix}{field.name}"
-        found |= settings_of(value, f"{key}.") if dataclasses.is_dataclass(value) else {key: value}
-    return found
-
-
-def _dotted(tree: Any, options: type, path: str, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    kinds, known = get_type_hints(options), fields_of(options, prefix)
-    if not isinstance(tree, dict):
-        raise UsageError(f"{prefix[:-1] or 'The whole'} is {tree!r} in {path}, but must hold keys: {', '.join(known)}.")
-    for name, value in tree.items():
-        key, kind = f"{prefix}{name}", kinds.get(name)
-        if kind is None:
-            raise unknown(f"key in {path}:", key, known if prefix else [*kinds, *known])
-        if dataclasses.is_dataclass(kind):
-            yield from _dotted(value, kind, path, f"{key}.")  # type: ignore[arg-type]
-        else:
-            yield key, str(value) if kind is str and isinstance(value, int | float) else value
 
 
 class _Help(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
@@ -287,12 +208,3 @@ def _check_flags(command: str, flags: Sequence[str], known: dict[str, Any], more
         name = flag.partition("=")[0].removesuffix("+")
         if name.startswith("--") and name not in names and not name.startswith(open_ended):
             raise unknown("flag", name, names, f"`xpruner {command} --help` lists all")
-
-
-def _plain(error: Exception, known: dict[str, Any]) -> str:
-    """Returns jsonargparse's message as one sentence, with a wrong value and what it must be."""
-    text = " ".join(str(error).split()).rstrip(".")
-    wrong = re.match(r'Parser key "([\w.]+)".* value: (.*)$', text)
-    if wrong is None or wrong[1] not in known:
-        return text
-    return f"{wrong[1]} is {wrong[2]!r}, but must be {in_words(known[wrong[1]])}"

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
-from xpruner.cli.options import parse, read_yaml, take
+from xpruner.cli.options import parse, take
 from xpruner.config import RunConfig, preset
+from xpruner.config.settings import read_yaml
 
 
 def run(arguments: Sequence[str]) -> None:

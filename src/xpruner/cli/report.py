@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from xpruner.cli.options import as_run, fields_of, parse, words_and_flags
+from xpruner.cli.options import as_run, parse, words_and_flags
+from xpruner.config.settings import fields_of
 from xpruner.errors import UsageError, unknown
 
 COMPARISON = "compare"
@@ -14,7 +15,7 @@ xpruner report compare FOLDER  makes tables and plots of a comparison, whose res
 
 Both need the extra `report`: pip install 'xpruner[report]'."""
 WAYS = (
-    "Say what to report on: `xpruner report RUN`, with a run directory, or `xpruner report compare FOLDER`, "
+    "Name what to report on: `xpruner report RUN`, with a run directory, or `xpruner report compare FOLDER`, "
     "with the folder of the results."
 )
 
@@ -52,7 +53,7 @@ def run(arguments: Sequence[str]) -> None:
     """Writes the report and prints where it lies.
 
     Raises:
-        UsageError: If what to report on is not said, or is not there.
+        UsageError: If what to report on is not given, or is not there.
         XPrunerError: If a result cannot be read or the page cannot be written.
     """
     words, flags = words_and_flags(arguments, fields_of(ReportOptions))
@@ -66,11 +67,11 @@ def _of_comparison(words: Sequence[str], flags: Sequence[str]) -> Path:
     options = parse("report compare", ComparisonOptions(), flags, words="FOLDER", about=ABOUT)
     if len(words) != 1:
         raise UsageError(WAYS)
-    from xpruner.compare.markdown import write_report
+    from xpruner.compare.markdown import write_comparison
     from xpruner.compare.results import read_results
 
     folder = Path(words[0])
-    return write_report(read_results(folder), Path(options.output or folder / "report"))
+    return write_comparison(read_results(folder), Path(options.output or folder / "report"))
 
 
 def _of_run(words: Sequence[str], flags: Sequence[str]) -> Path:
@@ -84,7 +85,7 @@ def _of_run(words: Sequence[str], flags: Sequence[str]) -> Path:
     from xpruner.report.page import write_report
     from xpruner.run.finished import open_run
 
-    find_map(options.maps)  # an unknown name is told before anything is computed
+    find_map(options.maps)  # fail early on an unknown name
     images = _numbers(options.map_images) or None
     run = open_run(options.run)
     with showing_log():

@@ -1,4 +1,4 @@
-"""``xpruner specialise RUN --classes cat,dog``: a model for some of a run's classes, without training anything anew."""
+"""``xpruner specialise RUN --classes cat,dog``: a model for some of a run's classes, without learning masks again."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 from xpruner.cli.options import parse_with_run
 from xpruner.errors import UsageError
 
-ABOUT = "Builds a model for some classes of the finished run in the folder RUN, without learning anything anew."
+ABOUT = "Builds a model for some classes of the finished run in the folder RUN, without learning masks again."
 LONGEST = 60
 """Characters of the name of a folder, before the rest of the classes becomes a checksum."""
 
@@ -22,7 +22,7 @@ class SpecialiseOptions:
     Attributes:
         run: The run directory, the ``--output`` of an ``xpruner prune``; may stand without ``--run``.
         classes: Names or numbers of the classes, as the model is to put them out, such as ``cat,dog``, or as a list,
-            ``["tench, Tinca tinca", "hen"]``; said more than once, they add up.
+            ``["tench, Tinca tinca", "hen"]``; given more than once, they add up.
         budget: What the model may cost: a share of the dense model such as ``0.3``, or ``60M``, ``params:1M``.
         steps: Of fine-tuning on images of these classes, with the dense model as the teacher.
         output: Folder for the model, its plan and its figures; one named after classes and budget, in ``specialised``

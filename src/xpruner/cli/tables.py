@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from xpruner.methods.xpruner.guard import GuardFigures
 
 GUARDED = 12
-"""Classes in the table of what a guard came to."""
+"""Classes in the table of the result of a guard."""
 FILES = ("pruned", "plan.json", "masks.safetensors", "metrics.json", "config.yaml", "log.txt")
 
 
 def show_result(metrics: Mapping[str, Any], folder: Path) -> None:
-    """Prints the figures of every stage of a run, a word where it is no faster, its guard, and where the files are.
+    """Prints the figures of every stage of a run, a sentence where it is no faster, its guard, and where the files are.
 
     Args:
         metrics: As in ``metrics.json``.
@@ -60,14 +60,14 @@ def stages_of(metrics: Mapping[str, Any]) -> Table:
 
 
 def slower(metrics: Mapping[str, Any]) -> str | None:
-    """Returns the sentence that says at which batch sizes the pruned model is not faster, or None."""
+    """Returns a sentence with the batch sizes at which the pruned model is not faster, or None."""
     latency = metrics.get("latency", {"dense": {}})
     sizes = [size for size, ms in latency["dense"].items() if latency["pruned"][size] >= ms]
     return f"The pruned model is not faster than the dense one at batch size {' and '.join(sizes)}." if sizes else None
 
 
 def guard_text(guard: "GuardFigures", class_names: Sequence[str]) -> list[Table | str]:
-    """Returns what the guard of the classes came to: the drops, the multipliers, and what they cost."""
+    """Returns the result of the guard of the classes: the drops, the multipliers, and their price."""
     table = new_table("class", "points lost before training", "multiplier")
     measured = zip(class_names, guard.drops, guard.weights, strict=True)
     rows = sorted(
@@ -127,7 +127,7 @@ def data_tables(found: Mapping[str, Any], spec: object) -> list[Table | str]:
 
     Args:
         found: As from ``data.overview``, with ``images_a_class`` of every part.
-        spec: How images are prepared, said by its ``str``.
+        spec: How images are prepared, described by its ``str``.
     """
     counts = found["images_a_class"]
     classes = new_table("class", "label", *(f"{part} images" for part in counts))
@@ -138,8 +138,8 @@ def data_tables(found: Mapping[str, Any], spec: object) -> list[Table | str]:
     files = new_table("files", "read", "passed over")
     for kind in [*found["read"], *found["left_out"]]:
         files.add_row(kind, str(found["read"].get(kind, "")), str(found["left_out"].get(kind, "")))
-    said = f"Images are prepared as {spec}."
-    return [classes, *[files] * bool(files.rows), said]
+    prepared = f"Images are prepared as {spec}."
+    return [classes, *[files] * bool(files.rows), prepared]
 
 
 def _accuracy_and_cost(metrics: Mapping[str, Any], stage: str) -> list[str]:

@@ -10,9 +10,10 @@ from typing import Any
 from accelerate import PartialState
 
 from xpruner.compare.protocol import Reference, run_one, set_up
-from xpruner.compare.results import begin, is_done, provenance, write_result
+from xpruner.compare.results import begin, check_identity, is_done, provenance, write_result
 from xpruner.compare.study import Trial
 from xpruner.errors import UsageError, XPrunerError
+from xpruner.run.identity import Identity, in_short
 from xpruner.run.locks import claimed
 
 log = logging.getLogger("xpruner")
@@ -45,7 +46,7 @@ def compare(
         raise UsageError("A comparison runs in one process a GPU; start the same command once for each GPU instead.")
     todo = [run for run in runs if not is_done(output / f"{run.name}.json", run.config)]
     about = {**about, **provenance()}  # of the code that is loaded now
-    newest = _Newest()
+    newest = _Newest(output)
     failed: list[str] = []
     for run in todo:
         with claimed(work / f"{run.name}.lock") as mine:
@@ -55,7 +56,8 @@ def compare(
             log.info("%s", run.name)
             try:
                 run = replace(run, config=begin(folder, run.config))
-                write_result(path, {**about, **run_one(newest.reference(run), run, folder)})
+                reference = newest.reference(run)
+                write_result(path, {**about, "identity": newest.identity, **run_one(reference, run, folder)})
             except XPrunerError as error:
                 log.warning("%s failed: %s", run.name, error)
                 failed.append(f"{run.name} ({error})")
@@ -68,14 +70,26 @@ def compare(
 
 
 class _Newest:
-    """The reference of the newest trial, kept for the next one that needs the same."""
+    """The reference of the newest trial, kept for the next one that needs the same.
 
-    def __init__(self) -> None:
+    Args:
+        results: Folder of the results, which have to be of the same model and images.
+    """
+
+    def __init__(self, results: Path) -> None:
+        self.results = results
+        self.identity: Identity = {}
         self._needs: Any = None
 
     def reference(self, trial: Trial) -> Reference:
-        """Returns the dense model and the images of a trial."""
+        """Returns the dense model and the images of a trial.
+
+        Raises:
+            UsageError: If they cannot be had, or there are results of others under the same options.
+        """
         needs = (trial.config.model, trial.config.data, trial.config.seed, trial.config.precision)
         if needs != self._needs:
             self._reference, self._needs = set_up(trial), needs
+            self.identity = in_short(self._reference.setup.identity())
+            check_identity(self.results, trial.config, self.identity)
         return self._reference

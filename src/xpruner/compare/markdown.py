@@ -5,15 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from xpruner.compare.study import DENSE
-from xpruner.compare.tables import STAGES, Row, precision_cells, rows_of
+from xpruner.compare.tables import ACCURACY_STAGES, Row, precision_cells, rows_of
 from xpruner.files import write_text
 from xpruner.text import printable, printable_lines
 
 COLUMNS = [
-    "method", "seeds", "MACs", *STAGES.values(), "agreement", "search", "compensation", "tuning", "peak MB",
+    "method", "seeds", "MACs", *ACCURACY_STAGES.values(), "agreement", "search", "compensation", "tuning", "peak MB",
     "precision", "on",
 ]  # fmt: skip
-MEASURED = ("search", "compensated", "finetuned")
+TIMED = ("search", "compensated", "finetuned")
 LEGEND = (
     "Cut: the dense weights under the plan, nothing else (of the dense model: as it is). As found: with the weights "
     "that the search itself trained or compensated, where it did. Compensated: after the closed-form compensation that "
@@ -25,7 +25,7 @@ LEGEND = (
 )
 
 
-def write_report(results: Sequence[dict[str, Any]], folder: Path) -> Path:
+def write_comparison(results: Sequence[dict[str, Any]], folder: Path) -> Path:
     """Writes ``report.md`` and its plots into a folder, and returns the path of the page.
 
     Args:
@@ -50,7 +50,7 @@ def write_report(results: Sequence[dict[str, Any]], folder: Path) -> Path:
         image = f"accuracy-{length}.png"
         plot_accuracy(chosen, folder / image)
         parts += [f"## Accuracy against MACs, {length}", _image(folder, image, "accuracy against MACs")]
-    parts += ["## Where the numbers come from", "\n".join(provenance(results))]
+    parts += ["## Where the numbers come from", "\n".join(sources_of(results))]
     page = folder / "report.md"
     write_text(page, "\n\n".join(part for part in parts if part) + "\n")
     return page
@@ -84,15 +84,15 @@ def _cell(text: str) -> str:
 
 
 def _cells(row: Row, precision: str) -> list[str]:
-    accuracy = {stage: row.percent(stage) for stage in STAGES}
+    accuracy = {stage: row.percent(stage) for stage in ACCURACY_STAGES}
     refused = row.values("compensated", "taken").count(False)
     if refused:
         accuracy["compensated"] += f" (not taken by {refused})"
     if is_dense(row):
         accuracy["cut"] = row.percent("dense")
     left = row.values(row.last, "macs")[0] / row.values("dense", "macs")[0]
-    seconds = [_seconds(row, stage) for stage in MEASURED]
-    peaks = [peak for stage in MEASURED for peak in row.values(stage, "peak_mb")]
+    seconds = [_seconds(row, stage) for stage in TIMED]
+    peaks = [peak for stage in TIMED for peak in row.values(stage, "peak_mb")]
     peak = f"{max(peaks):.0f}" if peaks else "–"
     return [row.label, str(len(row.results)), f"{left:.4f}", *accuracy.values(), row.percent(row.last, "agreement"),
             *seconds, peak, precision, ", ".join(sorted({device_of(result) for result in row.results}))]  # fmt: skip
@@ -104,11 +104,11 @@ def _seconds(row: Row, stage: str) -> str:
 
 
 def device_of(result: dict[str, Any]) -> str:
-    """Returns what a run ran on; a result that does not tell is of a CPU."""
+    """Returns what a run ran on; a result without that is of a CPU."""
     return result["environment"].get("device", "CPU")
 
 
-def provenance(results: Sequence[dict[str, Any]]) -> list[str]:
+def sources_of(results: Sequence[dict[str, Any]]) -> list[str]:
     """Returns a line for each command and commit, with the seeds, the data and the versions."""
     lines: dict[str, set[int]] = {}
     for result in results:

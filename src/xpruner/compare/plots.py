@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from xpruner.compare.tables import STAGES, Row
+from xpruner.compare.tables import ACCURACY_STAGES, Row
 from xpruner.errors import UsageError
 from xpruner.files import write_whole
 
@@ -18,7 +18,7 @@ def plot_accuracy(rows: Sequence[Row], path: Path) -> None:
     Raises:
         UsageError: If matplotlib is not installed.
     """
-    stages = [stage for stage in STAGES if any(row.values(stage) for row in rows)]
+    stages = [stage for stage in ACCURACY_STAGES if any(row.values(stage) for row in rows)]
     if not stages:
         return
     figure, axes = _pyplot().subplots(1, len(stages), figsize=(5 * len(stages), 4.6), squeeze=False)
@@ -32,7 +32,7 @@ def plot_accuracy(rows: Sequence[Row], path: Path) -> None:
         front = front_of([row for row in rows if row.values(stage)], stage)
         axis.plot([x for x, _ in front], [100 * y for _, y in front], "k:", linewidth=1, label="Pareto front")
         axis.axhline(100 * _top1(rows[0], "dense"), color="0.5", linewidth=1, linestyle="--", label="dense, as it is")
-        axis.set(title=STAGES[stage], xlabel="MACs (M)", xlim=(0, 1.05 * _macs(rows[0], "dense")))
+        axis.set(title=ACCURACY_STAGES[stage], xlabel="MACs (M)", xlim=(0, 1.05 * _macs(rows[0], "dense")))
     axes[0][0].set_ylabel("top-1 (%)")
     axes[0][-1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize="small", frameon=False)
     _save(figure, path)
@@ -67,7 +67,7 @@ def _macs(row: Row, stage: str) -> float:
 
 def _best_first(rows: Sequence[Row]) -> list[str]:
     """Returns the labels by the accuracy of the last stage at the smallest budget."""
-    last = [stage for stage in STAGES if any(row.values(stage) for row in rows)][-1]
+    last = [stage for stage in ACCURACY_STAGES if any(row.values(stage) for row in rows)][-1]
     ranked = sorted((row for row in rows if row.values(last)), key=lambda row: (row.amount, -_top1(row, last)))
     return [row.label for row in ranked]
 

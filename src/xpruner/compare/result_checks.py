@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from xpruner.compare.tables import STAGES, rows_of
+from xpruner.compare.tables import ACCURACY_STAGES, rows_of
 from xpruner.config.typed import part_of, typed
 from xpruner.errors import XPrunerError
 from xpruner.plan.budget import Budget
@@ -68,7 +68,9 @@ def check_result(values: Any) -> None:
     part_of(_Data, config.data, "config.data")
     part_of(_Environment, result.environment, "environment")
     Budget.parse(config.budget)
-    check_figures({stage: result.stages.get(stage, {}) for stage in ("dense", *(STAGES.keys() & result.stages.keys()))})
+    check_figures(
+        {stage: result.stages.get(stage, {}) for stage in ("dense", *(ACCURACY_STAGES.keys() & result.stages.keys()))}
+    )
     for stage, figures in result.stages.items():
         measured = part_of(_Measured, figures, f"stages.{stage}")
         if not 0 <= measured.agreement <= 1 or min(measured.seconds, measured.cpu_seconds, measured.peak_mb) < 0:
@@ -82,11 +84,11 @@ def check_together(results: Sequence[dict[str, Any]]) -> None:
         if len({frozenset(result["keep"]) for result in row.results}) > 1:
             raise XPrunerError(
                 f"The results of {row.label!r} at budget {row.budget} keep units of different layers; delete those of "
-                "another model and have them done anew."
+                "another model and have them done again."
             )
 
 
 def _check_keep(keep: dict[str, list[int]]) -> None:
     for key, counts in keep.items():
         if len(counts) != 2 or not 0 <= counts[0] <= counts[1] or counts[1] < 1:
-            raise ValueError(f"keep.{key} is {counts}, but must be how many units stay and of how many")
+            raise ValueError(f"keep.{key} is {counts}, but must be how many units are kept and of how many")

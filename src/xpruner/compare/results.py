@@ -14,6 +14,7 @@ from xpruner.errors import UsageError
 from xpruner.files import reading, write_text
 from xpruner.methods import find_method
 from xpruner.run.folder import comparable, differences, with_precision
+from xpruner.run.identity import Identity, first_difference
 from xpruner.runtime.precision import AUTO
 
 HARMLESS = (
@@ -46,9 +47,28 @@ def check_same(path: Path, before: dict[str, Any], config: RunConfig) -> None:
         unread = key.startswith(OF_SOME) and not (reads and key.startswith(reads))
         if key not in HARMLESS and not unread:
             raise UsageError(
-                f"{path} was made with {key} {was!r}, not {is_now!r}; delete it to have the run done anew, or give "
+                f"{path} was made with {key} {was!r}, not {is_now!r}; delete it to have the trial done again, or give "
                 "another output."
             )
+
+
+def check_identity(results: Path, config: RunConfig, now: Identity) -> None:
+    """Raises UsageError where a result in a folder is of another model or other images under the same options.
+
+    Args:
+        results: The folder.
+        config: Of a trial.
+        now: What it belongs to, as :func:`xpruner.run.identity.in_short` returns it.
+    """
+    asked = json.loads(json.dumps(comparable(config)))
+    for path in sorted(results.glob("*.json")):
+        result = read_result(path)
+        if any(result["config"].get(part) != asked[part] for part in ("model", "data", "seed")):
+            continue
+        difference = first_difference(result.get("identity", {}), now)
+        if difference:
+            raise UsageError(f"{path} was made on {difference}; delete it to have the run done anew, or give another "
+                             "output.")  # fmt: skip
 
 
 def begin(folder: Path, config: RunConfig) -> RunConfig:
@@ -60,7 +80,7 @@ def begin(folder: Path, config: RunConfig) -> RunConfig:
     path = folder / "config.json"
     begun = None
     if path.exists():
-        with reading(path, "delete it to have the run done anew"):
+        with reading(path, "delete it to have the trial done again"):
             begun = typed(dict[str, Any], json.loads(path.read_text(encoding="utf-8")))
     config = with_precision(config, begun)
     if begun is not None:
@@ -95,7 +115,7 @@ def read_result(path: Path) -> dict[str, Any]:
     Raises:
         XPrunerError: If it cannot be read, or is none.
     """
-    with reading(path, "delete it to have the run done anew, or give the folder of a comparison"):
+    with reading(path, "delete it to have the trial done again, or give the folder of a comparison"):
         result = json.loads(path.read_text(encoding="utf-8"))
         check_result(result)
         return result

@@ -10,8 +10,8 @@ from rich.table import Table
 
 from xpruner.plan.budget import Budget
 
-STAGES = {"cut": "cut", "found": "as found", "compensated": "compensated", "finetuned": "fine-tuned"}
-"""The stages that accuracy is told of, and what the tables call them."""
+ACCURACY_STAGES = {"cut": "cut", "found": "as found", "compensated": "compensated", "finetuned": "fine-tuned"}
+"""Titles of the stages whose accuracy the tables show."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Row:
     @property
     def last(self) -> str:
         """The last stage that was measured."""
-        return [stage for stage in ("dense", *STAGES) if self.values(stage)][-1]
+        return [stage for stage in ("dense", *ACCURACY_STAGES) if self.values(stage)][-1]
 
 
 def rows_of(results: Sequence[dict[str, Any]]) -> list[Row]:
@@ -80,16 +80,16 @@ def precision_cells(rows: Sequence[Row]) -> list[str]:
     return ["–" if alike else ", ".join(sorted(row.precisions)) for row in rows]
 
 
-def overview(results: Sequence[dict[str, Any]], title: str) -> Table:
-    """Returns the table that is shown while a comparison goes on."""
+def progress_table(results: Sequence[dict[str, Any]], title: str) -> Table:
+    """Returns the table that is shown while a comparison runs."""
     table = Table(title=title, box=box.SIMPLE_HEAD)
     rows = rows_of(results)
     precisions = precision_cells(rows)
     mixed = set(precisions) != {"–"}
     table.add_column("")
-    for name in ("MACs", "seeds", *STAGES.values(), *["precision"] * mixed):
+    for name in ("MACs", "seeds", *ACCURACY_STAGES.values(), *["precision"] * mixed):
         table.add_column(name, justify="right")
     for row, precision in zip(rows, precisions, strict=True):
-        percents = (row.percent(stage) for stage in STAGES)
+        percents = (row.percent(stage) for stage in ACCURACY_STAGES)
         table.add_row(row.label, row.budget, str(len(row.results)), *percents, *[precision] * mixed)
     return table

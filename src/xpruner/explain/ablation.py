@@ -1,4 +1,4 @@
-"""What a model loses without some of its units, class by class, measured by closing their gates."""
+"""Ablation of units: what each class loses when their gates are closed, and which units are redundant to them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xpruner.calibration.moments import Batches, channels_last, consumer_moments, reading
+from xpruner.calibration.moments import Batches, channels_last, consumer_moments
 from xpruner.data.by_class import class_means
 from xpruner.runtime.devices import autocast
+from xpruner.runtime.hooks import capture_inputs
 from xpruner.runtime.modes import evaluating
 from xpruner.runtime.outputs import logits_of
 from xpruner.units import UnitGroup, Units
@@ -17,60 +18,60 @@ from xpruner.units.gates import gating
 
 
 @dataclass(frozen=True)
-class Loss:
-    """What is lost without some units.
+class AblationEffect:
+    """What ablating some units does.
 
     Attributes:
         top1: Percentage points of top-1 lost, (classes,), nan for a class without images.
-        nats: Mean rise of the cross-entropy, (classes,), nan for a class without images.
-        change: (images,) Kullback-Leibler divergence from what the whole model says of each image.
+        loss: Mean rise of the cross-entropy, (classes,), nan for a class without images.
+        change: (images,) Kullback-Leibler divergence from the whole model's prediction for each image, in nats.
     """
 
     top1: Tensor
-    nats: Tensor
+    loss: Tensor
     change: Tensor
 
 
 @torch.no_grad()
-def losses_without(
+def ablation_effects(
     model: nn.Module,
     units: Units,
     choices: Sequence[Mapping[str, Sequence[int]]],
     batches: Batches,
     num_classes: int,
     precision: str = "fp32",
-) -> list[Loss]:
-    """Returns for each choice of units what the model loses when they are closed.
+) -> list[AblationEffect]:
+    """Returns for each choice of units what ablating them does.
 
     Args:
         model: The dense model.
         units: Its groups.
-        choices: For a group's key the indices of the units to close, one choice after the other.
+        choices: For a group's key the indices of the units to ablate, one choice after the other.
         batches: Images with labels.
         num_classes: Of the labels.
         precision: Of the forward passes.
     """
     device = next(model.parameters()).device
-    closed = [{key: _closed(units[key].size, gone) for key, gone in choice.items()} for choice in choices]
-    gates: list[dict[str, Tensor]] = [{}, *closed]
-    said: list[list[Tensor]] = [[] for _ in gates]
+    ablated = [{key: _gates(units[key].size, closed) for key, closed in choice.items()} for choice in choices]
+    gates: list[dict[str, Tensor]] = [{}, *ablated]
+    logits: list[list[Tensor]] = [[] for _ in gates]
     labels = []
     with evaluating(model), autocast(precision, device):
         for images, truth in batches:
             labels.append(truth)
-            for found, gate in zip(said, gates, strict=True):
+            for found, gate in zip(logits, gates, strict=True):
                 with gating(model, units, gate):
                     found.append(logits_of(model(images.to(device))).float().cpu())
-    whole, *parts = (torch.cat(found) for found in said)
+    whole, *parts = (torch.cat(found) for found in logits)
     truth = torch.cat(labels)
-    return [_loss(whole, part, truth, num_classes) for part in parts]
+    return [_effect(whole, part, truth, num_classes) for part in parts]
 
 
 @torch.no_grad()
 def activation_strength(
     model: nn.Module, group: UnitGroup, index: int, batches: Batches, precision: str = "fp32"
 ) -> Tensor:
-    """Returns how strongly each image drives a unit: (images,) mean square of what it hands on, over its tokens.
+    """Returns how strongly each image activates a unit: (images,) mean square of the unit's output, over its tokens.
 
     Args:
         model: The dense model.
@@ -83,20 +84,20 @@ def activation_strength(
     device = next(model.parameters()).device
     layer, channels = model.get_submodule(group.consumer), group.channels[index]
     found = []
-    with evaluating(model), autocast(precision, device), reading(model, [group.consumer]) as inputs:
+    with evaluating(model), autocast(precision, device), capture_inputs(model, [group.consumer]) as inputs:
         for images, _ in batches:
             model(images.to(device))
-            handed = channels_last(layer, inputs[group.consumer])[..., channels.to(device)].float()
-            found.append(handed.square().reshape(len(images), -1).mean(1).cpu())
+            output = channels_last(layer, inputs[group.consumer])[..., channels.to(device)].float()
+            found.append(output.square().reshape(len(images), -1).mean(1).cpu())
     return torch.cat(found)
 
 
-def stand_ins(
+def redundant_units(
     model: nn.Module, units: Units, key: str, index: int, batches: Batches, count: int, precision: str = "fp32"
 ) -> list[int]:
-    """Returns the units of a group that say most about one of them, the best first.
+    """Returns the units of a group that are most redundant to one of them, the most redundant first.
 
-    Of each, it is the share of the unit's variance that is affine in it: trace(S_uv S_vv^-1 S_vu) / trace(S_uu).
+    They explain the largest share of its variance, each by an affine map: trace(S_uv S_vv^-1 S_vu) / trace(S_uu).
 
     Args:
         model: The dense model.
@@ -125,14 +126,14 @@ def _explained(covariance: Tensor, channels: Tensor, index: int) -> Tensor:
     return (across * solved).sum((1, 2)) / blocks[index].trace().clamp(min=1e-30)
 
 
-def _closed(size: int, gone: Sequence[int]) -> Tensor:
+def _gates(size: int, closed: Sequence[int]) -> Tensor:
     gates = torch.ones(size)
-    gates[list(gone)] = 0.0
+    gates[list(closed)] = 0.0
     return gates
 
 
-def _loss(whole: Tensor, part: Tensor, labels: Tensor, num_classes: int) -> Loss:
+def _effect(whole: Tensor, part: Tensor, labels: Tensor, num_classes: int) -> AblationEffect:
     wrong = (whole.argmax(1) == labels).double() - (part.argmax(1) == labels).double()
     rise = F.cross_entropy(part, labels, reduction="none") - F.cross_entropy(whole, labels, reduction="none")
     change = F.kl_div(part.log_softmax(1), whole.log_softmax(1), log_target=True, reduction="none").sum(1)
-    return Loss(100 * class_means(wrong, labels, num_classes), class_means(rise, labels, num_classes), change)
+    return AblationEffect(100 * class_means(wrong, labels, num_classes), class_means(rise, labels, num_classes), change)

@@ -1,4 +1,4 @@
-"""The class audit: which classes pay for what was removed, and with which images."""
+"""The class audit: which classes pay for what was pruned, and with which images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -18,7 +18,7 @@ NORMAL = 1.959964
 
 
 @dataclass(frozen=True)
-class Share:
+class Proportion:
     """A share of images with its 95 % interval (Wilson 1927), all from 0 to 1."""
 
     value: float
@@ -26,7 +26,7 @@ class Share:
     high: float
 
     @classmethod
-    def of(cls, count: int, images: int) -> "Share":
+    def of(cls, count: int, images: int) -> "Proportion":
         """Returns the share ``count`` of ``images``, of which there is one at least."""
         interval = binomtest(count, images).proportion_ci(CONFIDENCE, method="wilson")
         return cls(count / images, float(interval.low), float(interval.high))
@@ -59,9 +59,9 @@ class ClassAudit:
 
     Attributes:
         name: Of the class.
-        images: How many of its images were looked at; one at least.
-        dense: Share of them that the dense model gets right.
-        pruned: Share of them that the pruned model gets right.
+        images: How many of its images were used; one at least.
+        dense: Proportion of them that the dense model gets right.
+        pruned: Proportion of them that the pruned model gets right.
         lost: Numbers of the images that the dense model gets right and the pruned one wrong.
         gained: Numbers of the images that the pruned model gets right and the dense one wrong.
         p_value: Of a loss and a gain being equally likely, two-sided (McNemar's exact test).
@@ -70,8 +70,8 @@ class ClassAudit:
 
     name: str
     images: int
-    dense: Share
-    pruned: Share
+    dense: Proportion
+    pruned: Proportion
     lost: list[int]
     gained: list[int]
     p_value: float
@@ -127,20 +127,20 @@ class Audit:
 
 
 def audit(dense: Tensor, pruned: Tensor, labels: Tensor, class_names: Sequence[str]) -> Audit:
-    """Compares what two models say about the same images, class by class.
+    """Compares the predictions of two models for the same images, class by class.
 
     Args:
-        dense: (images,) classes that the dense model names.
-        pruned: (images,) classes that the pruned model names.
+        dense: (images,) classes that the dense model predicts.
+        pruned: (images,) classes that the pruned model predicts.
         labels: (images,) true classes.
         class_names: By label; a class without images is left out.
 
     Raises:
-        UsageError: If there are no images, or not as many answers as labels.
+        UsageError: If there are no images, or not as many predictions as labels.
     """
     if not len(dense) == len(pruned) == len(labels) > 0:
         raise UsageError(
-            f"An audit needs both models' answers for each image, but there are {len(dense)} and {len(pruned)} for "
+            f"An audit needs both models' predictions for each image, but there are {len(dense)} and {len(pruned)} for "
             f"{len(labels)} images; predict all of them."
         )
     before, now = dense == labels, pruned == labels
@@ -169,19 +169,19 @@ def _audited(before: Tensor, now: Tensor, own: Tensor, name: str) -> ClassAudit:
     """Returns the audit of the ``own`` ones of the images, of which both models are right or wrong, all (images,)."""
     images = int(own.sum())
     lost, gained = ((own & changed).nonzero().flatten().tolist() for changed in (before & ~now, now & ~before))
-    right = [Share.of(int((own & model).sum()), images) for model in (before, now)]
+    right = [Proportion.of(int((own & model).sum()), images) for model in (before, now)]
     changes = len(lost) + len(gained)
     p_value = float(binomtest(len(lost), changes).pvalue) if changes else 1.0
     return ClassAudit(name, images, right[0], right[1], lost, gained, p_value)
 
 
 def _confusions(dense: Tensor, pruned: Tensor, labels: Tensor, names: Sequence[str]) -> list[Confusion]:
-    before, now = (_table(said, labels, len(names)) for said in (dense, pruned))
+    before, now = (_table(predicted, labels, len(names)) for predicted in (dense, pruned))
     rising = ((now > before) & ~torch.eye(len(names), dtype=torch.bool)).nonzero().tolist()
     found = [Confusion(names[t], names[p], int(before[t, p]), int(now[t, p])) for t, p in rising]
     return sorted(found, key=lambda c: c.dense - c.pruned)
 
 
-def _table(said: Tensor, labels: Tensor, classes: int) -> Tensor:
+def _table(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:
     """Returns the (classes, classes) counts, true class by row."""
-    return torch.bincount(labels * classes + said, minlength=classes**2).view(classes, classes)
+    return torch.bincount(labels * classes + predicted, minlength=classes**2).view(classes, classes)

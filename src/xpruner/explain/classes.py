@@ -50,8 +50,8 @@ def find_classes(names: Sequence[str], class_names: Sequence[str]) -> list[int]:
         why = "there are several ways to put them together" if readings else f"{error}".rstrip("?.")
         example = json.dumps(list(cut.values())[:2], ensure_ascii=False)
         raise UsageError(
-            f"The classes {', '.join(names)} cannot be told at their commas ({why}); write names with commas as a list "
-            f"in brackets, such as '{example}'."
+            f"The classes {', '.join(names)} cannot be split at their commas ({why}); write names with commas as a "
+            f"list in brackets, such as '{example}'."
         ) from error
 
 

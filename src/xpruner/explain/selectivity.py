@@ -1,4 +1,4 @@
-"""Whether the masks speak of classes: what closing the units that a class marks costs it, and the others."""
+"""Whether the masks are specific to classes: what ablating the units that a class marks costs it, and the others."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from xpruner.calibration.moments import Batches
 from xpruner.data import calibration_batches
 from xpruner.data.class_names import unique_names
 from xpruner.errors import UsageError, unknown
-from xpruner.explain.ablation import losses_without
+from xpruner.explain.ablation import ablation_effects
 from xpruner.masks.evidence import class_evidence
 from xpruner.run.finished import BATCH, FinishedRun
 from xpruner.units import Units
@@ -22,7 +22,7 @@ EVERY = "all"
 
 @dataclass(frozen=True)
 class Selectivity:
-    """What closing the units costs that one class marks.
+    """What ablating the units that one class marks costs.
 
     Attributes:
         label: The class.
@@ -63,8 +63,8 @@ class SelectivityCard:
     """A run's masks beside Taylor's score.
 
     Attributes:
-        kind: Of the units that are closed.
-        share: Of them that are closed for a class.
+        kind: Of the units that are ablated.
+        share: Of them that are ablated for a class.
         images: On how many images the losses were measured.
         class_names: By label.
         by: What the units were ranked by, ``masks`` or ``Taylor``, and what came of it.
@@ -87,7 +87,7 @@ def selectivity_card(
 
     Args:
         run: A run with masks.
-        kind: Of unit that is closed, or :data:`EVERY`, ranked together.
+        kind: Of unit that is ablated, or :data:`EVERY`, ranked together.
         share: Of these units, for each class.
         count: How many of the run's images to measure on at most, evenly spread; all when absent.
 
@@ -132,10 +132,10 @@ def selectivity(
 
     Args:
         model: The dense model.
-        units: Its groups; those without a table stay open.
+        units: Its groups; those without a table are not ablated.
         tables: (classes, units) by group key, comparable across groups: masks, or evidence per MAC.
         batches: Images with labels; classes without any are left out.
-        share: Of all units that have a table, to be closed.
+        share: Of all units that have a table, to be ablated.
         precision: Of the forward passes.
 
     Raises:
@@ -146,9 +146,10 @@ def selectivity(
     labels = torch.cat([labels for _, labels in batches]).unique().tolist()
     choices = [marked(tables, label, share) for label in labels]
     found = []
-    for label, loss in zip(labels, losses_without(model, units, choices, batches, classes, precision), strict=True):
-        others = [loss.top1[other].item() for other in labels if other != label]
-        found.append(Selectivity(label, loss.top1[label].item(), sum(others) / max(len(others), 1)))
+    effects = ablation_effects(model, units, choices, batches, classes, precision)
+    for label, effect in zip(labels, effects, strict=True):
+        others = [effect.top1[other].item() for other in labels if other != label]
+        found.append(Selectivity(label, effect.top1[label].item(), sum(others) / max(len(others), 1)))
     return found
 
 
@@ -163,4 +164,4 @@ def marked(tables: Mapping[str, Tensor], label: int, share: float) -> dict[str, 
 
 def _check(share: float) -> None:
     if not 0 < share < 1:
-        raise UsageError(f"A share of {share} of the units cannot be closed; choose one between 0 and 1, such as 0.1.")
+        raise UsageError(f"A share of {share} of the units cannot be ablated; choose one between 0 and 1, such as 0.1.")

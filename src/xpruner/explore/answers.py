@@ -1,4 +1,4 @@
-"""What the page asks of a finished run: plans for other budgets and classes, and models made by them."""
+"""What the page computes from a finished run: plans for other budgets and classes, and models made by them."""
 
 import shlex
 from collections.abc import Sequence
@@ -22,12 +22,12 @@ from xpruner.surgery import apply
 STEP = 0.01
 """Of the budgets that can be chosen, as a share of the dense model's cost."""
 IMAGES = 64
-"""Training images that a model is compensated on, unless it is said how many."""
+"""Training images that a model is compensated on by default."""
 
 
 @dataclass(frozen=True)
-class Question:
-    """What one wants to see.
+class Choice:
+    """The budget and the classes that are chosen in the page.
 
     Attributes:
         share: The budget, as a share of the dense model's MACs or parameters, whichever the run's budget is of.
@@ -38,8 +38,8 @@ class Question:
     labels: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, run: FinishedRun, share: float, labels: Sequence[int]) -> "Question":
-        """Returns the question; all classes together are as none.
+    def of(cls, run: FinishedRun, share: float, labels: Sequence[int]) -> "Choice":
+        """Returns the choice; all classes together are as none.
 
         Raises:
             UsageError: If one class alone is chosen, or one twice.
@@ -53,7 +53,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Models:
-    """Two models and what they tell apart.
+    """Two models and their classes.
 
     Attributes:
         dense: The dense model, with the chosen outputs alone.
@@ -66,33 +66,33 @@ class Models:
     class_names: list[str]
 
 
-def is_own(run: FinishedRun, question: Question) -> bool:
-    """Tells whether the run itself answers: its budget, within half a :data:`STEP`, and all classes.
+def is_own(run: FinishedRun, choice: Choice) -> bool:
+    """Returns whether the run itself made these models: at its budget, within half a :data:`STEP`, and all classes.
 
     Raises:
         UsageError: If the run's budget cannot be met by its dense model.
     """
-    return not question.labels and abs(question.share - run.budget.amount) < STEP / 2
+    return not choice.labels and abs(choice.share - run.budget.amount) < STEP / 2
 
 
-def plan_of(run: FinishedRun, question: Question) -> Plan:
+def plan_of(run: FinishedRun, choice: Choice) -> Plan:
     """Returns the run's own plan, or another by the importance of units in the run and the solver that it used.
 
     Where classes are chosen, their rows of the masks alone count, without the weights that a guard gave the classes;
-    nothing is looked at anew. Thresholds that were learned for the run's budget are no part of it.
+    importance is not re-estimated. Thresholds that were learned for the run's budget are no part of it.
 
     Raises:
         UsageError: If the budget cannot be met, or the run has no masks.
         XPrunerError: If a file of the run is missing or damaged.
     """
-    if is_own(run, question):
+    if is_own(run, choice):
         return run.plan
-    scores = run.importance_to(question.labels) if question.labels else run.importance
-    return plan_from_scores(run.units, scores, replace(run.budget, amount=question.share), "xpruner, explored")
+    scores = run.importance_to(choice.labels) if choice.labels else run.importance
+    return plan_from_scores(run.units, scores, replace(run.budget, amount=choice.share), "xpruner, explored")
 
 
 def kept_units(plan: Plan) -> dict[str, dict[str, tuple[int, int]]]:
-    """Returns by module and kind how many units stay, and of how many."""
+    """Returns by module and kind how many units are kept, and of how many."""
     table: dict[str, dict[str, tuple[int, int]]] = {}
     for key, indices in plan.keep.items():
         module, _, kind = key.rpartition(":")
@@ -100,10 +100,10 @@ def kept_units(plan: Plan) -> dict[str, dict[str, tuple[int, int]]]:
     return table
 
 
-def models_of(run: FinishedRun, question: Question, images: int = IMAGES) -> Models:
-    """Returns the run's own models, or makes them as the plan says, in seconds.
+def models_of(run: FinishedRun, choice: Choice, images: int = IMAGES) -> Models:
+    """Returns the run's own models, or makes them by the plan, in seconds.
 
-    What is made is cut from the dense model, of which the classifier keeps the chosen outputs, and compensated on
+    The pruned model is cut from the dense one, of which the classifier keeps the chosen outputs, and compensated on
     training images of the chosen classes; it is not fine-tuned. The compensation is ``affine``: it needs one pass
     through the dense model, where the ``sequential`` one of a run needs many.
 
@@ -117,10 +117,10 @@ def models_of(run: FinishedRun, question: Question, images: int = IMAGES) -> Mod
         XPrunerError: If a file of the run is missing or damaged.
     """
     device, names = accelerator().device, run.data.class_names
-    if is_own(run, question):
+    if is_own(run, choice):
         return Models(run.dense.to(device), run.pruned.to(device), names)
-    plan, labels = plan_of(run, question), question.labels or range(len(names))
-    dense = (keep_classes(run.dense, labels) if question.labels else run.dense).to(device)
+    plan, labels = plan_of(run, choice), choice.labels or range(len(names))
+    dense = (keep_classes(run.dense, labels) if choice.labels else run.dense).to(device)
     pruned = apply(dense, plan)
     if images:
         seen = run.data.train.plain().of_classes(labels).readable(images)
@@ -130,9 +130,9 @@ def models_of(run: FinishedRun, question: Question, images: int = IMAGES) -> Mod
     return Models(dense, pruned.eval(), [names[label] for label in labels])
 
 
-def origin(run: FinishedRun, question: Question, images: int = IMAGES) -> str:
+def origin(run: FinishedRun, choice: Choice, images: int = IMAGES) -> str:
     """Returns in words which model the pruned one is; its arguments and errors are those of :func:`models_of`."""
-    if is_own(run, question):
+    if is_own(run, choice):
         return "The pruned model is the run's own."
     care = f" and compensated on {images} training images, but not" if images else ", not compensated and not"
     return (
@@ -141,21 +141,21 @@ def origin(run: FinishedRun, question: Question, images: int = IMAGES) -> str:
     )
 
 
-def command(run: FinishedRun, question: Question) -> str:
+def command(run: FinishedRun, choice: Choice) -> str:
     """Returns the command that makes the model for good, or an empty text where the run has made it.
 
     Raises:
         UsageError: If the run's budget cannot be met by its dense model.
     """
-    if is_own(run, question):
+    if is_own(run, choice):
         return ""
-    share, resource = f"{question.share:g}", run.budget.resource
+    share, resource = f"{choice.share:g}", run.budget.resource
     budget = share if resource == "macs" else f"{resource}:{share}"
-    if not question.labels:
+    if not choice.labels:
         made = ["prune", "--config", str(run.folder / "config.yaml")]
         return shlex.join(["xpruner", *made, "--budget", budget, "--output", f"{run.folder}-{share}"])
     names = run.data.class_names
-    classes = ",".join(str(label) if "," in names[label] else names[label] for label in question.labels)
+    classes = ",".join(str(label) if "," in names[label] else names[label] for label in choice.labels)
     return shlex.join(["xpruner", "specialise", str(run.folder), "--classes", classes, "--budget", budget])
 
 
@@ -164,7 +164,7 @@ def image_of(run: FinishedRun, upload: str | None, number: int | None) -> tuple[
 
     Args:
         run: A finished run.
-        upload: Path of an image file; it goes before the number.
+        upload: Path of an image file; it takes precedence over the number.
         number: Of one of the run's images.
 
     Raises:

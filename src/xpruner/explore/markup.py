@@ -1,4 +1,4 @@
-"""What the page shows, as HTML; whatever came from outside is escaped."""
+"""The parts of the page as HTML; whatever came from outside is escaped."""
 
 import html
 from collections.abc import Sequence
@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from xpruner.data import InputSpec
-from xpruner.explain.guess import Guess
 from xpruner.explain.map_pair import MapPair
 from xpruner.explain.pictures import data_uri, heated, pixels_of
+from xpruner.explain.predictions import Prediction
 from xpruner.explore.answers import kept_units
 from xpruner.plan.plan import Plan
 from xpruner.run.finished import FinishedRun
@@ -28,7 +28,7 @@ def heading(run: FinishedRun) -> str:
 
 
 def costs(plan: Plan) -> str:
-    """Returns what the pruned model is going to cost, beside the dense one."""
+    """Returns the cost of the pruned model, beside that of the dense one."""
     tiles = "".join(
         f"<div><dt>{title}</dt><dd>{_millions(plan.cost[f'{key}_pruned'])}</dd>"
         f"<dd>{_percent(plan.cost[f'{key}_pruned'] / plan.cost[f'{key}_dense'])} of "
@@ -58,23 +58,23 @@ def units(plan: Plan) -> str:
     )
 
 
-def opinions(what: str, share: float, dense: Sequence[Guess], pruned: Sequence[Guess]) -> str:
-    """Returns what both models take an image for.
+def predictions(what: str, share: float, dense: Sequence[Prediction], pruned: Sequence[Prediction]) -> str:
+    """Returns what both models predict for an image.
 
     Args:
         what: The image is.
         share: The budget of the pruned model.
-        dense: The dense model's guesses.
+        dense: The dense model's predictions.
         pruned: Those of the pruned model.
     """
     sides = "".join(
-        f"<section><h3>{title}</h3><ol>{''.join(map(_guess, guesses))}</ol></section>"
-        for title, guesses in (("Dense model", dense), (f"Pruned to {share:g}", pruned))
+        f"<section><h3>{title}</h3><ol>{''.join(map(_prediction, found))}</ol></section>"
+        for title, found in (("Dense model", dense), (f"Pruned to {share:g}", pruned))
     )
     return f"<p>{escape(what)}.</p><div class='pair'>{sides}</div>"
 
 
-def look(image: Tensor, spec: InputSpec, pair: MapPair, name: str) -> str:
+def maps(image: Tensor, spec: InputSpec, pair: MapPair, name: str) -> str:
     """Returns the image and both maps side by side.
 
     Args:
@@ -94,8 +94,8 @@ def look(image: Tensor, spec: InputSpec, pair: MapPair, name: str) -> str:
         for title, picture in shown.items()
     )
     return (
-        f"<div class='trio'>{figures}</div><p>What speaks for <b>{escape(name)}</b>; the two maps' rank correlation is "
-        f"{pair.likeness.spearman:.3f} (by chance {pair.floor.spearman:.3f}).</p>"
+        f"<div class='trio'>{figures}</div><p>Evidence for <b>{escape(name)}</b>; the two maps' rank correlation is "
+        f"{pair.similarity.spearman:.3f} (chance level {pair.chance.spearman:.3f}).</p>"
     )
 
 
@@ -111,9 +111,9 @@ def _cell(kept: tuple[int, int] | None) -> str:
     return f"<td>{count} of {size}{_bar(count / size)}</td>"
 
 
-def _guess(guess: Guess) -> str:
-    share = guess.probability
-    return f"<li><span>{escape(guess.name)}</span> <span>{_percent(share)}</span>{_bar(share)}</li>"
+def _prediction(one: Prediction) -> str:
+    share = one.probability
+    return f"<li><span>{escape(one.name)}</span> <span>{_percent(share)}</span>{_bar(share)}</li>"
 
 
 def _bar(share: float) -> str:

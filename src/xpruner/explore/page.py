@@ -1,4 +1,4 @@
-"""The page itself: what can be chosen, and what is computed anew when it is."""
+"""The page itself: its controls, and what is computed when one of them changes."""
 
 import os
 import socket
@@ -11,13 +11,13 @@ from typing import Any
 
 from xpruner.data import InputSpec
 from xpruner.errors import UsageError, XPrunerError, require
-from xpruner.explain.guess import guesses
 from xpruner.explain.map_pair import map_pair
+from xpruner.explain.predictions import top_predictions
 from xpruner.explore import markup
 from xpruner.explore.answers import (
     IMAGES,
     STEP,
-    Question,
+    Choice,
     command,
     image_of,
     models_of,
@@ -47,7 +47,7 @@ def serve(run: FinishedRun, host: str, port: int | None, browser: bool, images: 
     Raises:
         UsageError: If gradio is not installed, or the address cannot be bound.
     """
-    page = build(run, images)
+    page = build_page(run, images)
     try:
         socket.create_server((host, port or 0)).close()  # gradio would try a hundred ports of a host that is not there
         page.launch(
@@ -61,7 +61,7 @@ def serve(run: FinishedRun, host: str, port: int | None, browser: bool, images: 
     return page
 
 
-def build(run: FinishedRun, images: int = IMAGES) -> Any:
+def build_page(run: FinishedRun, images: int = IMAGES) -> Any:
     """Returns the page of a run, a ``gradio.Blocks`` that is not started.
 
     Args:
@@ -80,10 +80,10 @@ def build(run: FinishedRun, images: int = IMAGES) -> Any:
             with gr.Column(scale=2, min_width=300):
                 controls = _controls(gr, run, answers.budget)
             with gr.Column(scale=5, min_width=320):
-                summary, opinions, look = shown(), shown(), shown()
-                with gr.Accordion("What stays, layer by layer"):
+                summary, predictions, maps = shown(), shown(), shown()
+                with gr.Accordion("Kept units, layer by layer"):
                     units = shown()
-        _connect(gr, page, controls, answers, _Parts(summary, units, opinions, look))
+        _connect(gr, page, controls, answers, _Parts(summary, units, predictions, maps))
     return page
 
 
@@ -104,8 +104,8 @@ class _Parts:
 
     summary: Any
     units: Any
-    opinions: Any
-    look: Any
+    predictions: Any
+    maps: Any
 
 
 def _controls(gr: Any, run: FinishedRun, budget: Budget) -> _Controls:
@@ -123,7 +123,7 @@ def _controls(gr: Any, run: FinishedRun, budget: Budget) -> _Controls:
 
 
 def _connect(gr: Any, page: Any, controls: _Controls, answers: "_Answers", parts: _Parts) -> None:
-    """Says what is computed anew when a control changes: of slow answers the latest alone, one at a time."""
+    """Connects controls and parts: of slow answers only the latest is computed, one at a time."""
     share, labels, number, upload = controls.share, controls.labels, controls.number, controls.upload
     asked, image = [share, labels], [number, upload]
     latest: dict[str, Any] = {"trigger_mode": "always_last", "concurrency_limit": 1}
@@ -135,9 +135,9 @@ def _connect(gr: Any, page: Any, controls: _Controls, answers: "_Answers", parts
     changed = [page.load, share.change, labels.change]
     plan = gr.on(changed, answers.plan, asked, [parts.summary, parts.units], validator=complete, **latest)
     for event in (plan.success, partial(gr.on, [number.change, upload.change])):
-        said = event(answers.opinions, asked + image, parts.opinions, **slow)
-        said.success(answers.look, [*asked, *image, controls.method], parts.look, **slow)
-    controls.method.change(answers.look, [*asked, *image, controls.method], parts.look, **slow)
+        predicted = event(answers.predictions, asked + image, parts.predictions, **slow)
+        predicted.success(answers.maps, [*asked, *image, controls.method], parts.maps, **slow)
+    controls.method.change(answers.maps, [*asked, *image, controls.method], parts.maps, **slow)
 
 
 class _Answers:
@@ -155,31 +155,33 @@ class _Answers:
         self.models = lru_cache(KEPT)(partial(models_of, run, images=images))
 
     def plan(self, share: float, labels: Sequence[int]) -> tuple[str, str]:
-        """Returns what the pruned model costs and where it comes from, and the table of what stays."""
-        with self._told():
-            question = Question.of(self.run, share, labels)
-            plan = plan_of(self.run, question)
-            source = markup.source(origin(self.run, question, self.images), command(self.run, question))
+        """Returns what the pruned model costs and where it comes from, and the table of kept units."""
+        with self._as_page_error():
+            choice = Choice.of(self.run, share, labels)
+            plan = plan_of(self.run, choice)
+            source = markup.source(origin(self.run, choice, self.images), command(self.run, choice))
             return markup.costs(plan) + source, markup.units(plan)
 
-    def opinions(self, share: float, labels: Sequence[int], number: int | None, upload: str | None) -> str:
-        """Returns what both models take the image for."""
-        with self._told():
+    def predictions(self, share: float, labels: Sequence[int], number: int | None, upload: str | None) -> str:
+        """Returns what both models predict for the image."""
+        with self._as_page_error():
             image, what = image_of(self.run, upload, number)
-            models = self.models(Question.of(self.run, share, labels))
-            dense, pruned = (guesses(model, image, models.class_names) for model in (models.dense, models.pruned))
-            return markup.opinions(what, share, dense, pruned)
+            models = self.models(Choice.of(self.run, share, labels))
+            dense, pruned = (
+                top_predictions(model, image, models.class_names) for model in (models.dense, models.pruned)
+            )
+            return markup.predictions(what, share, dense, pruned)
 
-    def look(self, share: float, labels: Sequence[int], number: int | None, upload: str | None, method: str) -> str:
+    def maps(self, share: float, labels: Sequence[int], number: int | None, upload: str | None, method: str) -> str:
         """Returns the image and both models' maps."""
-        with self._told():
+        with self._as_page_error():
             image, _ = image_of(self.run, upload, number)
-            models = self.models(Question.of(self.run, share, labels))
+            models = self.models(Choice.of(self.run, share, labels))
             pair = map_pair(models.dense, models.pruned, image, method)
-            return markup.look(image, InputSpec.of(self.run.dense), pair, pair.explained(models.class_names))
+            return markup.maps(image, InputSpec.of(self.run.dense), pair, pair.explained(models.class_names))
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _as_page_error(self) -> Iterator[None]:
         try:
             yield
         except XPrunerError as error:
@@ -187,7 +189,7 @@ class _Answers:
 
 
 def _theme() -> Any:
-    """Returns gradio's own look with the system's fonts, and quiet text that can be read."""
+    """Returns gradio's own theme with the system's fonts, and quiet text that can be read."""
     quiet, quiet_in_the_dark = "*neutral_600", "*neutral_300"
     return _gradio().themes.Default(font="system-ui", font_mono="ui-monospace").set(
         body_text_color_subdued=quiet, body_text_color_subdued_dark=quiet_in_the_dark,

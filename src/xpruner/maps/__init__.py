@@ -1,4 +1,4 @@
-"""Maps over the image that explain a prediction: where the model looked, and what its logit hangs on."""
+"""Explanation maps over the image: what the model attends to, and which pixels its logit depends on."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ import_submodules(__name__)
 def saliency(
     model: nn.Module, images: Tensor, method: str = "relevance", targets: Tensor | None = None, **options: Any
 ) -> Tensor:
-    """Returns a map for each image of what the model's answer rests on.
+    """Returns a map for each image of what the model's prediction depends on.
 
     ``gradcam``, ``rollout``, ``relevance`` and ``attnlrp`` read the inside of timm's ViT, DeiT and Swin and of ViT,
     DeiT, DINOv2 and Swin of transformers, dense or pruned; ``integrated_gradients`` and ``occlusion`` work on any

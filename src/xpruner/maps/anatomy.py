@@ -1,4 +1,4 @@
-"""Where a vision transformer keeps what the maps read: its blocks, their attention, what its classifier reads."""
+"""The parts of a vision transformer that the maps read: its blocks, their attention, the tokens of its classifier."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,14 +10,13 @@ from timm.models.vision_transformer import Block, ResPostBlock, VisionTransforme
 from torch import nn
 
 from xpruner.errors import UsageError
-from xpruner.units.adapters.timm.blocks import SkippedBlock
-from xpruner.units.modules.branch import ConstantBranch
+from xpruner.units.modules.branch import ConstantBranch, SkippedBlock
 from xpruner.units.modules.slim import SlimAttention
 
 
 @dataclass(frozen=True)
 class BlockPart:
-    """A block, and its attention unless pruning took it."""
+    """A block, and its attention unless that was pruned."""
 
     path: str
     module: Any

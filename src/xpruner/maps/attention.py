@@ -1,4 +1,4 @@
-"""Attention probabilities of every block, caught in one forward pass, and which token stood where in its windows."""
+"""Attention probabilities of every block, recorded in one forward pass, and the place of each token in the windows."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,19 +14,19 @@ from torch.utils.hooks import RemovableHandle
 
 from xpruner.maps.anatomy import Anatomy, BlockPart
 from xpruner.runtime.outputs import logits_of
-from xpruner.units.streams import stream_point
+from xpruner.units.stream_points import stream_point
 
 
 @dataclass(frozen=True)
-class Look:
-    """What one block looked at.
+class AttentionRecord:
+    """The attention of one block.
 
     Attributes:
         path: Of the block.
         probabilities: (batch x windows, heads, area, area), batch-major, in the graph of the logits; None for a block
             without attention. Where attention is not windowed there is one window with all tokens.
         slots: (windows, area) number of the token in each place of the windows, counted from 1; 0 for padding.
-        grid: (rows, columns) of the patches that the block saw.
+        grid: (rows, columns) of the patches that enter the block.
         cell: (height, width) in pixels of one of them.
     """
 
@@ -37,11 +37,11 @@ class Look:
     cell: tuple[int, int]
 
 
-def look(model: nn.Module, anatomy: Anatomy, images: Tensor) -> tuple[Tensor, list[Look]]:
-    """Runs a model once.
+def record_attention(model: nn.Module, anatomy: Anatomy, images: Tensor) -> tuple[Tensor, list[AttentionRecord]]:
+    """Runs a model once and records its attention.
 
     Returns:
-        The logits (batch, classes), and what each block looked at, in forward order.
+        The logits (batch, classes), and the attention of each block, in forward order.
     """
     probabilities: dict[str, Tensor] = {}
     grids: dict[str, tuple[int, int]] = {}
@@ -54,19 +54,19 @@ def look(model: nn.Module, anatomy: Anatomy, images: Tensor) -> tuple[Tensor, li
             stack.enter_context(on_attention(block.attention, partial(probabilities.__setitem__, block.path)))
         logits = logits_of(model(images))
     height, width = anatomy.patches.stride
-    looks: list[Look] = []
+    records: list[AttentionRecord] = []
     for block in anatomy.blocks:
         grid = grids[block.path]
-        if looks and grid != looks[-1].grid:  # patches were merged
+        if records and grid != records[-1].grid:  # patches were merged
             height, width = 2 * height, 2 * width
         slots = None if block.attention is None else _slots(model, anatomy, block, grid).to(images.device)
-        looks.append(Look(block.path, probabilities.get(block.path), slots, grid, (height, width)))
-    return logits, looks
+        records.append(AttentionRecord(block.path, probabilities.get(block.path), slots, grid, (height, width)))
+    return logits, records
 
 
 @contextmanager
 def explicit_attention(model: Any) -> Iterator[None]:
-    """Makes attention compute its probabilities, which the fused kernels keep to themselves, while the block runs."""
+    """Makes attention compute its probabilities, which the fused kernels do not return, while the block runs."""
     if hasattr(model, "set_attn_implementation"):
         kind = model.config._attn_implementation
         try:
@@ -92,7 +92,7 @@ def _off(model: nn.Module, flag: str) -> Iterator[None]:
 
 
 def on_attention(attention: Any, receive: Callable[[Tensor], None]) -> RemovableHandle:
-    """Hands the probabilities of a module's attention to a function, whenever they are computed explicitly."""
+    """Calls a function with the probabilities of a module's attention, whenever they are computed explicitly."""
     if hasattr(attention, "attn_drop"):
         return attention.attn_drop.register_forward_hook(lambda _module, _args, output: receive(output))
     return attention.register_forward_hook(lambda _module, _args, output: receive(output[1]))

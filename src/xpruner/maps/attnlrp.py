@@ -26,8 +26,8 @@ def attnlrp(model: nn.Module, images: Tensor, targets: Tensor | None) -> Tensor:
     """Returns AttnLRP's relevance of every pixel, signed (Achtibat et al., ICML 2024, section 3).
 
     Linear layers by the epsilon rule with epsilon 0, norms with their standard deviation held constant, activations by
-    the identity rule, products of two tensors by halves, softmax by its own gradient, which keeps a part of the
-    relevance to itself. Biases and position embeddings keep their part too.
+    the identity rule, products of two tensors by halves, softmax by its own gradient, which absorbs a part of the
+    relevance. Biases and position embeddings absorb theirs too.
 
     Raises:
         UsageError: If the model cannot be read, a part of it has no rule, or a class does not exist.
@@ -41,7 +41,7 @@ def attnlrp(model: nn.Module, images: Tensor, targets: Tensor | None) -> Tensor:
 
 @contextmanager
 def relevance_rules(model: nn.Module, anatomy: Anatomy) -> Iterator[None]:
-    """Makes the gradient of a forward pass that runs in the block a relevance; what the model puts out is the same."""
+    """Makes the gradient of a forward pass that runs in the block a relevance; the output of the model is the same."""
     with ExitStack() as stack:
         for block in anatomy.attending:
             for handle in _on_products_of_attention(block.attention):
@@ -55,10 +55,10 @@ def relevance_rules(model: nn.Module, anatomy: Anatomy) -> Iterator[None]:
         yield
 
 
-Rule = Callable[[Any, tuple, Tensor], Tensor]
+RelevanceRule = Callable[[Any, tuple, Tensor], Tensor]
 
 
-def _rule_of(path: str, module: nn.Module) -> Rule | None:
+def _rule_of(path: str, module: nn.Module) -> RelevanceRule | None:
     if isinstance(module, nn.LayerNorm):
         return _layer_norm
     if isinstance(module, RmsNorm):
@@ -104,7 +104,7 @@ def _on_products_of_attention(attention: Any) -> list[Any]:
 
 
 def _halving_input(layer: nn.Module) -> Any:
-    """Halves the gradient behind what the layer reads; whoever watches that gets the whole relevance."""
+    """Halves the gradient behind the input of a layer; a hook on that input gets the whole relevance."""
 
     def read(_layer: nn.Module, args: tuple) -> tuple:
         half = args[0] / 2

@@ -12,37 +12,40 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from xpruner.maps.anatomy import Anatomy
-from xpruner.maps.attention import Look
+from xpruner.maps.attention import AttentionRecord
 
 
-def first_row(anatomy: Anatomy, look: Look, images: Tensor) -> Tensor:
+def first_row(anatomy: Anatomy, record: AttentionRecord, images: Tensor) -> Tensor:
     """Returns the (batch, tokens) row at the last block: how much the classifier reads of each token, 1 in all."""
     row = torch.zeros(
-        len(images), anatomy.prefix + look.grid[0] * look.grid[1], device=images.device, dtype=torch.float64
+        len(images), anatomy.prefix + record.grid[0] * record.grid[1], device=images.device, dtype=torch.float64
     )
     for part in anatomy.reads:
         row[:, part] += 1 / len(anatomy.reads) / row[:, part].shape[1]
     return row
 
 
-def follow(row: Tensor, looks: Sequence[Look], matrix_of: Callable[[Look], Tensor] | None) -> Tensor:
+def follow(
+    row: Tensor, records: Sequence[AttentionRecord], matrix_of: Callable[[AttentionRecord], Tensor] | None
+) -> Tensor:
     """Multiplies a row by the matrices of the blocks, from the last to the first.
 
     Args:
         row: (batch, tokens) of the last block.
-        looks: Of the blocks, in forward order.
+        records: Of the blocks, in forward order.
         matrix_of: Returns the (batch x windows, area, area) matrix of a block that has attention; the others' is the
             identity. None: that of all is.
 
     Returns:
-        (batch, tokens) of the first block. A token that was merged of 2 x 2 hands each of them a quarter [our choice].
+        (batch, tokens) of the first block. A token that was merged of 2 x 2 passes a quarter to each of them
+        [our choice].
     """
-    grid = looks[-1].grid
-    for look in reversed(looks):
-        if look.grid != grid:
-            row, grid = _unmerge(row, grid, look.grid), look.grid
-        if matrix_of is not None and look.slots is not None:
-            row = _step(row, matrix_of(look), look.slots)
+    grid = records[-1].grid
+    for record in reversed(records):
+        if record.grid != grid:
+            row, grid = _unmerge(row, grid, record.grid), record.grid
+        if matrix_of is not None and record.slots is not None:
+            row = _step(row, matrix_of(record), record.slots)
     return row
 
 
@@ -51,17 +54,17 @@ def with_identity(matrix: Tensor) -> Tensor:
     return matrix.double() + torch.eye(matrix.shape[-1], device=matrix.device, dtype=torch.float64)
 
 
-def patch_map(row: Tensor, anatomy: Anatomy, look: Look) -> Tensor:
+def patch_map(row: Tensor, anatomy: Anatomy, record: AttentionRecord) -> Tensor:
     """Returns the (batch, rows, columns) part of a row that belongs to the patches."""
-    return row[:, anatomy.prefix :].unflatten(1, look.grid)
+    return row[:, anatomy.prefix :].unflatten(1, record.grid)
 
 
 def _step(row: Tensor, matrix: Tensor, slots: Tensor) -> Tensor:
     """Brings a row to the windows, through their matrices and back; what falls on padding is lost."""
     padded = F.pad(row, (1, 0))  # token 0 is the padding
     windows = padded[:, slots]
-    handed = windows.unsqueeze(-2) @ matrix.unflatten(0, windows.shape[:2])
-    return torch.zeros_like(padded).index_add(1, slots.flatten(), handed.flatten(1))[:, 1:]
+    passed = windows.unsqueeze(-2) @ matrix.unflatten(0, windows.shape[:2])
+    return torch.zeros_like(padded).index_add(1, slots.flatten(), passed.flatten(1))[:, 1:]
 
 
 def _unmerge(row: Tensor, grid: tuple[int, int], finer: tuple[int, int]) -> Tensor:

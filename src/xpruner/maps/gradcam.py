@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from xpruner.errors import UsageError
 from xpruner.maps.anatomy import Anatomy, anatomy_of
-from xpruner.maps.attention import Look, look
+from xpruner.maps.attention import AttentionRecord, record_attention
 from xpruner.maps.pixels import to_pixels
 from xpruner.maps.registry import explained_score, register_map
 
@@ -26,7 +26,7 @@ def gradcam(model: nn.Module, images: Tensor, targets: Tensor | None, layer: str
         targets: (batch,) classes, or None.
         layer: Path of a module within a block that puts out the tokens. By default they are what the last attention
             reads, the output of its block's first norm: behind it, the gradient at the patches is 0 where a class
-            token alone is read. A block that lost its attention to pruning is passed over for the same reason.
+            token alone is read. A block whose attention was pruned is passed over for the same reason.
 
     Raises:
         UsageError: If the model cannot be read, a class does not exist, or the layer is unknown, in no block or puts
@@ -36,19 +36,19 @@ def gradcam(model: nn.Module, images: Tensor, targets: Tensor | None, layer: str
     block: Any = anatomy.attending[-1]
     caught: list[Tensor] = []
     with ExitStack() as stack:
-        if layer is None and not anatomy.windowed:  # ResPostBlock has its norm elsewhere, so not the norm is watched
+        if layer is None and not anatomy.windowed:  # ResPostBlock has its norm elsewhere, so the norm is not read
             stack.enter_context(block.attention.register_forward_pre_hook(lambda _m, args: caught.append(args[0])))
         else:
             layer = layer or f"{block.path}.{anatomy.norm}"
             stack.enter_context(
                 _module(model, layer).register_forward_hook(lambda _m, _a, output: caught.append(output))
             )
-        logits, looks = look(model, anatomy, images)
-    seen = _look_of(looks, layer or block.path)
+        logits, records = record_attention(model, anatomy, images)
+    record = _record_of(records, layer or block.path)
     (gradient,) = torch.autograd.grad(explained_score(logits, targets), caught, materialize_grads=True)
-    tokens = _patches(caught[0].detach(), anatomy, seen, layer)
-    weights = _patches(gradient, anatomy, seen, layer).mean(1, keepdim=True)
-    return to_pixels((weights * tokens).sum(-1).relu().unflatten(1, seen.grid), seen.cell, images.shape[-2:])
+    tokens = _patches(caught[0].detach(), anatomy, record, layer)
+    weights = _patches(gradient, anatomy, record, layer).mean(1, keepdim=True)
+    return to_pixels((weights * tokens).sum(-1).relu().unflatten(1, record.grid), record.cell, images.shape[-2:])
 
 
 def _module(model: nn.Module, path: str) -> Any:
@@ -58,17 +58,17 @@ def _module(model: nn.Module, path: str) -> Any:
         raise UsageError(f"The {type(model).__name__} has no layer {path!r}; name a module within a block.") from error
 
 
-def _look_of(looks: list[Look], layer: str) -> Look:
-    for seen in looks:
-        if f"{layer}.".startswith(f"{seen.path}."):
-            return seen
-    raise UsageError(f"The layer {layer!r} lies in no block; name a module within one, such as '{looks[-1].path}'.")
+def _record_of(records: list[AttentionRecord], layer: str) -> AttentionRecord:
+    for record in records:
+        if f"{layer}.".startswith(f"{record.path}."):
+            return record
+    raise UsageError(f"The layer {layer!r} lies in no block; name a module within one, such as '{records[-1].path}'.")
 
 
-def _patches(tokens: Tensor, anatomy: Anatomy, seen: Look, layer: str | None) -> Tensor:
+def _patches(tokens: Tensor, anatomy: Anatomy, record: AttentionRecord, layer: str | None) -> Tensor:
     """Returns (batch, patches, channels) of (batch, tokens, channels) or (batch, rows, columns, channels)."""
     flat = tokens.flatten(1, -2)
-    if flat.shape[1] != anatomy.prefix + seen.grid[0] * seen.grid[1]:
+    if flat.shape[1] != anatomy.prefix + record.grid[0] * record.grid[1]:
         raise UsageError(
             f"The layer {layer!r} puts out {tuple(tokens.shape)}; name one that puts out one vector a token."
         )

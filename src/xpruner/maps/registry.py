@@ -21,7 +21,7 @@ class MapMethod:
 
     Attributes:
         explain: Makes the maps.
-        of_class: Whether a map explains one class; else it is the same whatever the class.
+        of_class: Whether a map explains one class; else it does not depend on the class.
         by_pixel: Whether every pixel has a value of its own; else the patches have.
     """
 
@@ -35,7 +35,7 @@ _GIVEN = ("model", "images", "targets")
 
 
 def register_map(name: str, *, of_class: bool = True, by_pixel: bool = False) -> Callable[[Explain], Explain]:
-    """Registers an :data:`Explain` under a name, with what :class:`MapMethod` says of its maps.
+    """Registers an :data:`Explain` under a name, with the properties of its maps, as :class:`MapMethod` has them.
 
     Raises:
         UsageError: If another method has that name.

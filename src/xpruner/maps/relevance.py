@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from xpruner.maps.anatomy import anatomy_of
-from xpruner.maps.attention import look
+from xpruner.maps.attention import record_attention
 from xpruner.maps.flow import first_row, follow, patch_map, with_identity
 from xpruner.maps.pixels import to_pixels
 from xpruner.maps.registry import explained_score, register_map
@@ -22,13 +22,13 @@ def relevance(model: nn.Module, images: Tensor, targets: Tensor | None) -> Tenso
         UsageError: If the model cannot be read, or a class does not exist.
     """
     anatomy = anatomy_of(model)
-    logits, looks = look(model, anatomy, images)
-    caught = {seen.path: seen.probabilities for seen in looks if seen.probabilities is not None}
+    logits, records = record_attention(model, anatomy, images)
+    caught = {record.path: record.probabilities for record in records if record.probabilities is not None}
     gradients = torch.autograd.grad(explained_score(logits, targets), list(caught.values()))
     weighed = {
         path: (gradient * caught[path].detach()).relu().mean(1)
         for path, gradient in zip(caught, gradients, strict=True)
     }
-    start = first_row(anatomy, looks[-1], images)
-    row = follow(start, looks, lambda seen: with_identity(weighed[seen.path])) - follow(start, looks, None)
-    return to_pixels(patch_map(row, anatomy, looks[0]), looks[0].cell, images.shape[-2:])
+    start = first_row(anatomy, records[-1], images)
+    row = follow(start, records, lambda record: with_identity(weighed[record.path])) - follow(start, records, None)
+    return to_pixels(patch_map(row, anatomy, records[0]), records[0].cell, images.shape[-2:])

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from xpruner.maps.anatomy import anatomy_of
-from xpruner.maps.attention import look
+from xpruner.maps.attention import record_attention
 from xpruner.maps.flow import first_row, follow, patch_map, with_identity
 from xpruner.maps.pixels import to_pixels
 from xpruner.maps.registry import register_map
@@ -24,11 +24,11 @@ def rollout(model: nn.Module, images: Tensor, targets: Tensor | None) -> Tensor:
     """
     anatomy = anatomy_of(model)
     with torch.no_grad():
-        _, looks = look(model, anatomy, images)
-        row = follow(first_row(anatomy, looks[-1], images), looks, _normalised)
-    return to_pixels(patch_map(row, anatomy, looks[0]), looks[0].cell, images.shape[-2:])
+        _, records = record_attention(model, anatomy, images)
+        row = follow(first_row(anatomy, records[-1], images), records, _normalised)
+    return to_pixels(patch_map(row, anatomy, records[0]), records[0].cell, images.shape[-2:])
 
 
-def _normalised(seen: Any) -> Tensor:
-    matrix = with_identity(seen.probabilities.mean(1))
+def _normalised(record: Any) -> Tensor:
+    matrix = with_identity(record.probabilities.mean(1))
     return matrix / matrix.sum(-1, keepdim=True)

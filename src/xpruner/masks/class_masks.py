@@ -20,7 +20,7 @@ class ClassMasks(nn.Module):
     """For each unit group a (classes, units) table m = sigmoid(a), in full or of low rank.
 
     Gating a sample of class y multiplies the output of unit u by m[y, u]. Shape, activation and initialisation are our
-    reconstruction; the sources say only that the mask is differentiable, class-wise and learned end to end.
+    reconstruction; the sources state only that the mask is differentiable, class-wise and learned end to end.
 
     Args:
         units: The model's groups.
@@ -74,7 +74,7 @@ class ClassMasks(nn.Module):
     def gating(self, model: nn.Module, labels: Tensor) -> AbstractContextManager[None]:
         """Gates the model by the masks of the samples' labels while the block runs.
 
-        Only for learning: the label decides the gates, so accuracy under this gating says nothing about the model.
+        Only for learning: the label decides the gates, so accuracy under this gating is no measure of the model.
         """
         return gating(model, self.units, self.gates(labels))
 

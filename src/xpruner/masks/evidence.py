@@ -1,4 +1,4 @@
-"""Class evidence: from one backward pass, how much each class's predictions hang on each unit."""
+"""Class evidence: from one backward pass, how much each class's predictions depend on each unit."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xpruner.calibration.moments import Batches, Moments, channels_last, reading
+from xpruner.calibration.moments import Batches, Moments, channels_last
 from xpruner.calibration.ridge import ridged_covariance
 from xpruner.calibration.unit_blocks import unit_blocks
 from xpruner.runtime.devices import autocast
+from xpruner.runtime.hooks import capture_inputs, hooked
 from xpruner.runtime.modes import frozen
 from xpruner.runtime.outputs import logits_of
 from xpruner.units import UnitGroup, Units
@@ -25,13 +26,12 @@ def class_evidence(
     moments: Mapping[str, Moments] | None = None,
     *,
     temperature: float = 1.0,
-    least_ridge: float = 1e-3,
     precision: str = "fp32",
 ) -> dict[str, Tensor]:
     """Returns for each group a (classes, units) table of first-order evidence, averaged over each class's images.
 
     With x the consumer's input and g the gradient of the cross-entropy at it, a sample's evidence for unit u is
-    (sum over tokens and channels of g x)^2: Taylor's score, which is the squared gradient with respect to a gate on
+    (sum over tokens and channels of g x)^2: Taylor's score, the squared gradient with respect to a gate on
     the unit. Given moments, x is replaced by its irreplaceable part, the part of u that is not affine in the other
     units: (P_uu)^-1 (P (x - mu))_u with P = (Sigma + lam I)^-1 [our choice]; what remains is Taylor's score after
     compensation.
@@ -43,20 +43,19 @@ def class_evidence(
         num_classes: Rows of the tables; a class without images gets the mean of the others.
         moments: Of the consumers' inputs, for irreplaceable evidence; absent for Taylor's.
         temperature: Divides the logits.
-        least_ridge: Smallest ridge, as a share of the mean variance.
         precision: Of the forward and backward pass.
     """
     known = moments or {}
     view = {}
     for group in units:
         if group.key in known:
-            precision_matrix = torch.linalg.inv(ridged_covariance(known[group.key], least_ridge))
-            view[group.key] = irreplaceable(known[group.key].mean, precision_matrix, group.channels)
+            precision_matrix = torch.linalg.inv(ridged_covariance(known[group.key]))
+            view[group.key] = irreplaceable_view(known[group.key].mean, precision_matrix, group.channels)
     return evidence_tables(model, units, batches, num_classes, (view,), precision, softened(temperature))[0]
 
 
 View = Callable[[Tensor], Tensor]
-"""Maps what a consumer reads, channels last, to what is looked at in its place."""
+"""Maps a consumer's input, channels last, to the tensor that takes its place in the evidence."""
 
 Objective = Callable[[Tensor, Tensor], Tensor]
 """Maps logits (batch, classes) and labels (batch,) to the sum over the batch of what is to be explained."""
@@ -79,7 +78,7 @@ def evidence_tables(
     precision: str = "fp32",
     objective: Objective = cross_entropy,
 ) -> list[dict[str, Tensor]]:
-    """Returns the tables of :func:`class_evidence` for each view of what the consumers read, from one backward pass."""
+    """Returns the tables of :func:`class_evidence` for each view of the consumers' inputs, from one backward pass."""
     tables = [{group.key: torch.zeros(num_classes, group.size) for group in units} for _ in views]
     counts = torch.zeros(num_classes)
     with gate_slopes(model, units, precision, views, objective) as slopes_of:
@@ -112,20 +111,20 @@ def gate_slopes(
         model: The model; in eval mode with frozen weights while the block runs.
         units: Its groups.
         precision: Of the forward and backward pass.
-        views: By a group's key what takes the place of x; a group that a view leaves out is seen as it is.
+        views: By a group's key what takes the place of x; a group that a view lacks keeps its x.
         objective: What is differentiated.
     """
     device = next(model.parameters()).device
-    readers = units.of_consumers()
-    unread = [group for group in units if group.consumer is None]
+    consumers = units.of_consumers()
+    no_consumer = [group for group in units if group.consumer is None]
 
     def slopes_of(images: Tensor, labels: Tensor) -> list[dict[str, Tensor]]:
-        gates = {g.key: torch.ones(len(images), g.size, device=device, requires_grad=True) for g in unread}
+        gates = {g.key: torch.ones(len(images), g.size, device=device, requires_grad=True) for g in no_consumer}
         with autocast(precision, device), gating(model, units, gates):
             logits = logits_of(model(images.to(device)))
         loss = objective(logits.float(), labels.to(device))
-        watched = [*(inputs[path] for path in readers), *gates.values()]
-        gradients = dict(zip((*readers, *gates), torch.autograd.grad(loss, watched), strict=True))
+        watched = [*(inputs[path] for path in consumers), *gates.values()]
+        gradients = dict(zip((*consumers, *gates), torch.autograd.grad(loss, watched), strict=True))
         slopes: list[dict[str, Tensor]] = [{} for _ in views]
         for group in units:
             if group.consumer is None:
@@ -140,7 +139,8 @@ def gate_slopes(
                 found[group.key] = slope
         return slopes
 
-    with frozen(model), _differentiable(model, units), reading(model, readers) as inputs:
+    differentiable = (model.get_submodule(path).register_forward_pre_hook(_require_gradient) for path in consumers)
+    with frozen(model), hooked(differentiable), capture_inputs(model, consumers) as inputs:
         yield slopes_of
 
 
@@ -150,13 +150,13 @@ def _slope(x: Tensor, gradient: Tensor, batch: int, group: UnitGroup) -> Tensor:
     return product[:, group.channels].sum(-1)
 
 
-def irreplaceable(mean: Tensor, precision: Tensor, channels: Tensor) -> View:
+def irreplaceable_view(mean: Tensor, precision: Tensor, channels: Tensor) -> View:
     """Returns the view in which each unit's channels are their part that is not affine in the other units' channels."""
     own = own_part(precision, channels)
     return lambda x: F.linear(x - mean.to(x), own.to(x))
 
 
-def centred(mean: Tensor) -> View:
+def centred_view(mean: Tensor) -> View:
     """Returns the view in which channels lose their mean and nothing else."""
     return lambda x: x - mean.to(x)
 
@@ -175,16 +175,6 @@ def own_part(precision: Tensor, channels: Tensor) -> Tensor:
     return own
 
 
-@contextmanager
-def _differentiable(model: nn.Module, units: Units):
-    """Makes the consumers' inputs require a gradient, although no weight does."""
-
-    def require(_module: nn.Module, args: tuple[Tensor, ...]):
-        return (args[0] if args[0].requires_grad else args[0].requires_grad_(), *args[1:])
-
-    handles = [model.get_submodule(path).register_forward_pre_hook(require) for path in units.of_consumers()]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+def _require_gradient(_module: nn.Module, args: tuple[Tensor, ...]):
+    """Makes a consumer's input require a gradient, although no weight does."""
+    return (args[0] if args[0].requires_grad else args[0].requires_grad_(), *args[1:])

@@ -1,7 +1,7 @@
-"""Stage 1: learn the explainability-aware masks, with a look at how far the label leaks through them."""
+"""Stage 1: learn the explainability-aware masks, and measure how far the label leaks through them."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,8 @@ from xpruner.runtime.devices import autocast
 from xpruner.runtime.modes import frozen
 from xpruner.runtime.outputs import logits_of
 from xpruner.training.losses import distillation_loss
-from xpruner.training.search import LoopOptions, learn
+from xpruner.training.options import LoopOptions
+from xpruner.training.search import Loop, learn
 from xpruner.units.gates import gating
 
 TRUE, WRONG, MEAN = 0, 1, 2
@@ -28,23 +29,20 @@ def learn_masks(
     train: Dataset,
     config: MaskConfig,
     options: LoopOptions,
-    *,
-    precision: str = "fp32",
 ) -> ClassMasks:
-    """Learns the masks in place by gradient; the model's weights stay as they are.
+    """Learns the masks in place by gradient; the model's weights do not change.
 
-    Each image of a batch plays one of three parts. Gated by its true class, the prediction must stay right; gated by a
+    Each image of a batch plays one of three parts. Gated by its true class, the prediction must be right; gated by a
     random wrong class, the image must not turn into that class; gated by the mean over the classes, which is what will
     be deployed, the dense prediction must remain. With ``wrong`` and ``mean`` at 0 only the true class gates: that is
-    what the sources describe, and its loss can fall because the gates tell the label.
+    what the sources describe, and its loss can fall because the gates reveal the label.
 
     Args:
         model: The dense model.
         masks: What to learn.
         train: Pairs of an image and a class index.
         config: Weights and shares.
-        options: Batches, seed and state; the number of steps is the config's.
-        precision: Of the forward passes.
+        options: Batches, seed, precision and state.
 
     Raises:
         UsageError: If a share or weight is out of range.
@@ -56,12 +54,29 @@ def learn_masks(
     smoothness = Smoothness(config.smooth, masks)
     learned = nn.ModuleDict({"masks": masks, "smoothness": smoothness})
     optimizer = torch.optim.Adam(masks.parameters(), config.lr)
+    loss = _Loss(model, masks, smoothness, config, options.precision)
+    with frozen(model):
+        loop = Loop("learning masks", learned, optimizer, loss, config.steps, {"masks": asdict(config)})
+        learn(loop, train, options)
+    return masks
 
-    def loss(_progress: float, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, float]]:
+
+@dataclass(frozen=True)
+class _Loss:
+    """The loss of a step: that of the roles which the images play, sparsity and smoothness."""
+
+    model: nn.Module
+    masks: ClassMasks
+    smoothness: "Smoothness"
+    config: MaskConfig
+    precision: str
+
+    def __call__(self, _progress: float, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, float]]:
+        model, masks, config = self.model, self.masks, self.config
         values = masks.values()
         roles = assign_roles(labels, config)
         gate_labels = torch.where(roles == WRONG, wrong_labels(labels, masks.num_classes), labels)
-        with autocast(precision, images.device):
+        with autocast(self.precision, images.device):
             with torch.no_grad():
                 dense = logits_of(model(images[roles == MEAN])).float() if config.mean else None
             with gating(model, masks.units, role_gates(values, roles, gate_labels)):
@@ -69,20 +84,8 @@ def learn_masks(
         task = role_loss(logits, dense, roles, gate_labels)
         total = task + config.sparsity * sparsity(values, masks.units)
         if config.smooth != "none":
-            total = total + config.smooth_weight * smoothness(values)
+            total = total + config.smooth_weight * self.smoothness(values)
         return total, {"task": task.item()}
-
-    with frozen(model):
-        learn(
-            "learning masks",
-            learned,
-            optimizer,
-            loss,
-            train,
-            replace(options, steps=config.steps),
-            {"masks": asdict(config), "precision": precision},
-        )
-    return masks
 
 
 def assign_roles(labels: Tensor, config: MaskConfig) -> Tensor:
@@ -163,7 +166,7 @@ def leak(model: nn.Module, masks: ClassMasks, batches, *, precision: str = "fp32
 
     Returns:
         ``gated`` top-1 under each image's own class mask, ``label_free`` top-1 under the class-mean mask, and
-        ``leak``, their difference; shares from 0 to 1. Only ``label_free`` says anything about the model.
+        ``leak``, their difference; shares from 0 to 1. Only ``label_free`` is a measure of the model.
     """
     hits, free, total = 0, 0, 0
     values = masks.values()

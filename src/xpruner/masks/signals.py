@@ -12,7 +12,7 @@ from xpruner.calibration.moments import Batches, Moments
 from xpruner.config import MaskConfig
 from xpruner.errors import UsageError
 from xpruner.masks.evidence import class_evidence, evidence_tables
-from xpruner.masks.sequential_evidence import evidence_at_removal
+from xpruner.masks.sequential_evidence import sequential_evidence
 from xpruner.registry import Registry
 from xpruner.units import Units
 
@@ -20,8 +20,8 @@ NONE = "none"
 
 
 @dataclass(frozen=True)
-class Question:
-    """What a signal is asked about; it leaves the model as it is.
+class SignalRequest:
+    """What a signal computes evidence from; it leaves the model as it is.
 
     Attributes:
         model: The model of this round.
@@ -42,7 +42,7 @@ class Question:
     precision: str
 
 
-Signal = Callable[[Question], dict[str, Tensor]]
+Signal = Callable[[SignalRequest], dict[str, Tensor]]
 """Returns for each group a (classes, units) table of evidence, not negative; masks start from evidence per MAC."""
 
 
@@ -99,24 +99,24 @@ def takes_moments(name: str) -> bool:
 
 
 @register_signal(NONE)
-def no_evidence(question: Question) -> dict[str, Tensor]:
+def no_signal(request: SignalRequest) -> dict[str, Tensor]:
     """Returns no table: all masks start open, gates alone, as in the paper."""
     return {}
 
 
 @register_signal("taylor")
-def taylor(question: Question) -> dict[str, Tensor]:
+def taylor_signal(request: SignalRequest) -> dict[str, Tensor]:
     """Returns first-order evidence of whole units: the squared gradient with respect to a gate."""
-    q = question
+    q = request
     return class_evidence(
         q.model, q.units, q.batches, q.num_classes, temperature=q.options.temperature, precision=q.precision
     )
 
 
 @register_signal("irreplaceable", moments=True)
-def irreplaceable(question: Question) -> dict[str, Tensor]:
-    """Returns first-order evidence of what the other units cannot make up for."""
-    q = question
+def irreplaceable_signal(request: SignalRequest) -> dict[str, Tensor]:
+    """Returns first-order evidence of the part of each unit for which the other units cannot compensate."""
+    q = request
     return class_evidence(
         q.model, q.units, q.batches, q.num_classes, q.moments,
         temperature=q.options.temperature, precision=q.precision,
@@ -124,22 +124,22 @@ def irreplaceable(question: Question) -> dict[str, Tensor]:
 
 
 @register_signal("at_removal", moments=True)
-def at_removal(question: Question) -> dict[str, Tensor]:
-    """Returns first-order evidence of what the units that stay longer cannot make up for."""
-    q = question
-    return evidence_at_removal(
+def sequential_signal(request: SignalRequest) -> dict[str, Tensor]:
+    """Returns sequential evidence: backward elimination, each unit scored given the units still kept."""
+    q = request
+    return sequential_evidence(
         q.model, q.units, q.batches, q.num_classes, q.moments,
         whole=q.options.whole, temperature=q.options.temperature, precision=q.precision,
     )  # fmt: skip
 
 
 @register_signal("relevance")
-def relevance(question: Question) -> dict[str, Tensor]:
-    """Returns the squared relevance of units: AttnLRP of an image's true logit, read at what the consumers read.
+def relevance_signal(request: SignalRequest) -> dict[str, Tensor]:
+    """Returns the squared relevance of units: AttnLRP of an image's true logit, read at the consumers' inputs.
 
     A unit's relevance is the sum over tokens and channels of x g, with g the modified gradient of Achtibat et al. (ICML
-    2024). That relevance be propagated to units is what the authors of X-Pruner name as future work; the square, which
-    makes it one with first-order evidence but for the rules, is our choice.
+    2024). That relevance be propagated to units is what the authors of X-Pruner name as future work; the square, with
+    which it equals first-order evidence except for the rules, is our choice.
 
     Raises:
         UsageError: If a part of the model has no rule.
@@ -148,7 +148,7 @@ def relevance(question: Question) -> dict[str, Tensor]:
     from xpruner.maps.attention import explicit_attention
     from xpruner.maps.attnlrp import relevance_rules
 
-    q = question
+    q = request
     try:
         with explicit_attention(q.model), relevance_rules(q.model, anatomy_of(q.model)):
             return evidence_tables(q.model, q.units, q.batches, q.num_classes, ({},), q.precision, true_logits)[0]

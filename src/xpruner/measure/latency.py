@@ -8,12 +8,13 @@ import copy
 import statistics
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack
 
 import torch
 from torch import nn
 
 from xpruner.errors import UsageError, unknown
+from xpruner.runtime.modes import evaluating
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -51,7 +52,9 @@ def measure_latency(
     if dtype != torch.float32:
         models = {name: copy.deepcopy(model).to(dtype) for name, model in models.items()}
     medians: dict[str, dict[int, float]] = {name: {} for name in models}
-    with _evaluating(models), torch.inference_mode():
+    with ExitStack() as modes, torch.inference_mode():
+        for model in models.values():
+            modes.enter_context(evaluating(model))
         for batch in batch_sizes:
             images = torch.randn(batch, *input_shape, device=device, dtype=dtype)
             for name, seconds in _alternate(models, images, rounds, warmup, max_seconds).items():
@@ -112,16 +115,3 @@ def _seconds(model: nn.Module, images: torch.Tensor) -> float:
 def _synchronise(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-@contextmanager
-def _evaluating(models: dict[str, nn.Module]) -> Iterator[None]:
-    """Puts the models in eval mode, and afterwards every single module back into the mode that it had."""
-    modes = [(module, module.training) for model in models.values() for module in model.modules()]
-    try:
-        for model in models.values():
-            model.eval()
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

@@ -2,8 +2,7 @@
 
 import copy
 from collections import defaultdict
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,6 +11,9 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.hooks import RemovableHandle
+
+from xpruner.runtime.hooks import hooked
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def trace(model: nn.Module, size: tuple[int, int, int] | None = None) -> Trace:
 def _count_flops(twin: nn.Module, image: torch.Tensor) -> dict[str, int]:
     """Counts what is done between the start and the end of every module of the twin.
 
-    The counter's own record by module also hears the modules that other threads run meanwhile.
+    The counter's own record by module also counts modules that other threads run meanwhile.
     """
     flops: dict[str, int] = defaultdict(int)
     starts: list[int] = []
@@ -95,16 +97,18 @@ def _count_flops(twin: nn.Module, image: torch.Tensor) -> dict[str, int]:
     def end(path: str, *_: object) -> None:
         flops[path] += counter.get_total_flops() - starts.pop()
 
-    with FlopCounterMode(display=False) as counter, ExitStack() as hooks:
+    def hooks() -> Iterator[RemovableHandle]:
         for path, module in twin.named_modules():
-            hooks.enter_context(module.register_forward_pre_hook(lambda *_: starts.append(counter.get_total_flops())))
-            hooks.enter_context(module.register_forward_hook(partial(end, path)))
+            yield module.register_forward_pre_hook(lambda *_: starts.append(counter.get_total_flops()))
+            yield module.register_forward_hook(partial(end, path))
+
+    with FlopCounterMode(display=False) as counter, hooked(hooks()):
         twin(image)
     return flops
 
 
 class _Agreeing(TorchDispatchMode):
-    """Says yes to whatever a model asks of tensors without values, such as whether its mask of padding is all ones."""
+    """Answers yes to what a model asks of tensors without values, such as whether its mask of padding is all ones."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func is torch.ops.aten._local_scalar_dense.default and args[0].is_meta and args[0].dtype == torch.bool:

@@ -3,15 +3,14 @@
 import copy
 from collections.abc import Iterable
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from xpruner.errors import UsageError
 from xpruner.methods._problem import Problem
+from xpruner.training.options import LoopOptions
 from xpruner.training.recipe import make_optimizer, make_schedule
-from xpruner.training.search import LoopOptions
 
 LR = 1e-4
 """Peak rate of AdamW on the weights, in searches that train them for a few hundred updates [our choice]."""
@@ -55,16 +54,13 @@ def trainable_copy(model: nn.Module) -> nn.Module:
 
 
 def loop_options(problem: Problem, name: str) -> LoopOptions:
-    """Returns the loop of one stage of a search: its steps, batches and seed, and where its state is kept.
+    """Returns how the loop of one stage of a search runs, and where its state is kept.
 
     The seed is not that of fine-tuning, which would go over the same batches again.
     """
-    config = problem.config
-    folder: Path | None = problem.state_dir / name if problem.state_dir else None
-    return LoopOptions(
-        steps=config.search.steps, batch_size=config.data.batch_size, seed=config.seed + 1, workers=config.data.workers,
-        state_dir=folder, checkpoint_every=config.finetune.checkpoint_every, on_step=problem.on_step,
-    )  # fmt: skip
+    folder = problem.state_dir / name if problem.state_dir else None
+    options = LoopOptions.of(problem.config, folder, problem.on_step)
+    return replace(options, seed=options.seed + 1)
 
 
 def check_precision(precision: str, name: str) -> None:
@@ -93,7 +89,6 @@ def identity(problem: Problem, **more: Any) -> dict[str, Any]:
     config = problem.config.finetune
     return {
         "budget": asdict(problem.budget),
-        "precision": problem.config.precision,
         "kinds": sorted({group.kind for group in problem.units}),
         "lr": LR,
         "weight_decay": config.weight_decay,

@@ -18,15 +18,16 @@ dimensions, where a run asks for them, are treated like hidden units, with ``pro
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from xpruner.calibration.moments import Moments
-from xpruner.compensation.fit import compensate, solve_ridge
+from xpruner.compensation.fit import compensate
+from xpruner.compensation.solve import solve_ridge
 from xpruner.config import CompensateConfig
 from xpruner.methods._problem import Outcome, Problem
 from xpruner.methods._registry import register_method
@@ -36,6 +37,7 @@ from xpruner.methods.flap import fluctuation
 from xpruner.plan.plan import Plan
 from xpruner.plan.solver import plan_from_scores
 from xpruner.runtime.devices import autocast
+from xpruner.runtime.hooks import hooked
 from xpruner.runtime.modes import evaluating
 from xpruner.surgery import apply
 from xpruner.units import Units
@@ -88,7 +90,8 @@ def query_key_moments(problem: Problem) -> HeadMoments:
     model = problem.model
     attentions = {group.module: model.get_submodule(group.module) for group in problem.units if group.kind == "qk"}
     device = next(model.parameters()).device
-    with evaluating(model), _watching(attentions) as moments:
+    moments: HeadMoments = {}
+    with evaluating(model), hooked(_hooks(attentions, moments)):
         if attentions:
             for images, _ in problem.calibration:
                 with autocast(problem.config.precision, device):
@@ -96,11 +99,8 @@ def query_key_moments(problem: Problem) -> HeadMoments:
     return moments
 
 
-@contextmanager
-def _watching(attentions: dict[str, Any]) -> Iterator[HeadMoments]:
-    """Collects the moments while the block runs; every hook is gone afterwards."""
-    moments: HeadMoments = {}
-    handles = []
+def _hooks(attentions: dict[str, Any], moments: HeadMoments) -> Iterator[RemovableHandle]:
+    """Registers the hooks that collect the moments of every attention."""
     for path, attention in attentions.items():
         layer, stacked = (attention.qk, 2) if hasattr(attention, "qk") else (attention.qkv, 3)
         width = layer.out_features // (stacked * attention.num_heads)
@@ -111,12 +111,7 @@ def _watching(attentions: dict[str, Any]) -> Iterator[HeadMoments]:
             for number, head in enumerate(heads):
                 head.update(stacks[..., number, :].flatten(-2))
 
-        handles.append(layer.register_forward_hook(note))
-    try:
-        yield moments
-    finally:
-        for handle in handles:
-            handle.remove()
+        yield layer.register_forward_hook(note)
 
 
 @torch.no_grad()

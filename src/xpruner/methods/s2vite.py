@@ -28,7 +28,7 @@ from xpruner.plan.solver import plan_from_scores
 from xpruner.runtime.devices import autocast
 from xpruner.runtime.outputs import logits_of
 from xpruner.surgery import apply
-from xpruner.training.search import learn
+from xpruner.training.search import Loop, learn
 from xpruner.units import Units
 from xpruner.units.gates import gating
 from xpruner.units.weights import unit_weights
@@ -48,7 +48,7 @@ def search(problem: Problem) -> Outcome:
     Raises:
         UsageError: If the budget is out of reach.
     """
-    options, model = loop_options(problem, "s2vite"), trainable_copy(problem.model)
+    steps, model = problem.config.search.steps, trainable_copy(problem.model)
     device = next(model.parameters()).device
     explorer = Explorer(model, problem.units, _first_plan(problem)).to(device)
 
@@ -58,14 +58,13 @@ def search(problem: Problem) -> Outcome:
         return F.cross_entropy(logits.float(), labels), {}
 
     def after(step: int) -> None:
-        share = dropped_share(step, options.steps)
+        share = dropped_share(step, steps)
         if share:
             explorer.explore(share)
 
     recipe = WeightRecipe(model, problem)
-    learn(
-        "s2vite", explorer, recipe.optimizer, loss, problem.train, options, identity(problem), after, recipe.before
-    )  # fmt: skip
+    loop = Loop("s2vite", explorer, recipe.optimizer, loss, steps, identity(problem), after, recipe.before)
+    learn(loop, problem.train, loop_options(problem, "s2vite"))
     recipe.optimizer.zero_grad()
     plan = Plan.of(problem.units, explorer.keep(), "s2vite", problem.budget)
     figures = {"grown units kept": explorer.grown_kept()}

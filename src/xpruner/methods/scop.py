@@ -7,8 +7,8 @@ the scale is the norm of the consumer's weights instead of a batch norm's; and t
 batch with scrambled phases instead of a GAN's.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +20,10 @@ from xpruner.methods._scoring import Scores, register_score
 from xpruner.methods._weight_search import check_training, identity, loop_options
 from xpruner.methods.activation_norm import columns
 from xpruner.runtime.devices import autocast
+from xpruner.runtime.hooks import hooked
 from xpruner.runtime.modes import frozen
 from xpruner.runtime.outputs import logits_of
-from xpruner.training.search import learn
+from xpruner.training.search import Loop, learn
 from xpruner.units import Gate, UnitGroup, Units
 from xpruner.units.gates import channel_axis, expand_gates
 
@@ -80,9 +81,9 @@ def _learn_shares(problem: Problem) -> dict[str, Tensor]:
 
     lr = rate(config.search.steps)
     optimizer = torch.optim.Adam(shares.parameters(), lr)
-    options, same = loop_options(problem, "scop"), identity(problem, lr=lr)
+    loop = Loop("scop", shares, optimizer, loss, config.search.steps, identity(problem, lr=lr), clamp)
     with frozen(model):
-        learn("scop", shares, optimizer, loss, problem.train, options, same, clamp)
+        learn(loop, problem.train, loop_options(problem, "scop"))
     return {key: share.detach().cpu() for key, share in by_key.items()}
 
 
@@ -96,8 +97,7 @@ def knockoffs(images: Tensor) -> Tensor:
     return torch.fft.irfft2(turned, images.shape[2:])
 
 
-@contextmanager
-def mixing(model: nn.Module, units: Units, shares: Mapping[str, Tensor]) -> Iterator[None]:
+def mixing(model: nn.Module, units: Units, shares: Mapping[str, Tensor]) -> AbstractContextManager[None]:
     """Mixes each unit's output on real images with that on their knockoffs while the block runs.
 
     Args:
@@ -105,15 +105,8 @@ def mixing(model: nn.Module, units: Units, shares: Mapping[str, Tensor]) -> Iter
         units: Its groups, each read by a consumer.
         shares: For a group's key (units,) shares of the real images; the knockoffs' own half stays as it is.
     """
-    handles = []
-    try:
-        for key, share in shares.items():
-            gate = units[key].gates[0]
-            handles.append(model.get_submodule(gate.path).register_forward_pre_hook(_mix(gate, share)))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    gates = ((units[key].gates[0], share) for key, share in shares.items())
+    return hooked(model.get_submodule(gate.path).register_forward_pre_hook(_mix(gate, share)) for gate, share in gates)
 
 
 def _mix(gate: Gate, share: Tensor):

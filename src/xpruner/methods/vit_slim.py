@@ -25,7 +25,7 @@ from xpruner.plan.solver import plan_from_scores
 from xpruner.runtime.devices import autocast
 from xpruner.runtime.outputs import logits_of
 from xpruner.surgery import apply
-from xpruner.training.search import learn
+from xpruner.training.search import Loop, learn
 from xpruner.units import Units
 from xpruner.units.gates import expand_gates, gating
 
@@ -71,10 +71,8 @@ def search(problem: Problem) -> Outcome:
     recipe = WeightRecipe(model, problem)
     recipe.optimizer.add_param_group({"params": list(gates), "lr": GATE_LR, "weight_decay": 0.0})
     learned = nn.ModuleDict({"model": model, "gates": gates})
-    learn(
-        "vit_slim", learned, recipe.optimizer, loss, problem.train, options, identity(problem, gate_lr=GATE_LR),
-        before=recipe.before,
-    )  # fmt: skip
+    steps, same = problem.config.search.steps, identity(problem, gate_lr=GATE_LR)
+    learn(Loop("vit_slim", learned, recipe.optimizer, loss, steps, same, before=recipe.before), problem.train, options)
     recipe.optimizer.zero_grad()
     fold(model, problem.units, by_key)
     plan = plan_from_scores(problem.units, ranked_by_kind(by_key, problem.units), problem.budget, "vit_slim")

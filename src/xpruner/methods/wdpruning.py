@@ -30,7 +30,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xpruner.calibration.moments import reading
 from xpruner.masks.evidence import class_evidence
 from xpruner.methods._problem import Outcome, Problem
 from xpruner.methods._registry import register_method
@@ -38,11 +37,12 @@ from xpruner.methods._weight_search import LR, WeightRecipe, check_training, ide
 from xpruner.plan.budget import minimum
 from xpruner.plan.solver import plan_from_scores
 from xpruner.runtime.devices import autocast
+from xpruner.runtime.hooks import capture_inputs
 from xpruner.runtime.modes import evaluating
 from xpruner.runtime.outputs import logits_of
 from xpruner.surgery import apply
 from xpruner.thresholds.operation import AugmentedLagrangian, expected_cost
-from xpruner.training.search import learn
+from xpruner.training.search import Loop, learn
 from xpruner.units import UnitGroup, Units, prunable_parts
 from xpruner.units.gates import gating
 
@@ -67,7 +67,9 @@ def search(problem: Problem) -> Outcome:
     """
     options, run = loop_options(problem, "wdpruning"), _Run(problem)
     optimizer, before = run.recipe.optimizer, run.recipe.before
-    learn("learning widths", run.learned, optimizer, run.loss, problem.train, options, identity(problem), before=before)
+    steps = problem.config.search.steps
+    loop = Loop("learning widths", run.learned, optimizer, run.loss, steps, identity(problem), before=before)
+    learn(loop, problem.train, options)
     plan = plan_from_scores(problem.units, run.widths.margins(), problem.budget, "wdpruning")
     optimizer.zero_grad()
     with torch.no_grad():
@@ -101,7 +103,7 @@ class _Run:
         """Returns the loss of all classifiers plus the price of the budget, and the figures to log."""
         masks = self.widths()
         with (
-            reading(self.model, self.shallow.paths) as inputs,
+            capture_inputs(self.model, self.shallow.paths) as inputs,
             gating(self.model, self.problem.units, masks),
             autocast(self.problem.config.precision, images.device),
         ):
@@ -211,7 +213,7 @@ def shallow_places(model: nn.Module) -> list[str]:
 @torch.no_grad()
 def _widths_below(problem: Problem, paths: Iterable[str]) -> dict[str, int]:
     images = next(iter(problem.calibration))[0][:1].to(next(problem.model.parameters()).device)
-    with evaluating(problem.model), reading(problem.model, paths) as inputs:
+    with evaluating(problem.model), capture_inputs(problem.model, paths) as inputs:
         problem.model(images)
     return {path: inputs[path].shape[-1] for path in paths}
 

@@ -11,8 +11,7 @@ from torch import nn
 
 from xpruner.measure.macs import input_size
 from xpruner.runtime.outputs import classes_of
-from xpruner.units.adapters.timm.blocks import SkippedBlock
-from xpruner.units.modules.branch import ConstantBranch
+from xpruner.units.modules.branch import ConstantBranch, SkippedBlock
 
 BLOCKS = (Block, ResPostBlock, SwinTransformerBlock, SkippedBlock)
 """Blocks off which a model's arguments can be read."""

@@ -1,4 +1,4 @@
-"""The plan: which units stay, as plain JSON."""
+"""The plan: which units are kept, as plain JSON."""
 
 import json
 from collections.abc import Mapping
@@ -10,6 +10,7 @@ import torch
 from xpruner.config.typed import typed
 from xpruner.errors import UsageError, XPrunerError, unknown
 from xpruner.files import reading, write_text
+from xpruner.measure.as_text import aligned, amount, percent
 from xpruner.plan.budget import Budget
 from xpruner.plan.checks import check_read
 from xpruner.units import Keep, Units
@@ -18,9 +19,9 @@ VERSION = 1
 REMEDY = "write it with Plan.save"
 
 
-@dataclass
+@dataclass(repr=False)
 class Plan:
-    """Which units of a model stay, in the numbering of the model it was made for.
+    """Which units of a model are kept, in the numbering of the model it was made for; ``print(plan)`` shows a table.
 
     Attributes:
         keep: For each group's key the indices to keep, ascending; an empty list removes the whole branch.
@@ -37,6 +38,26 @@ class Plan:
     budget: dict = field(default_factory=dict)
     cost: dict = field(default_factory=dict)
     version: int = VERSION
+
+    def __repr__(self) -> str:
+        kept, units = (sum(counts) for counts in zip(*self._counts().values(), strict=True)) if self.keep else (0, 0)
+        return f"Plan({len(self.keep)} groups, {kept:,} of {units:,} units kept)"
+
+    def __str__(self) -> str:
+        rows = [("group", "kept", "of", "share")]
+        for key, (kept, size) in self._counts().items():
+            rows.append((key, f"{kept:,}", f"{size:,}", percent(kept / size)))
+        costs = [
+            f"{name} {amount(self.cost[f'{resource}_dense'])} -> {amount(self.cost[f'{resource}_pruned'])} "
+            f"({percent(self.share(resource))})"
+            for resource, name in (("macs", "MACs"), ("params", "parameters"))
+            if self.cost
+        ]
+        return "\n".join([aligned(rows), ", ".join(costs) or repr(self)])
+
+    def _counts(self) -> dict[str, tuple[int, int]]:
+        """Returns for each group's key how many units are kept, and of how many."""
+        return {key: (len(indices), self.sizes[key]) for key, indices in self.keep.items()}
 
     @classmethod
     def of(cls, units: Units, keep: Keep, method: str = "", budget: Budget | None = None) -> "Plan":

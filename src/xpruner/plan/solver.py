@@ -20,7 +20,7 @@ def plan_from_scores(units: Units, scores: Mapping[str, torch.Tensor], budget: B
 
     Args:
         units: The model's groups.
-        scores: For each group's key (units,) scores, comparable across groups; higher stays.
+        scores: For each group's key (units,) scores, comparable across groups; the highest are kept.
         budget: The cost to meet; it is met from below, within the cost of one unit or bundle.
         method: Recorded in the plan.
 
@@ -35,7 +35,7 @@ def plan_from_scores(units: Units, scores: Mapping[str, torch.Tensor], budget: B
         values = scores[group.key].detach().double().cpu()
         if not torch.isfinite(values).all():
             raise XPrunerError(
-                f"The scores of {group.key!r} are not all finite numbers; look at the weights of the model and at the "
+                f"The scores of {group.key!r} are not all finite numbers; check the weights of the model and the "
                 "calibration images, or lower the learning rate where scores are learned."
             )
         order = values.argsort(descending=True, stable=True).tolist()
@@ -67,7 +67,7 @@ class _Ledger:
         self.spent = units.cost(keep, resource)
 
     def spend(self, key: str, count: int, limit: float) -> bool:
-        """Buys ``count`` more units of a group, if that stays within the limit."""
+        """Buys ``count`` more units of a group, if that is within the limit."""
         price = sum(each * math.prod(self.shares[other] for other in others) for each, others in self.terms[key])
         if self.spent + count * price > limit:
             return False

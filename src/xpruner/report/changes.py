@@ -48,15 +48,15 @@ class Changes:
         return [(c, _drop(c)) for c in _ranked(self.audit)]
 
 
-def changes(run: FinishedRun, answers: tuple[Tensor, Tensor, Tensor], names: Sequence[str]) -> Changes:
+def changes(run: FinishedRun, predictions: tuple[Tensor, Tensor, Tensor], names: Sequence[str]) -> Changes:
     """Returns what pruning changed on the images of a run.
 
     Args:
         run: A finished run.
-        answers: Labels and what the dense and the pruned model say, of all images, each (images,).
+        predictions: Labels and the classes that the dense and the pruned model predict, of all images, each (images,).
         names: Of the classes.
     """
-    labels, dense, pruned = answers
+    labels, dense, pruned = predictions
     audited = audit(dense, pruned, labels, names)
     lost = _shown(run, lost_first(audited), labels, pruned, names)
     return Changes(audited, lost, _shown(run, gained_first(audited), labels, dense, names))
@@ -88,7 +88,7 @@ def _in_turn(queues: Sequence[Sequence[int]]) -> list[int]:
 def _shown(
     run: FinishedRun, numbers: Sequence[int], labels: Tensor, wrong: Tensor, names: Sequence[str]
 ) -> list[ChangedImage]:
-    """Returns the first of some images, with what the model says that is wrong about them."""
+    """Returns the first of some images, with the prediction of the model that is wrong about them."""
     spec = InputSpec.of(run.dense)
     return [
         ChangedImage(n, names[int(labels[n])], names[int(wrong[n])], data_uri(pixels_of(run.images[n][0], spec)))

@@ -1,4 +1,4 @@
-"""What the page says, as plain data: everything is computed here, and nothing is laid out."""
+"""The contents of the page as plain data: everything is computed here, and nothing is laid out."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,8 +9,8 @@ from torch import Tensor
 
 from xpruner import __version__
 from xpruner.data.class_names import unique_names
-from xpruner.explain.cards import class_card
-from xpruner.explain.decision import thresholds
+from xpruner.explain.class_cards import class_card
+from xpruner.explain.decision import lowest_kept
 from xpruner.maps import find_map
 from xpruner.methods._outcome_files import DENSE_MASKS, MASKS
 from xpruner.methods.xpruner.guard import GuardFigures
@@ -25,28 +25,28 @@ from xpruner.run.tracking import Curve, read_history
 
 @dataclass(frozen=True)
 class LayerRates:
-    """One group, and what of it stayed.
+    """One group, and what of it is kept.
 
     Attributes:
         key: Of the group.
         kind: Of its units.
         units: How many it had.
-        kept: How many stayed.
-        least: The least importance of a unit that stayed; None where none did, or no masks were learned.
-        above: How many went although they count as much or more.
+        kept: How many are kept.
+        lowest: The lowest importance of a kept unit; None where none is kept, or no masks were learned.
+        above: How many were pruned although their importance is as high or higher.
     """
 
     key: str
     kind: str
     units: int
     kept: int
-    least: float | None
+    lowest: float | None
     above: int = 0
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Share of each class's evidence that stayed, percent: the classes of each row by the keys of the groups."""
+    """Share of each class's evidence that is kept, percent: the classes of each row by the keys of the groups."""
 
     rows: list[list[str]]
     keys: list[str]
@@ -55,10 +55,10 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Masks:
-    """What units mean to classes in the dense model.
+    """How much units contribute to classes in the dense model.
 
     Attributes:
-        file: Of the run, that the masks are from: those of the dense model, or those that decided where it has no
+        file: Of the run, that the masks are from: those of the dense model, or the deciding masks where it has no
             others.
         evidence: Of all layers.
         tables: One for each group.
@@ -84,11 +84,11 @@ class Contents:
         layers: The groups in the order of the forward pass.
         importance: How the masks over the classes became one number; None without masks.
         limit: Points of top-1 that no class was to lose before training; None without a guard.
-        guard: What the guard came to; None also where the run kept nothing of it.
+        guard: The result of the guard; None also where the run did not store it.
         masks: None without.
-        changes: Class by class, of images that both models were asked about again.
+        changes: Class by class, of images that both models predict again.
         maps: Of a few of those images.
-        curves: Of every loop that learned something.
+        curves: Of every training loop.
         config: The configuration as YAML.
         versions: Of what the figures depend on.
     """
@@ -111,7 +111,7 @@ class Contents:
 
 
 def gather(run: FinishedRun, maps_method: str = "relevance", images: Sequence[int] | None = None) -> Contents:
-    """Returns what the page says about a run; both models are asked about all of its images.
+    """Returns the contents of the page about a run; both models predict all of its images.
 
     Args:
         run: A finished run.
@@ -124,17 +124,17 @@ def gather(run: FinishedRun, maps_method: str = "relevance", images: Sequence[in
         XPrunerError: If a file is damaged.
     """
     metrics = finished(run.folder, run.metrics)
-    find_map(maps_method)  # what is unknown is told before anything is computed
+    find_map(maps_method)  # fail early on an unknown name
     check_numbers(run, images or [])
     names = unique_names(run.class_names)
-    answers = _answers(run)
-    found = changes(run, answers, names)
+    predictions = _predictions(run)
+    found = changes(run, predictions, names)
     learned = (run.folder / MASKS).exists()
     return Contents(
         model=read_structure(run.folder / "dense").architecture,
         method=run.config.method,
         result=Result.of(metrics, run.plan.budget.get("resource", "macs")),
-        images=len(answers[0]),
+        images=len(predictions[0]),
         held_out=run.data.val is not None,
         layers=_layers(run, run.importance if learned else {}),
         importance=run.importance_kind if learned else None,
@@ -142,33 +142,33 @@ def gather(run: FinishedRun, maps_method: str = "relevance", images: Sequence[in
         guard=run.guard,
         masks=_masks(run, names) if learned else None,
         changes=found,
-        maps=explained(run, images or _examples(answers, found), answers, names, maps_method),
+        maps=explained(run, images or _examples(predictions, found), predictions, names, maps_method),
         curves=read_history(run.folder),
         config=(run.folder / "config.yaml").read_text(encoding="utf-8"),
         versions={"xpruner": __version__, **{name: str(v) for name, v in metrics.get("environment", {}).items()}},
     )
 
 
-def _answers(run: FinishedRun) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns the labels, what the dense model says and what the pruned one says, each (images,)."""
-    said = [run.said_by(model) for model in (run.dense, run.pruned)]
-    return said[0][1], said[0][0], said[1][0]
+def _predictions(run: FinishedRun) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns the labels and the classes that the dense and the pruned model predict, each (images,)."""
+    (dense, labels), (pruned, _) = (run.said_by(model) for model in (run.dense, run.pruned))
+    return labels, dense, pruned
 
 
-def _examples(answers: tuple[Tensor, Tensor, Tensor], found: Changes) -> list[int]:
-    labels, dense, pruned = answers
+def _examples(predictions: tuple[Tensor, Tensor, Tensor], found: Changes) -> list[int]:
+    labels, dense, pruned = predictions
     right = ((dense == labels) & (pruned == labels)).nonzero().flatten().tolist()
     return choose(right, [image.number for image in found.lost])
 
 
 def _layers(run: FinishedRun, importance: Mapping[str, Tensor]) -> list[LayerRates]:
-    least = thresholds(importance, run.plan)
+    lowest = lowest_kept(importance, run.plan)
     layers = []
     for group in run.units:
         kept, above = len(run.plan.keep.get(group.key, range(group.size))), 0
-        if group.key in least:
-            above = int((importance[group.key] >= least[group.key]).sum()) - kept
-        layers.append(LayerRates(group.key, group.kind, group.size, kept, least.get(group.key), above))
+        if group.key in lowest:
+            above = int((importance[group.key] >= lowest[group.key]).sum()) - kept
+        layers.append(LayerRates(group.key, group.kind, group.size, kept, lowest.get(group.key), above))
     return layers
 
 

@@ -1,4 +1,4 @@
-"""The figures of the page, made with plotly, each with a sentence that says what it shows."""
+"""The figures of the page, made with plotly, each with a sentence that describes it."""
 
 import json
 import math
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from xpruner.report.contents import Contents, LayerRates, Masks
-from xpruner.report.labels import different, named, short, shortened, text
+from xpruner.report.labels import distinct, named, short, shortened, text
 from xpruner.report.tables import Column, MaskTable
 from xpruner.run.tracking import Curve
 
@@ -28,7 +28,7 @@ FEW = 1000
 """Times that the largest value of an axis is the smallest, up to which it has room for more than powers of ten."""
 ROW_PIXELS, TALLEST = 22, 640
 SLANTED_PIXELS = 5.5
-"""That a letter of a slanted name goes down."""
+"""Height of a letter of a slanted name."""
 
 
 @dataclass(frozen=True)
@@ -49,31 +49,33 @@ class Figure:
 
 
 def keep_figure(contents: Contents) -> Figure:
-    """Returns the share of the units that stayed, layer by layer."""
+    """Returns the share of the units that are kept, layer by layer."""
     traces, parts = [], []
     for place, (kind, layers) in enumerate(_by_kind(contents.layers)):
         percent = [100 * layer.kept / layer.units for layer in layers]
-        hover = [f"{text(layer.key)}<br>{layer.kept} of {layer.units} stayed" for layer in layers]
+        hover = [f"{text(layer.key)}<br>{layer.kept} of {layer.units} kept" for layer in layers]
         traces.append(_line(place, kind, list(range(1, len(layers) + 1)), percent, hover))
         parts.append(f"{kind} {_span(f'{min(percent):.0f}', f'{max(percent):.0f}')} %")
     layout = {"yaxis": {"title": {"text": "units kept, %"}, "range": [-4, 104]}, "xaxis": _ordinal(traces)}
-    return _figure("keep", f"Units that stayed, from the first layer to the last: {', '.join(parts)}.", traces, layout)
+    return _figure(
+        "keep", f"Units that are kept, from the first layer to the last: {', '.join(parts)}.", traces, layout
+    )
 
 
 def importance_figure(contents: Contents) -> Figure | None:
-    """Returns the least importance of a unit that stayed, layer by layer; none, where there is no importance."""
+    """Returns the lowest importance of a kept unit, layer by layer; none, where there is no importance."""
     traces, parts = [], []
     for place, (kind, layers) in enumerate(_by_kind(contents.layers)):
-        values = [layer.least for layer in layers]
+        values = [layer.lowest for layer in layers]
         known = [value for value in values if value is not None]
         if known:
-            hover = [f"{text(layer.key)}<br>least importance kept {_number(layer.least)}" for layer in layers]
+            hover = [f"{text(layer.key)}<br>lowest importance kept {_number(layer.lowest)}" for layer in layers]
             traces.append(_line(place, kind, list(range(1, len(layers) + 1)), values, hover))
             parts.append(f"{kind} {_span(_number(min(known)), _number(max(known)))}")
     if not traces:
         return None
-    axis = {"title": {"text": "least importance kept"}, "automargin": True, **_scale(traces)}
-    sentence = f"Least importance of a unit that stayed, from the first layer to the last: {', '.join(parts)}."
+    axis = {"title": {"text": "lowest importance kept"}, "automargin": True, **_scale(traces)}
+    sentence = f"Lowest importance of a kept unit, from the first layer to the last: {', '.join(parts)}."
     return _figure("importance", sentence, traces, {"yaxis": axis, "xaxis": _ordinal(traces)})
 
 
@@ -118,7 +120,7 @@ def drop_figure(contents: Contents) -> Figure:
 
 
 def curve_figures(contents: Contents) -> list[Figure]:
-    """Returns the losses of every stage that learned something."""
+    """Returns the losses of every stage that trains something."""
     known = [curve for curve in contents.curves if "loss" in curve.figures]
     return [_curve_figure(stage, list(curves)) for stage, curves in groupby(known, lambda c: c.stage)]
 
@@ -153,15 +155,17 @@ def _mask_figure(number: int, table: MaskTable, file: str) -> Figure:
              "line": {"width": 3, "color": COLOURS[1]}}
         ],
         "annotations": [_side(text, start, end) for text, start, end in
-                        (("kept", 0, edge), ("cut", edge, len(columns))) if end > start],
+                        (("kept", 0, edge), ("pruned", edge, len(columns))) if end > start],
         "margin": {"t": 40},
     }  # fmt: skip
     if edge in (0, len(columns)):
         layout["shapes"] = []
-    means = [(name, mean) for name, mean in (("kept", table.mean_kept), ("cut", table.mean_cut)) if mean is not None]
+    means = [
+        (name, mean) for name, mean in (("kept", table.mean_kept), ("pruned", table.mean_pruned)) if mean is not None
+    ]
     together = max(len(column.units) for column in table.columns)
     sentence = (
-        f"{table.kept} of {table.units} units stayed; mean mask in {file} of the "
+        f"{table.kept} of {table.units} units are kept; mean mask in {file} of the "
         f"{' and of the '.join(f'{name} ones {mean:.0f} %' for name, mean in means)}. {_rows_sentence(table.rows)}"
         f"{f' A column is the mean of up to {together} units that are alike.' if together > 1 else ''}"
     )
@@ -188,7 +192,7 @@ def _column(column: Column) -> str:
     first, more = column.units[0], len(column.units) - 1
     units = f"unit {first}" if not more else f"unit {first} and {more} like it"
     served = ", ".join(text(short(name)) for name in column.serves)
-    return f"{units}, {'kept' if column.kept else 'cut'}<br>largest for {served}"
+    return f"{units}, {'kept' if column.kept else 'pruned'}<br>largest for {served}"
 
 
 def _heat(
@@ -198,8 +202,8 @@ def _heat(
     tall = min(TALLEST, 150 + ROW_PIXELS * len(rows))
     ticks = {"automargin": True} if ROW_PIXELS * len(rows) <= TALLEST else {"showticklabels": False, "ticks": ""}
     trace = {
-        "type": "heatmap", "z": percent, "zmin": 0, "zmax": 100, "colorscale": HEAT, "x": different(columns),
-        "y": different(rows), "hovertemplate": f"{hover}<extra></extra>",
+        "type": "heatmap", "z": percent, "zmin": 0, "zmax": 100, "colorscale": HEAT, "x": distinct(columns),
+        "y": distinct(rows), "hovertemplate": f"{hover}<extra></extra>",
         "colorbar": {"title": {"text": "%"}, "thickness": 12, "outlinewidth": 0, "tickvals": [0, 50, 100]},
     }  # fmt: skip
     axis = {"type": "category", "autorange": "reversed", **ticks}
@@ -236,10 +240,10 @@ def _by_kind(layers: Sequence[LayerRates]) -> list[tuple[str, list[LayerRates]]]
 
 
 def _line(place: int, name: str, x: list[int], y: list[Any], hover: list[str]) -> dict[str, Any]:
-    look = {"color": COLOURS[place % len(COLOURS)]}
-    marker = {**look, "symbol": SYMBOLS[place % len(SYMBOLS)], "size": 9}
+    style = {"color": COLOURS[place % len(COLOURS)]}
+    marker = {**style, "symbol": SYMBOLS[place % len(SYMBOLS)], "size": 9}
     return {"type": "scatter", "mode": "lines+markers", "name": name, "x": x, "y": y, "text": hover,
-            "hovertemplate": "%{text}<extra></extra>", "marker": marker, "line": look}  # fmt: skip
+            "hovertemplate": "%{text}<extra></extra>", "marker": marker, "line": style}  # fmt: skip
 
 
 def _ordinal(traces: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How names from outside stand in the figures: as they are, short enough, and different where they have to be."""
+"""How names from outside stand in the figures: as they are, short enough, and distinct where they have to be."""
 
 import html
 from collections.abc import Iterable, Sequence
@@ -30,8 +30,8 @@ def shortened(keys: Sequence[str]) -> list[str]:
     return [f"…{'.'.join(path[alike:])}" for path in paths] if alike else list(keys)
 
 
-def different(words: Iterable[str]) -> list[str]:
-    """Returns words that are all different, as a category may stand on an axis once only."""
+def distinct(words: Iterable[str]) -> list[str]:
+    """Returns words with numbers behind those that repeat, as a category may stand on an axis once only."""
     seen: dict[str, int] = {}
     found = []
     for word in words:

@@ -1,4 +1,4 @@
-"""What ``metrics.json`` says about a run: its stages, its latency, and the result in one line."""
+"""What ``metrics.json`` holds of a run: its stages, its latency, and the result in one line."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class Latency:
 
 @dataclass(frozen=True)
 class Result:
-    """What came of the run.
+    """The result of the run.
 
     Attributes:
         stages: In the order of the run.
@@ -44,7 +44,7 @@ class Result:
 
     @classmethod
     def of(cls, metrics: Mapping[str, Any], resource: str) -> "Result":
-        """Returns what the figures of a finished run say; ``resource`` is that of its budget."""
+        """Returns the result of a finished run with these figures; ``resource`` is that of its budget."""
         stages = [Stage(title, *(metrics[key][f] for f in ("top1", "macs", "params"))) for key, title in STAGES.items()]
         measured = metrics.get("latency", {"dense": {}})
         latency = [Latency(int(batch), ms, measured["pruned"][batch]) for batch, ms in measured["dense"].items()]

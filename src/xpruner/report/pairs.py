@@ -1,4 +1,4 @@
-"""Pairs of explanation maps: what the dense and the pruned model look at in the same image."""
+"""Pairs of explanation maps: those of the dense and the pruned model for the same image."""
 
 import logging
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from xpruner.data import InputSpec
 from xpruner.errors import UsageError
-from xpruner.explain.map_pair import Likeness, map_pair
+from xpruner.explain.map_pair import MapSimilarity, map_pair
 from xpruner.explain.pictures import data_uri, heated, pixels_of
 from xpruner.maps import find_map
 from xpruner.run.finished import FinishedRun
@@ -22,7 +22,7 @@ RIGHT, LOST = 3, 3
 
 @dataclass(frozen=True)
 class Pair:
-    """An image and what both models look at when they are asked for its true class.
+    """An image and the maps of both models for its true class.
 
     Attributes:
         number: Of the image.
@@ -32,8 +32,8 @@ class Pair:
         picture: The image, as a ``data:`` address.
         dense_map: The dense model's map, laid over the image.
         pruned_map: That of the pruned model.
-        likeness: Of the two maps.
-        floor: What likeness is worth by chance.
+        similarity: Of the two maps.
+        chance: The chance level of their similarity.
     """
 
     number: int
@@ -43,8 +43,8 @@ class Pair:
     picture: str
     dense_map: str
     pruned_map: str
-    likeness: Likeness
-    floor: Likeness
+    similarity: MapSimilarity
+    chance: MapSimilarity
 
 
 @dataclass(frozen=True)
@@ -63,18 +63,18 @@ class Maps:
 
     @property
     def of_class(self) -> bool:
-        """Whether a map explains one class; else it is the same whatever the class."""
+        """Whether a map explains one class; else it does not depend on the class."""
         return find_map(self.method).of_class
 
     @property
-    def likeness(self) -> Likeness:
+    def similarity(self) -> MapSimilarity:
         """The mean over the images."""
-        return _mean([pair.likeness for pair in self.pairs])
+        return _mean([pair.similarity for pair in self.pairs])
 
     @property
-    def floor(self) -> Likeness:
+    def chance(self) -> MapSimilarity:
         """The mean over the images."""
-        return _mean([pair.floor for pair in self.pairs])
+        return _mean([pair.chance for pair in self.pairs])
 
 
 def choose(right: Sequence[int], lost: Sequence[int]) -> list[int]:
@@ -93,7 +93,7 @@ def check_numbers(run: FinishedRun, numbers: Sequence[int]) -> None:
 def explained(
     run: FinishedRun,
     numbers: Sequence[int],
-    answers: tuple[Tensor, Tensor, Tensor],
+    predictions: tuple[Tensor, Tensor, Tensor],
     names: Sequence[str],
     method: str,
 ) -> Maps:
@@ -102,32 +102,32 @@ def explained(
     Args:
         run: A finished run.
         numbers: Of the images.
-        answers: Labels and what the dense and the pruned model say, of all images.
+        predictions: Labels and the classes that the dense and the pruned model predict, of all images.
         names: Of the classes.
         method: That makes the maps.
     """
     if not numbers:
         return Maps(method, [], "No image was right before pruning.")
     try:
-        return Maps(method, [_pair(run, number, answers, names, method) for number in numbers])
+        return Maps(method, [_pair(run, number, predictions, names, method) for number in numbers])
     except UsageError as error:
         log.warning("no explanation maps: %s", error)
         return Maps(method, [], str(error))
 
 
 def _pair(
-    run: FinishedRun, number: int, answers: tuple[Tensor, Tensor, Tensor], names: Sequence[str], method: str
+    run: FinishedRun, number: int, predictions: tuple[Tensor, Tensor, Tensor], names: Sequence[str], method: str
 ) -> Pair:
     image = run.images[number][0]
-    label, dense_says, pruned_says = (int(answer[number]) for answer in answers)
+    label, by_dense, by_pruned = (int(classes[number]) for classes in predictions)
     found = map_pair(run.dense, run.pruned, image, method, label)
     pixels = pixels_of(image, InputSpec.of(run.dense))
     dense_map, pruned_map = (data_uri(heated(pixels, m.numpy())) for m in (found.dense, found.pruned))
     return Pair(
-        number, names[label], names[dense_says], names[pruned_says], data_uri(pixels), dense_map, pruned_map,
-        found.likeness, found.floor,
+        number, names[label], names[by_dense], names[by_pruned], data_uri(pixels), dense_map, pruned_map,
+        found.similarity, found.chance,
     )  # fmt: skip
 
 
-def _mean(found: Sequence[Likeness]) -> Likeness:
-    return Likeness(fmean(one.spearman for one in found), fmean(one.top_overlap for one in found))
+def _mean(found: Sequence[MapSimilarity]) -> MapSimilarity:
+    return MapSimilarity(fmean(one.spearman for one in found), fmean(one.top_overlap for one in found))

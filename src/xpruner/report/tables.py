@@ -1,4 +1,4 @@
-"""The class-by-unit masks as tables that one can look at: sorted, in whole percent, and small enough for a page."""
+"""The class-by-unit masks as tables for people: sorted, in whole percent, and small enough for a page."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class Column:
 
     Attributes:
         units: Their indices in the dense model; one, where all fit.
-        kept: Whether they stayed; those that stayed and those that went never share a column.
+        kept: Whether they are kept; kept and pruned units never share a column.
         serves: Names of the classes whose masks are largest here, the largest first.
     """
 
@@ -38,11 +38,11 @@ class Column:
 
 @dataclass(frozen=True)
 class NotableUnit:
-    """A unit that tells classes apart.
+    """A unit whose mask separates classes.
 
     Attributes:
         unit: Its index.
-        kept: Whether it stayed.
+        kept: Whether it is kept.
         mean: Mean over the classes of its mask, percent.
         most: Name and mask in percent of the classes that it serves most.
         least: The same of the class that it serves least.
@@ -62,11 +62,11 @@ class MaskTable:
     Attributes:
         key: Of the group.
         units: How many it had.
-        kept: How many stayed.
+        kept: How many are kept.
         mean_kept: Mean mask of those, percent; None for none.
-        mean_cut: The same of those that went.
+        mean_pruned: The same of the pruned ones.
         rows: The classes of each row; one, where all fit.
-        columns: Those that stayed first.
+        columns: Those of kept units first.
         percent: (rows, columns) means of the masks, 0 to 100, uint8.
         notable: The units whose masks differ most between classes (standard deviation).
     """
@@ -75,7 +75,7 @@ class MaskTable:
     units: int
     kept: int
     mean_kept: float | None
-    mean_cut: float | None
+    mean_pruned: float | None
     rows: list[list[str]]
     columns: list[Column]
     percent: np.ndarray
@@ -132,22 +132,22 @@ def mask_table(
     Args:
         key: Of the group.
         masks: (classes, units), 0 to 1.
-        kept: Indices of the units that stayed.
+        kept: Indices of the kept units.
         rows: The classes of each row.
         names: Of the classes.
         most: Columns at most.
     """
-    stays = np.zeros(masks.shape[1], bool)
-    stays[list(kept)] = True
+    is_kept = np.zeros(masks.shape[1], bool)
+    is_kept[list(kept)] = True
     by_class = np.stack([masks[row].mean(0) for row in rows])  # (rows, units)
-    blocks = [(units, side) for side in (True, False) for units in _blocks(by_class, stays == side, most)]
+    blocks = [(units, side) for side in (True, False) for units in _blocks(by_class, is_kept == side, most)]
     columns = [Column(units.tolist(), side, _served(masks[:, units].mean(1), names)) for units, side in blocks]
     percent = np.stack([by_class[:, units].mean(1) for units, _ in blocks], axis=1)
-    telling = (-masks.std(0)).argsort(kind="stable")[:NOTABLE].tolist()
+    separating = (-masks.std(0)).argsort(kind="stable")[:NOTABLE].tolist()
     return MaskTable(
-        key, masks.shape[1], int(stays.sum()), _mean(masks[:, stays]), _mean(masks[:, ~stays]),
+        key, masks.shape[1], int(is_kept.sum()), _mean(masks[:, is_kept]), _mean(masks[:, ~is_kept]),
         [[names[c] for c in row] for row in rows], columns, (100 * percent).round().astype(np.uint8),
-        [_notable(masks[:, unit], unit, bool(stays[unit]), names) for unit in telling],
+        [_notable(masks[:, unit], unit, bool(is_kept[unit]), names) for unit in separating],
     )  # fmt: skip
 
 

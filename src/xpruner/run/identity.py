@@ -79,6 +79,14 @@ def read_identity(folder: Path) -> Identity:
         return typed(dict[str, dict[str, Any]], json.loads(path.read_text(encoding="utf-8")))
 
 
+def in_short(identity: Identity) -> Identity:
+    """Returns an identity without its lists, such as the names of all classes, which the checksums cover."""
+    return {
+        subject: {name: value for name, value in known.items() if not isinstance(value, list)}
+        for subject, known in identity.items()
+    }
+
+
 def first_difference(before: Identity, now: Identity) -> str | None:
     """Returns in words in what the subjects that both know first differ; None where they are the same."""
     for subject in now:

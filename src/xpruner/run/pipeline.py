@@ -14,7 +14,6 @@ from xpruner.config import RunConfig
 from xpruner.config.files import expanded
 from xpruner.data import Splits
 from xpruner.data.by_class import absent
-from xpruner.data.fingerprint import fingerprints
 from xpruner.data.overview import overview
 from xpruner.errors import UsageError
 from xpruner.measure.latency import measure_latency
@@ -27,7 +26,7 @@ from xpruner.run import stages
 from xpruner.run.environment import environment
 from xpruner.run.finished import UNSEEN, remember_data
 from xpruner.run.folder import Run
-from xpruner.run.identity import Identity, check_identity, model_identity, note_identity
+from xpruner.run.identity import check_identity, note_identity
 from xpruner.run.locks import working_in
 from xpruner.run.setup import Setup, check_options
 from xpruner.run.tracking import Tracker
@@ -75,22 +74,13 @@ def run_pipeline(
         raise UsageError(f"The method {config.method!r} makes models that cannot be saved; `xpruner compare` runs it.")
     with working_in(Path(config.output)), Tracker(config.output) as tracker:
         setup = Setup.load(config, model, kwargs)
-        identity = identity_of(setup)
+        identity = setup.identity()
         check_identity(Path(config.output), identity)
         run = Run(config)
         note_identity(run.folder, identity)
         tracker.open()
         remember_data(config)
         return _Pipeline(setup.replaced(config=run.config), run, tracker).run()
-
-
-def identity_of(setup: Setup) -> Identity:
-    """Returns what a run belongs to: its model, another teacher, and its images."""
-    models = {"model": setup.dense}
-    if setup.other_teacher is not None:
-        models[f"teacher {setup.config.finetune.teacher}"] = setup.other_teacher
-    known = {name: model_identity(model, setup.spec.shape) for name, model in models.items()}
-    return {**known, **fingerprints(setup.data)}
 
 
 class _Pipeline:

@@ -13,6 +13,7 @@ from xpruner.config import RunConfig
 from xpruner.config.checks import check
 from xpruner.config.files import expanded
 from xpruner.data import InputSpec, Splits, calibration_batches, class_names, load_data
+from xpruner.data.fingerprint import fingerprints
 from xpruner.data.overview import in_one_line, overview
 from xpruner.errors import UsageError
 from xpruner.methods import Method, Problem, find_method, kinds_for
@@ -22,6 +23,7 @@ from xpruner.models.about import known_classes
 from xpruner.models.checkpoint import arguments_of
 from xpruner.models.own_copy import own_copy
 from xpruner.plan.budget import Budget
+from xpruner.run.identity import Identity, model_identity
 from xpruner.runtime.devices import accelerator
 from xpruner.training.features import last_block
 from xpruner.training.finetune_job import FinetuneJob
@@ -117,6 +119,14 @@ class Setup:
             UsageError: If they say nothing about the units, as all are the same.
         """
         return calibration_batches(self.data.calibration, self.config.data.batch_size, self.config.data.workers)
+
+    def identity(self) -> Identity:
+        """Returns what a run belongs to: its model, another teacher, and its images."""
+        models = {"model": self.dense}
+        if self.other_teacher is not None:
+            models[f"teacher {self.config.finetune.teacher}"] = self.other_teacher
+        known = {name: model_identity(model, self.spec.shape) for name, model in models.items()}
+        return {**known, **fingerprints(self.data)}
 
     def under(self, config: RunConfig) -> "Setup":
         """Returns the setup of another run on the same model and images; what it raises is as for :meth:`load`."""

@@ -13,7 +13,7 @@ from typing import Any
 from xpruner.config.typed import part_of, typed
 from xpruner.errors import XPrunerError
 from xpruner.text import printable
-from xpruner.training.search import OnStep
+from xpruner.training.options import OnStep
 
 HISTORY = "history.jsonl"
 LONGEST = 2**53

@@ -15,7 +15,7 @@ _DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 def accelerator() -> Accelerator:
     """Returns accelerate's view of the devices and processes; a batch is split over the processes, not multiplied.
 
-    Precision stays with ``autocast``: accelerate fixes one for the whole process and patches the model's forward.
+    Precision is left to ``autocast``: accelerate fixes one for the whole process and patches the model's forward.
     """
     return Accelerator(mixed_precision="no", dataloader_config=DataLoaderConfiguration(split_batches=True))
 

@@ -26,7 +26,7 @@ def logits_of(output: Any) -> Tensor:
 
 
 def classes_of(model: Any) -> int:
-    """Returns how many classes a classifier of timm or transformers tells apart.
+    """Returns how many classes a classifier of timm or transformers distinguishes.
 
     The layer that makes the logits knows best: training scripts put another one there and leave the number as it was.
     """

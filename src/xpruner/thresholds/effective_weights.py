@@ -49,19 +49,18 @@ class EffectiveWeights:
         model: A copy of the dense model in which every consumer has a bias; call it with these weights.
 
     Args:
-        model: The dense model; it stays as it is.
+        model: The dense model; it is not changed.
         units: Its groups.
         moments: Of the consumers' inputs in the dense model.
-        least_ridge: Smallest ridge, as a share of the mean variance.
     """
 
-    def __init__(self, model: nn.Module, units: Units, moments: Mapping[str, Moments], least_ridge: float = 1e-3):
+    def __init__(self, model: nn.Module, units: Units, moments: Mapping[str, Moments]):
         _check_one_kind_a_consumer(units)
         self.model, self.units = _with_biases(model, units), units
         self._means = {g.key: moments[g.key].mean for g in units}
         self._covariances = {}
         for group in units:
-            self._covariances[group.key] = ridged_covariance(moments[group.key], least_ridge)
+            self._covariances[group.key] = ridged_covariance(moments[group.key])
         self._fits: dict[str, _Fit] = {}
 
     @property
@@ -71,7 +70,7 @@ class EffectiveWeights:
 
     @torch.no_grad()
     def refit(self, keep: Mapping[str, Tensor]) -> None:
-        """Solves the compensation anew for hard gates (units,), 0 or 1, of every group."""
+        """Solves the compensation again for hard gates (units,), 0 or 1, of every group."""
         for group in self.units:
             kept = keep[group.key].bool().cpu().repeat_interleave(group.gates[0].inner)
             self._fits[group.key] = self._fit(group, kept)
@@ -117,7 +116,7 @@ def _blocks(channels: int, group: UnitGroup) -> Tensor:
 def over_own_blocks(covariance: Tensor, channels: Tensor) -> Tensor:
     """Returns covariance[:, u] (covariance[u, u])^-1 for every unit u, side by side in the order of the channels.
 
-    It tells how all units follow when the unpredictable part of unit u alone is known.
+    This is how all units follow when the unpredictable part of unit u alone is known.
 
     Args:
         covariance: (all channels, all channels).
@@ -129,10 +128,10 @@ def over_own_blocks(covariance: Tensor, channels: Tensor) -> Tensor:
 
 
 def _check_one_kind_a_consumer(units: Units) -> None:
-    readers = units.of_consumers()
+    consumers = units.of_consumers()
     for group in units:
         gate = group.gates[0]
-        if group.consumer is None or len(readers[group.consumer]) > 1 or (gate.outer, gate.before) != (1, 0):
+        if group.consumer is None or len(consumers[group.consumer]) > 1 or (gate.outer, gate.before) != (1, 0):
             raise UsageError(
                 "The compensated search by gradient steps knows heads and hidden units alone, not "
                 f"{', '.join(dict.fromkeys(group.kind for group in units))}; set units to head and hidden, or "

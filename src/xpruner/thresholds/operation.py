@@ -38,7 +38,7 @@ def standardised(s: Tensor, form: Form = "power") -> Tensor:
     """A layer's importance in units of its own spread, so that a slope and an update mean the same in every layer.
 
     Masks that saturate lie so close together that a threshold would pass a whole layer within a few updates; a layer
-    that is closed hears neither of the loss nor of the budget [our choice].
+    that is closed gets a gradient neither from the loss nor from the budget [our choice].
 
     Args:
         s: (units,) importance of one layer, not negative.

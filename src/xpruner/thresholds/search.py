@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +33,8 @@ from xpruner.thresholds.operation import (
     warm_target,
 )
 from xpruner.training.losses import distillation_loss
-from xpruner.training.search import LoopOptions, learn
+from xpruner.training.options import LoopOptions
+from xpruner.training.search import Loop, learn
 from xpruner.units import Units
 from xpruner.units.gates import gating
 
@@ -52,9 +53,8 @@ def search_thresholds(
     options: LoopOptions,
     *,
     moments: Mapping[str, Moments] | None = None,
-    precision: str = "fp32",
 ) -> Plan:
-    """Learns one threshold a group under the budget; the weights stay as they are, and no label gates anything.
+    """Learns one threshold a group under the budget; the weights do not change, and no label gates anything.
 
     Args:
         model: The model to prune.
@@ -62,9 +62,8 @@ def search_thresholds(
         budget: The cost to meet.
         train: Pairs of an image and a class index.
         config: The pruning operation, the constraint and the schedule.
-        options: Batches, seed and state; the number of steps is the config's.
+        options: Batches, seed, precision and state.
         moments: Of the consumers' inputs, needed for ``compensated``.
-        precision: Of the forward passes.
 
     Returns:
         The plan: the units above their layer's threshold, after one common offset of all thresholds so that the
@@ -79,17 +78,11 @@ def search_thresholds(
     target = budget.target(units) / units.total(budget.resource)
     if config.mode == "global_rank":
         return plan_from_scores(units, masks.importance("abs_sum"), budget, "xpruner, global rank")
-    search = _Search(model, masks, budget.resource, target, config, moments, precision)
+    search = _Search(model, masks, budget.resource, target, config, moments, options.precision)
     with frozen(search.model):
-        learn(
-            "learning thresholds",
-            search.learned,
-            search.optimizer(),
-            search.loss,
-            train,
-            replace(options, steps=config.steps),
-            {"thresholds": asdict(config), "budget": asdict(budget), "precision": precision},
-        )
+        same = {"thresholds": asdict(config), "budget": asdict(budget)}
+        loop = Loop("learning thresholds", search.learned, search.optimizer(), search.loss, config.steps, same)
+        learn(loop, train, options)
     with torch.no_grad():
         search.check_end()
         return plan_from_scores(units, search.thresholds.margins(search.importance()), budget, "xpruner")
@@ -174,12 +167,12 @@ class _Search:
         cost = expected_cost(keep, self.units, self.resource).item()
         if abs(cost - self.target) > FAR:
             log.warning(
-                "The thresholds ended at %.2f of the cost where %.2f was asked for; one offset common to all makes up "
+                "The thresholds ended at %.2f of the cost where %.2f was asked for; one offset common to all covers "
                 "the rest. Give thresholds.steps more, or thresholds.lr another value.", cost, self.target,
             )  # fmt: skip
 
     def _refit(self, hard: Mapping[str, Tensor]) -> None:
-        """Solves the compensation anew every ``refit_every`` steps, and after a resume as it was solved last."""
+        """Solves the compensation again every ``refit_every`` steps, and after a resume as it was solved last."""
         assert self.effective is not None
         if self.fitted.due(self.config.refit_every):
             self.fitted.keep(hard)
@@ -215,7 +208,7 @@ class _FittedGates(nn.Module):
         self.register_buffer("kept", torch.ones(sum(self.sizes)))
 
     def due(self, every: int) -> bool:
-        """Counts a step; tells whether it is one of every ``every``, beginning with the first."""
+        """Counts a step; returns whether it is one of every ``every``, beginning with the first."""
         self.steps += 1
         return (self.steps.item() - 1) % every == 0
 
@@ -232,7 +225,7 @@ def open_start(importance: Mapping[str, Tensor], config: ThresholdConfig) -> Ten
     """Returns thresholds (groups,) just below nearly all importances of their layer, which keep 0.9 or more of a unit.
 
     Of their own layer: far below all of its importances the pruning operation is flat, and a layer's threshold would
-    hear neither of the loss nor of the budget [our choice].
+    get a gradient neither from the loss nor from the budget [our choice].
 
     Args:
         importance: (units,) of every group.

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from xpruner.errors import UsageError
 from xpruner.plan.plan import Plan
 from xpruner.runtime.outputs import tensors_of
-from xpruner.units.adapters.timm.embed import stream_key
 from xpruner.units.registry import parts_of
+from xpruner.units.streams import stream_key
 
 
 def last_block(model: nn.Module) -> str:

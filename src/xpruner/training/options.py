@@ -22,6 +22,7 @@ class LoopOptions:
             two.
         state_dir: Where the training state is kept, so that a loop that was stopped goes on; absent, nothing is stored.
         on_step: Called in the first process after every update.
+        checkpoint_every: Steps between states of a search; fine-tuning has its own in its recipe.
     """
 
     batch_size: int = 64
@@ -30,9 +31,12 @@ class LoopOptions:
     precision: str = "fp32"
     state_dir: Path | None = None
     on_step: OnStep | None = None
+    checkpoint_every: int = 50
 
     @classmethod
     def of(cls, config: RunConfig, state_dir: Path | None = None, on_step: OnStep | None = None) -> "LoopOptions":
         """Returns the options of a run's configuration."""
-        data = config.data
-        return cls(data.batch_size, data.workers, config.seed, config.precision, state_dir, on_step)
+        return cls(
+            config.data.batch_size, config.data.workers, config.seed, config.precision, state_dir, on_step,
+            config.finetune.checkpoint_every,
+        )  # fmt: skip

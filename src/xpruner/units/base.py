@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 
 from xpruner.errors import unknown
+from xpruner.measure.as_text import aligned, amount, percent
 
 Keep = Mapping[str, list[int]]
 """For each group's key the unit indices to keep; a group that is absent keeps all."""
@@ -19,11 +20,11 @@ class Gate:
 
     Attributes:
         path: Path of the module.
-        at: ``input`` or ``output`` multiplies the module's channels; ``norm`` makes a LayerNorm look at the open
-            channels alone; ``skip`` takes the module's change of its input away.
+        at: ``input`` or ``output`` multiplies the module's channels; ``norm`` makes a LayerNorm normalise over the
+            open channels alone; ``skip`` takes the module's change of its input away.
         outer: How often the units repeat, e.g. the 4 patches that Swin's patch merging reads side by side.
         inner: Consecutive channels of one unit.
-        before: Channels of others in front of the units.
+        before: Channels in front of the units that belong to others.
     """
 
     path: str
@@ -43,8 +44,8 @@ class UnitGroup:
         module: Path of the module that owns the units.
         size: How many units there are.
         gates: Where a gate on the units acts; heads and hidden units have one, at the input of their consumer.
-        macs: Multiply-accumulates that go with one unit of the dense model, for one image, at the traced input size.
-        params: Parameters that go with one unit of the dense model.
+        macs: Multiply-accumulates of one unit of the dense model, for one image, at the traced input size.
+        params: Parameters of one unit of the dense model.
     """
 
     key: str
@@ -57,7 +58,7 @@ class UnitGroup:
 
     @property
     def consumer(self) -> str | None:
-        """Path of the layer that reads the units and can make up for those that go; None for kinds without one."""
+        """Path of the layer that reads the units and can compensate for pruned ones; None for kinds without one."""
         return self.gates[0].path if self.gates[0].at == "input" else None
 
     @property
@@ -83,16 +84,16 @@ class Term:
     groups: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Units:
-    """Every prunable group of a model, with what the whole model costs.
+    """Every prunable group of a model, with what the whole model costs; ``print(units)`` shows them as a table.
 
     Attributes:
         groups: In the order of the forward pass.
         total_macs: Multiply-accumulates of the whole model for one image.
         total_params: Parameters of the whole model.
         input_size: (channels, height, width) at which the MACs were traced.
-        terms: How the cost depends on what is kept; when absent, every unit costs what its group says.
+        terms: How the cost depends on what is kept; when absent, every unit costs its group's ``macs`` and ``params``.
     """
 
     groups: tuple[UnitGroup, ...]
@@ -105,6 +106,19 @@ class Units:
         if not self.terms:
             linear = tuple(Term(g.macs * g.size, g.params * g.size, (g.key,)) for g in self.groups)
             object.__setattr__(self, "terms", linear)
+
+    def __repr__(self) -> str:
+        return f"Units({len(self)} groups, {sum(group.size for group in self):,} units)"
+
+    def __str__(self) -> str:
+        rows = [("group", "kind", "units", "MACs/unit", "params/unit", "of the MACs")]
+        for group in self:
+            share = percent(group.macs * group.size / self.total_macs)
+            rows.append((group.key, group.kind, f"{group.size:,}", amount(group.macs), amount(group.params), share))
+        total = f"{len(self)} groups, {sum(group.size for group in self):,} units"
+        image = " x ".join(map(str, self.input_size))
+        cost = f"{amount(self.total_macs)} MACs for an image of {image}, {amount(self.total_params)} parameters"
+        return f"{aligned(rows, names=2)}\n{total}; the whole model: {cost}"
 
     def __iter__(self) -> Iterator[UnitGroup]:
         return iter(self.groups)
@@ -143,8 +157,8 @@ class Units:
 
     def of_consumers(self) -> dict[str, list[UnitGroup]]:
         """Returns the groups by the consumer that reads them, in forward order; groups without one are left out."""
-        readers: dict[str, list[UnitGroup]] = {}
+        consumers: dict[str, list[UnitGroup]] = {}
         for group in self:
             if group.consumer is not None:
-                readers.setdefault(group.consumer, []).append(group)
-        return readers
+                consumers.setdefault(group.consumer, []).append(group)
+        return consumers

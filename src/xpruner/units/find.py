@@ -7,9 +7,10 @@ from torch import nn
 
 from xpruner.errors import UsageError, unknown
 from xpruner.measure.macs import Trace, count_params, input_size, trace
-from xpruner.units.adapters.timm.embed import EmbedAdapter, stream_key, streams_of
+from xpruner.units.adapter import PrunablePart
 from xpruner.units.base import Gate, Term, UnitGroup, Units
-from xpruner.units.registry import PrunablePart, parts_of, why_whole
+from xpruner.units.registry import parts_of, why_whole
+from xpruner.units.streams import STREAM_KIND, stream_key, stream_parts
 from xpruner.units.wrappers import check_module
 
 KINDS = ("head", "hidden", "qk", "v", "embed", "block")
@@ -70,7 +71,7 @@ def prunable_parts(model: nn.Module) -> dict[str, PrunablePart]:
 
 def _every_part(model: nn.Module) -> Iterable[PrunablePart]:
     check_module(model)
-    yield from streams_of(model)
+    yield from stream_parts(model)
     yield from parts_of(model)
 
 
@@ -85,39 +86,35 @@ def _refuse(part: PrunablePart) -> None:
 
 def _group(part: PrunablePart, terms: Sequence[Term]) -> UnitGroup:
     own = [term for term in terms if part.key in term.groups]
-    gates = part.adapter.gates(part.module) if isinstance(part.adapter, EmbedAdapter) else (_gate(part),)
     return UnitGroup(
         key=part.key,
         kind=part.adapter.kind,
         module=part.path,
         size=part.size,
-        gates=gates,
+        gates=tuple(_in_model(part, gate) for gate in part.adapter.gates(part.module)),
         macs=sum(term.macs for term in own) / part.size,
         params=sum(term.params for term in own) / part.size,
     )
 
 
-def _gate(part: PrunablePart) -> Gate:
-    gate = part.adapter.gate(part.module)
-    return replace(gate, path=f"{part.path}.{gate.path}".rstrip("."))
+def _in_model(part: PrunablePart, gate: Gate) -> Gate:
+    return replace(gate, path=f"{part.location}.{gate.path}".strip("."))
 
 
 def _terms(
     model: nn.Module, every: Sequence[PrunablePart], wanted: Mapping[str, PrunablePart], traced: Trace
 ) -> tuple[Term, ...]:
-    """Resolves the kinds that every module's cost goes with to the groups that are wanted."""
-    blocks = [part.path for part in wanted.values() if part.adapter.kind == "block"]
-    whole = any(part.adapter.kind in ("embed", "block") for part in wanted.values())
-    cut = {part.path for part in wanted.values()}
+    """Resolves the kinds that every module's cost depends on to the groups that are wanted."""
     terms = []
+    one_unit = {key for key, part in wanted.items() if part.is_one_unit}
     for part in every:
-        if part.adapter.refuse(part.module) or not (whole or part.path in cut):
+        around = [other.key for other in wanted.values() if other.contains(part.location)]
+        if not around or part.adapter.refuse(part.module):
             continue
-        embed = isinstance(part.adapter, EmbedAdapter)
-        around = [f"{path}:block" for path in blocks if not embed and f"{part.path}.".startswith(f"{path}.")]
-        for share in part.adapter.shares(part.module, traced.below("" if embed else part.path)):
+        enclosing = [key for key in around if key in one_unit]
+        for share in part.adapter.shares(part.module, traced.below(part.location)):
             names = [_key(model, part.path, kind) for kind in share.kinds]
-            keys = tuple(dict.fromkeys(key for key in (*names, *around) if key in wanted))
+            keys = tuple(dict.fromkeys(key for key in (*names, *enclosing) if key in wanted))
             if keys:
                 terms.append(Term(share.macs, share.params, keys))
     return tuple(terms)
@@ -126,4 +123,4 @@ def _terms(
 def _key(model: nn.Module, path: str, kind: str) -> str:
     if ":" in kind:
         return kind
-    return stream_key(model, path) if kind == "embed" else f"{path}:{kind}"
+    return stream_key(model, path) if kind == STREAM_KIND else f"{path}:{kind}"

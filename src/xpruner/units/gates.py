@@ -1,19 +1,20 @@
-"""Gates: hooks that multiply what a unit hands on, wherever its group says, and leave nothing behind."""
+"""Gates: hooks that multiply the units' outputs, at the places that their groups name, for the length of a block."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.hooks import RemovableHandle
 
-from xpruner.units import Gate, Units
+from xpruner.runtime.hooks import hooked
+from xpruner.units.base import Gate, Units
 
 
-@contextmanager
-def gating(model: nn.Module, units: Units, gates: Mapping[str, Tensor]) -> Iterator[None]:
-    """Multiplies every unit's output by its gate while the block runs; every hook is gone afterwards.
+def gating(model: nn.Module, units: Units, gates: Mapping[str, Tensor]) -> AbstractContextManager[None]:
+    """Multiplies every unit's output by its gate while the block runs.
 
     Args:
         model: The model whose units are gated.
@@ -21,21 +22,20 @@ def gating(model: nn.Module, units: Units, gates: Mapping[str, Tensor]) -> Itera
         gates: For a group's key its gates, (units,) for all samples alike or (batch, units) for each its own.
             Groups that are absent stay open.
     """
-    handles = []
+    return hooked(_hooks(model, units, gates))
+
+
+def _hooks(model: nn.Module, units: Units, gates: Mapping[str, Tensor]) -> Iterator[RemovableHandle]:
+    """Registers the hooks of all gates."""
     norms: dict[str, list[tuple[Gate, Tensor]]] = {}
-    try:
-        for key, values in gates.items():
-            for gate in units[key].gates:
-                if gate.at == "norm":
-                    norms.setdefault(gate.path, []).append((gate, values))
-                else:
-                    handles.append(_attach(model.get_submodule(gate.path), gate, values))
-        for path, found in norms.items():  # all gates on a norm act together
-            handles.append(model.get_submodule(path).register_forward_hook(_on_norm(found)))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    for key, values in gates.items():
+        for gate in units[key].gates:
+            if gate.at == "norm":
+                norms.setdefault(gate.path, []).append((gate, values))
+            else:
+                yield _attach(model.get_submodule(gate.path), gate, values)
+    for path, found in norms.items():  # all gates on a norm act together
+        yield model.get_submodule(path).register_forward_hook(_on_norm(found))
 
 
 def channel_axis(module: nn.Module) -> int:
@@ -43,7 +43,7 @@ def channel_axis(module: nn.Module) -> int:
     return 1 if isinstance(module, nn.Conv2d | nn.Conv1d | nn.ConvTranspose2d | nn.BatchNorm2d) else -1
 
 
-def _attach(module: nn.Module, gate: Gate, values: Tensor) -> Any:
+def _attach(module: nn.Module, gate: Gate, values: Tensor) -> RemovableHandle:
     if gate.at == "input":
         return module.register_forward_pre_hook(_on_input(gate, values, channel_axis(module)))
     hooks: dict[str, Callable] = {"output": _on_output, "skip": _on_block}
@@ -67,7 +67,7 @@ def _on_output(gate: Gate, values: Tensor, axis: int):
 
 
 def _on_norm(gates: list[tuple[Gate, Tensor]]):
-    """A LayerNorm over the open channels alone; a channel that is half open counts half.
+    """A LayerNorm over the open channels alone, where a channel that is half open counts half.
 
     As in torch's, sums are in single precision at least, and the type is that of the norm's own output.
     """

@@ -2,87 +2,13 @@
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
-import torch
 from torch import nn
 
 from xpruner.errors import UsageError
 from xpruner.registry import load_installed
-from xpruner.units.base import Gate
-
-
-@dataclass(frozen=True)
-class Share:
-    """A part of a module's cost and the kinds of unit that it is proportional to.
-
-    Attributes:
-        macs: Multiply-accumulates for one image.
-        params: Parameters.
-        kinds: Such as ``("head", "v", "embed")`` for the weights of the values.
-    """
-
-    macs: float
-    params: float
-    kinds: tuple[str, ...]
-
-
-class Adapter(Protocol):
-    """How the units of one kind in one class of module are counted, gated and cut; one stateless instance a class.
-
-    ``module`` is typed Any: an adapter reads attributes that only its own class has.
-    """
-
-    kind: str
-    may_be_empty: bool  # whether the module without units is the constant that its consumer's bias adds
-    owns: tuple[str, ...]  # children in which no further units are looked for
-
-    def holds(self, module: Any) -> bool:
-        """Returns whether this instance of the module holds such units at all."""
-
-    def refuse(self, module: Any) -> str | None:
-        """Returns why this instance of the module cannot be cut exactly, or None."""
-
-    def size(self, module: Any) -> int:
-        """Returns how many units the module has."""
-
-    def gate(self, module: Any) -> Gate:
-        """Returns where a gate acts, with its path relative to the module."""
-
-    def shares(self, module: Any, macs: Callable[[str], float]) -> list[Share]:
-        """Returns what of the module's cost depends on which kinds of unit.
-
-        Args:
-            module: The module.
-            macs: Returns the MACs of a submodule by its path relative to the module; of the module itself for "".
-        """
-
-    def resizable(self, module: Any) -> nn.Module:
-        """Returns the module itself, or one of ours that takes its place and its weights and can hold fewer units."""
-
-    def cut(self, module: Any, keep: torch.Tensor) -> None:
-        """Keeps only the units in ``keep`` (at least one index), with every attribute that depends on them."""
-
-
-@dataclass(frozen=True)
-class PrunablePart:
-    """A module that holds units of one kind, where it lies, and the adapter that cuts it."""
-
-    path: str
-    module: nn.Module
-    adapter: Adapter
-
-    @property
-    def key(self) -> str:
-        """The key of its unit group."""
-        return f"{self.path}:{self.adapter.kind}"
-
-    @property
-    def size(self) -> int:
-        """How many units there are."""
-        return self.adapter.size(self.module)
-
+from xpruner.units.adapter import Adapter, PrunablePart
 
 _adapters: dict[type[nn.Module] | str, dict[str, Adapter]] = {}
 _left_whole: dict[type[nn.Module] | str, str] = {}
@@ -105,7 +31,7 @@ def register_adapter(*classes: type[nn.Module] | str) -> Callable[[Any], Any]:
 
 
 def leave_whole(*classes: type[nn.Module] | str, why: str) -> None:
-    """Tells that modules of these classes, or of these names, hold no units on purpose, although they look like it."""
+    """Declares that modules of these classes, or of these names, have no units to prune, although they look like it."""
     for cls in classes:
         _left_whole[cls] = why
 
@@ -116,11 +42,6 @@ def why_whole(model: nn.Module) -> str | None:
         if _entry(module) in _left_whole:
             return f"{type(module).__name__} is left whole because {_left_whole[_entry(module)]}"
     return None
-
-
-def adapter_of(module: nn.Module, kind: str) -> Adapter:
-    """Returns the adapter for units of a kind in a module that is known to hold them."""
-    return _adapters[_entry(module)][kind]
 
 
 def _entry(module: nn.Module) -> type[nn.Module] | str:

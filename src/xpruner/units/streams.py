@@ -1,61 +1,63 @@
-"""Where a branch leaves the residual stream and comes back: what sequential compensation aims at."""
+"""Residual streams: channels that run through a whole model, registered by the class of the model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-import torch
-from timm.models.beit import Block as BeitBlock
-from timm.models.eva import EvaBlock
-from timm.models.swin_transformer import SwinTransformerBlock, window_partition
-from timm.models.vision_transformer import Block
 from torch import nn
 
-PRE_NORM = (Block, SwinTransformerBlock, EvaBlock, BeitBlock)
+from xpruner.registry import load_installed
+from xpruner.units.adapter import Adapter, PrunablePart
+
+STREAM_KIND = "embed"
+"""The kind of a stream's units: its channels."""
 
 
 @dataclass(frozen=True)
-class StreamPoint:
-    """Where a branch leaves the residual stream, and how its output comes back.
+class Stream:
+    """A residual stream of a model.
 
     Attributes:
-        norm: Path of the norm whose input is the stream.
-        scale: Layer scale of the branch, (dim,) or 1.
-        arrange: Brings a stream tensor to the rows that the branch's consumer reads, such as Swin's shifted windows.
+        name: Of its unit group, whose key is ``<name>:embed``.
+        scope: Path of the module inside which modules read and write the stream; "" for the whole model.
+        adapter: Cuts its channels; its module is the whole model.
     """
 
-    norm: str
-    scale: torch.Tensor | float
-    arrange: Callable[[torch.Tensor], torch.Tensor]
+    name: str
+    scope: str
+    adapter: Adapter
 
 
-def stream_point(model: nn.Module, branch: str) -> StreamPoint | None:
-    """Returns where the branch at a path reads the residual stream, where it is known to be added to it linearly.
+StreamsOf = Callable[[Any], Sequence[Stream]]
+"""Returns the streams of a model, in forward order."""
 
-    None for blocks that end a branch in a norm, and for blocks of other families.
-    """
-    path, _, name = branch.rpartition(".")
-    block: Any = model.get_submodule(path)
-    if type(block) not in PRE_NORM or name not in ("attn", "mlp"):
-        return None
-    number = "1" if name == "attn" else "2"
-    scale = getattr(getattr(block, f"ls{number}", None), "gamma", None)
-    if scale is None:
-        scale = getattr(block, f"gamma_{number}", None)
-    windowed = isinstance(block, SwinTransformerBlock) and name == "attn"
-    return StreamPoint(
-        f"{path}.norm{number}", 1.0 if scale is None else scale, partial(_windows, block) if windowed else _identity
-    )
+_streams: dict[type[nn.Module], StreamsOf] = {}
 
 
-def _identity(x: torch.Tensor) -> torch.Tensor:
-    return x
+def register_streams(*classes: type[nn.Module]) -> Callable[[StreamsOf], StreamsOf]:
+    """Registers a function that returns the residual streams of models of these classes and of their subclasses."""
+
+    def register(streams_of_class: StreamsOf) -> StreamsOf:
+        for cls in classes:
+            _streams[cls] = streams_of_class
+        return streams_of_class
+
+    return register
 
 
-def _windows(block: Any, x: torch.Tensor) -> torch.Tensor:
-    """Shifts, pads and partitions a (batch, height, width, dim) stream as the block does before its attention."""
-    shifted = torch.roll(x, [-shift for shift in block.shift_size], dims=(1, 2))
-    pad = [-x.shape[axis + 1] % block.window_size[axis] for axis in (0, 1)]
-    padded = torch.nn.functional.pad(shifted, (0, 0, 0, pad[1], 0, pad[0]))
-    return window_partition(padded, block.window_size)
+def streams_of(model: nn.Module) -> Sequence[Stream]:
+    """Returns the known residual streams of a model; none where its class and its bases are not registered."""
+    load_installed("xpruner.adapters")
+    found = (_streams[cls] for cls in type(model).__mro__ if cls in _streams)
+    return next(found, lambda _model: ())(model)
+
+
+def stream_parts(model: nn.Module) -> Iterator[PrunablePart]:
+    """Yields a part for each known residual stream."""
+    return (PrunablePart(stream.name, model, stream.adapter) for stream in streams_of(model))
+
+
+def stream_key(model: nn.Module, path: str) -> str:
+    """Returns the key of the stream that the module at ``path`` reads or writes; "" where none is known."""
+    scopes = (each for each in streams_of(model) if not each.scope or f"{path}.".startswith(f"{each.scope}."))
+    return next((f"{stream.name}:{stream.adapter.kind}" for stream in scopes), "")

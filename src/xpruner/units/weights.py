@@ -8,24 +8,20 @@ import torch
 from torch import Tensor, nn
 
 from xpruner.units import Units, prunable_parts
-from xpruner.units.modules.replace import replace_module
-from xpruner.units.registry import PrunablePart, adapter_of
-from xpruner.units.slices import Slice, SlicedAdapter
+from xpruner.units.adapter import PrunablePart
+from xpruner.units.slices import Slice
 
 
 def resizable_copy(model: nn.Module, units: Units) -> nn.Module:
-    """Returns a copy that computes the same, in which every tensor can be told apart by units.
+    """Returns a copy that computes the same, in which every tensor can be separated by units.
 
     Attention that stacks queries, keys and values in one layer has them in layers of their own there, where units of
     the kinds ``qk`` or ``v`` are asked for.
     """
     model = copy.deepcopy(model)
+    parts = prunable_parts(model)
     for group in units:
-        if group.kind != "embed":  # its units run through the whole model
-            module = model.get_submodule(group.module)
-            able = adapter_of(module, group.kind).resizable(module)
-            if able is not module:
-                replace_module(model, group.module, able)
+        parts[group.key].resized(model)
     return model
 
 
@@ -37,7 +33,7 @@ def unit_weights(
     Args:
         model: From :func:`resizable_copy`, where the kinds are not ``head`` and ``hidden`` alone.
         units: Its groups; those of the kind ``block`` own every parameter inside them.
-        of: What is wanted of a parameter, in its shape: itself, or itself times its gradient; asked once for each.
+        of: Maps a parameter to a tensor of its shape: itself, or itself times its gradient; called once for each.
     """
     parts, wanted = prunable_parts(model), cache(of)
     return {group.key: list(_weights(parts[group.key], wanted)) for group in units}
@@ -45,9 +41,6 @@ def unit_weights(
 
 def _weights(part: PrunablePart, of: Callable[[nn.Parameter], Tensor]):
     parameters = dict(part.module.named_parameters())
-    if not isinstance(part.adapter, SlicedAdapter):
-        yield from (of(parameter).reshape(1, -1) for parameter in parameters.values())
-        return
     for where in part.adapter.slices(part.module):
         if where.tensor in parameters:
             yield _by_unit(of(parameters[where.tensor]), where, part.size)

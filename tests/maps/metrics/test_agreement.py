@@ -6,7 +6,7 @@ from scipy.stats import spearmanr
 from torch.nn import functional as F
 
 from xpruner.errors import UsageError
-from xpruner.maps.metrics.agreement import Agreement, agreement, random_floor, shuffled, spearman, ssim, top_overlap
+from xpruner.maps.metrics.agreement import Agreement, agreement, chance_agreement, shuffled, spearman, ssim, top_overlap
 
 
 def maps_of(*rows):
@@ -121,18 +121,18 @@ def test_the_seed_decides_the_shuffle():
     assert not torch.equal(shuffled(maps, (8, 8), seed=1), shuffled(maps, (8, 8), seed=2))
 
 
-def test_the_floor_is_the_agreement_with_shuffled_maps():
+def test_the_chance_level_is_the_agreement_with_shuffled_maps():
     maps = upsampled(torch.rand(3, 5, 5))
-    assert random_floor(maps, (5, 5), seed=4) == agreement(maps, shuffled(maps, (5, 5), seed=4))
+    assert chance_agreement(maps, (5, 5), seed=4) == agreement(maps, shuffled(maps, (5, 5), seed=4))
 
 
-def test_the_floor_keeps_the_grain_and_the_sparseness_that_make_maps_alike_by_chance():
+def test_the_chance_level_keeps_the_grain_and_the_sparseness_that_make_maps_alike_by_chance():
     cells = torch.randn(2, 32, 14, 14, generator=torch.Generator().manual_seed(0))
     maps = upsampled((cells[0] - 1).relu(), factor=8)
-    floor, noise = random_floor(maps, (14, 14)), agreement(maps, torch.rand_like(maps))
+    chance, noise = chance_agreement(maps, (14, 14)), agreement(maps, torch.rand_like(maps))
     smooth_noise = agreement(maps, upsampled(cells[1], factor=8))
-    assert floor.ssim > 0.25 > 0.05 > max(noise.ssim, smooth_noise.ssim)
-    assert abs(floor.spearman) < 0.05 and floor.top_overlap == pytest.approx(0.2**2 / (0.4 - 0.2**2), abs=0.02)
+    assert chance.ssim > 0.25 > 0.05 > max(noise.ssim, smooth_noise.ssim)
+    assert abs(chance.spearman) < 0.05 and chance.top_overlap == pytest.approx(0.2**2 / (0.4 - 0.2**2), abs=0.02)
 
 
 @pytest.mark.parametrize("measure", [spearman, ssim, top_overlap, agreement])
@@ -164,4 +164,4 @@ def test_shares_out_of_range(share):
 @pytest.mark.parametrize("grid", [(0, 3), (1, 1), (13, 3), (3, 13)])
 def test_grids_that_do_not_fit(grid):
     with pytest.raises(UsageError, match=f"A grid of {grid[0]} x {grid[1]} cells does not fit maps of 12 x 12 pixels"):
-        random_floor(torch.zeros(1, 12, 12), grid)
+        chance_agreement(torch.zeros(1, 12, 12), grid)

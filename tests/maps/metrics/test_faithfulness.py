@@ -71,7 +71,7 @@ def test_pixels_of_equal_saliency_go_in_reading_order():
     assert curve.probabilities[0].tolist() == pytest.approx([0.75] * 10 + [0.5] * 71)
 
 
-def test_the_target_is_what_the_model_predicts_unless_told():
+def test_the_target_is_what_the_model_predicts_by_default():
     model, image, map_ = Linear(1.0), row(-math.log(3))[None], row(0)  # the second class, with 0.75
     assert deletion_curve(model, image, map_).probabilities[0].tolist() == pytest.approx([0.75, 0.5])
     asked = deletion_curve(model, image, map_, torch.tensor([0]))
@@ -97,7 +97,7 @@ def test_an_even_image_has_nothing_to_insert():
     torch.testing.assert_close(curve.probabilities, torch.full((1, 9), 1 / (1 + math.exp(-0.72))))
 
 
-def test_a_bounded_number_of_images_goes_through_the_model_without_gradients_and_in_eval_mode():
+def test_a_bounded_number_of_images_passes_through_the_model_without_gradients_and_in_eval_mode():
     model = Linear(0.3, -0.2, 0.5, 0.1).train()
     images, maps = torch.randn(5, 3, 1, 4), torch.randn(5, 1, 4)
     together = deletion_auc(model, images, maps, step=1, batch_size=3)

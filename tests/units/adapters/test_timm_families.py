@@ -1,4 +1,4 @@
-"""Heads and hidden units of every family of timm's: cut and gated models agree, and cost what the units say."""
+"""Heads and hidden units of every family of timm's: cut and gated models agree, and cost what the units state."""
 
 from collections.abc import Callable
 from functools import cache, partial
@@ -173,8 +173,9 @@ class TestEveryFamily(AdapterTests):
 
 def one_of_each(model: nn.Module, units: Units) -> list[UnitGroup]:
     """Returns a group for every class of module that may lose all its units of a kind."""
-    adapters = {key: part.adapter for key, part in prunable_parts(model).items()}
-    found = {(type(model.get_submodule(g.module)), g.kind): g for g in units if adapters[g.key].may_be_empty}
+    parts = prunable_parts(model)
+    may_be_empty = [g for g in units if parts[g.key].adapter.remains(parts[g.key].module) is not None]
+    found = {(type(model.get_submodule(g.module)), g.kind): g for g in may_be_empty}
     return list(found.values())
 
 

@@ -154,7 +154,7 @@ def test_every_registered_name_is_a_class(name):
     assert issubclass(getattr(importlib.import_module(module), leaf), nn.Module)
 
 
-def test_pvts_stand_in_hands_out_the_same_attention():
+def test_pvts_replacement_hands_out_the_same_attention():
     model, images = tiny("pvt v2"), torch.randn(2, *SIZE)
     parts = {key: part for key, part in prunable_parts(model).items() if key.endswith(":head")}
     with torch.no_grad():

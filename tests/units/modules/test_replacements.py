@@ -1,4 +1,4 @@
-"""A stand-in computes what the stock module computes, and with fewer heads what that computes when they are gated."""
+"""A replacement computes what the stock module computes, and with fewer heads what that computes when gated."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -55,7 +55,7 @@ class Case:
         rows: Layers and bare tensors whose axis 0 reads (outer, heads, inner), with the number outer.
         second: Tensors with the heads along axis 1.
         more: What the module is called with beside its first input.
-        sets: Attributes of the stand-in with two heads, by dotted path.
+        sets: Attributes of the replacement with two heads, by dotted path.
         start: How many channels lie in front of the heads, by layer.
         consumer: The layer that reads the heads.
         repeats: How often the heads repeat in its input.
@@ -278,7 +278,7 @@ def ours_of(stock: nn.Module) -> nn.Module:
 
 
 def kept(size: int, outer: int, start: int = 0, behind: int = 0, heads: Sequence[int] = KEEP) -> Tensor:
-    """Returns the indices that stay of an axis (outer, heads, inner) with others in front of it and behind it."""
+    """Returns the kept indices of an axis (outer, heads, inner) with others in front of it and behind it."""
     inner = torch.arange(start, size - behind).view(outer, HEADS, -1)[:, heads].flatten()
     return torch.cat((torch.arange(start), inner, torch.arange(size - behind, size)))
 
@@ -392,7 +392,7 @@ def test_export(name):
     assert_close(program(x, **case.more), ours(x, **case.more), rtol=1e-5, atol=1e-5)
 
 
-def test_every_stand_in_is_tested():
+def test_every_replacement_is_tested():
     broken = set() if there("gcvit, global") else {gcvit.WindowAttentionGlobal}
     assert {type(case.build()) for case in CASES.values()} == set(RESIZABLE) - broken
 
@@ -426,7 +426,7 @@ def test_blocks_of_coat_share_their_convolutions_whichever_heads_they_keep():
     assert [conv.weight.shape[0] for conv in cut(ours, CASES["coat"]).crpe.conv_list] == [6, 12, 6]
 
 
-def test_a_stand_in_takes_over_and_does_not_copy():
+def test_a_replacement_takes_over_and_does_not_copy():
     stock = CASES["beit"].build()
     ours = RESIZABLE[type(stock)](stock)
     assert all(mine is theirs for mine, theirs in zip(ours.parameters(), stock.parameters(), strict=True))

@@ -32,7 +32,7 @@ class Agreement:
 
 
 def agreement(a: Tensor, b: Tensor) -> Agreement:
-    """Returns how far two maps of the same image agree, by three measures that see different things.
+    """Returns how far two maps of the same image agree, by three measures of different properties.
 
     Args:
         a: Maps, (batch, height, width).
@@ -44,8 +44,8 @@ def agreement(a: Tensor, b: Tensor) -> Agreement:
     return Agreement(*(measure(a, b).mean().item() for measure in (spearman, ssim, top_overlap)))
 
 
-def random_floor(maps: Tensor, grid: tuple[int, int], *, seed: int = 0) -> Agreement:
-    """Returns how far maps agree with :func:`shuffled` versions of themselves: what agreement is worth by chance.
+def chance_agreement(maps: Tensor, grid: tuple[int, int], *, seed: int = 0) -> Agreement:
+    """Returns the chance level of agreement: how far maps agree with :func:`shuffled` versions of themselves.
 
     Args:
         maps: (batch, height, width).
@@ -63,9 +63,9 @@ def shuffled(maps: Tensor, grid: tuple[int, int], *, seed: int = 0) -> Tensor:
     """Returns random maps as smooth and as sparse as the given ones: their cells, moved to random places.
 
     Each map is read at the centres of the grid's cells, the cells are shuffled, for each map in its own way, and
-    interpolated bilinearly to the map's size, in double precision. Noise would be too low a floor, for SSIM above all:
-    white noise is unlike a map of a few tokens by its grain alone, and smooth noise unlike one that is mostly 0 by its
-    values, while two maps of one method are alike in both wherever they peak.
+    interpolated bilinearly to the map's size, in double precision. Noise would give too low a chance level, for SSIM
+    above all: white noise is unlike a map of a few tokens by its grain alone, and smooth noise unlike one that is
+    mostly 0 by its values, while two maps of one method are alike in both wherever they peak.
 
     Args:
         maps: (batch, height, width).
@@ -146,7 +146,7 @@ def _windowed(maps: Tensor) -> Tensor:
 def top_overlap(a: Tensor, b: Tensor, *, share: float = 0.2) -> Tensor:
     """Returns the intersection over union of the two maps' most salient pixels, 0 to 1, (batch,).
 
-    Pixels that tie go in or stay out together, so that no order of theirs decides: the top are at most the share asked
+    Pixels that tie are in or out together, so that no order of theirs decides: the top are at most the share asked
     for, unless more pixels tie for the maximum, which are then the top.
 
     Args:

@@ -22,7 +22,7 @@ BLUR_KERNEL, BLUR_SIGMA = 11, 5.0
 
 
 @dataclass(frozen=True, eq=False)
-class Curve:
+class ReplacementCurve:
     """How the probability of the target class moves while pixels are replaced, the most salient first.
 
     Attributes:
@@ -58,7 +58,7 @@ def insertion_auc(
 def deletion_curve(
     model: nn.Module, images: Tensor, maps: Tensor, targets: Tensor | None = None, *, step: int = 224,
     batch_size: int = 64,
-) -> Curve:  # fmt: skip
+) -> ReplacementCurve:  # fmt: skip
     """Sets pixels to 0, the mean colour of normalised images, from the most salient to the least.
 
     Source: RISE (Petsiuk et al., BMVC 2018), causal metrics. Pixels of equal saliency follow in reading order. The
@@ -82,7 +82,7 @@ def deletion_curve(
 def insertion_curve(
     model: nn.Module, images: Tensor, maps: Tensor, targets: Tensor | None = None, *, step: int = 224,
     batch_size: int = 64,
-) -> Curve:  # fmt: skip
+) -> ReplacementCurve:  # fmt: skip
     """Brings the pixels of a blurred image back, from the most salient to the least.
 
     The blur is Gaussian, with the image mirrored at its borders. Source, arguments and what it raises are those of
@@ -110,7 +110,7 @@ def _from_blur(images: Tensor) -> tuple[Tensor, Tensor]:
 def _curve(
     ends: Callable[[Tensor], tuple[Tensor, Tensor]], model: nn.Module, images: Tensor, maps: Tensor,
     targets: Tensor | None, step: int, batch_size: int,
-) -> Curve:  # fmt: skip
+) -> ReplacementCurve:  # fmt: skip
     """Returns the curve from the images with no pixel replaced to those with all, which ``ends`` makes."""
     _check_request(images, maps, step, batch_size)
     start, finish = ends(images)
@@ -132,7 +132,7 @@ def _curve(
         raise XPrunerError(
             f"The model returns NaN for image {_first(~sound)} or a part of it; check its weights and that image."
         )
-    return Curve(counts / pixels, probabilities)
+    return ReplacementCurve(counts / pixels, probabilities)
 
 
 def _probabilities(model: nn.Module, images: Tensor, device: torch.device) -> Tensor:
@@ -140,7 +140,7 @@ def _probabilities(model: nn.Module, images: Tensor, device: torch.device) -> Te
 
 
 def _targets(model: nn.Module, images: Tensor, targets: Tensor | None, batch_size: int, device: torch.device) -> Tensor:
-    """Returns the class of each image, (batch,), on the device; the predicted one unless told."""
+    """Returns the class of each image, (batch,), on the device; by default the predicted one."""
     whole = torch.cat([_probabilities(model, part, device) for part in images.split(batch_size)])
     if targets is None:
         return whole.argmax(dim=-1)
@@ -263,7 +263,7 @@ def box_masks(boxes: Sequence[Tensor] | Tensor, size: tuple[int, int]) -> Tensor
 
 
 def box_mask(boxes: Tensor, size: tuple[int, int], image: int) -> Tensor:
-    """Returns the mask (height, width) of one image's boxes; errors call it by its number ``image``.
+    """Returns the mask (height, width) of one image's boxes; errors name it by its number ``image``.
 
     Boxes, size and errors are those of :func:`box_masks`.
     """

@@ -33,7 +33,7 @@ from xpruner.runtime.modes import evaluating
 from xpruner.runtime.outputs import logits_of
 from xpruner.surgery import apply
 from xpruner.training.losses import distillation_loss, label_loss
-from xpruner.training.search import learn
+from xpruner.training.search import Loop, learn
 from xpruner.units import Units, find_units
 from xpruner.units.gates import gating
 from xpruner.units.weights import resizable_copy, unit_weights
@@ -70,10 +70,11 @@ def search(problem: Problem) -> Outcome:
     """
     options, pruning = loop_options(problem, "nvit"), _Pruning(problem)
     with evaluating(problem.model):
-        learn(
-            "pruning by saliency", pruning.learned, pruning.recipe.optimizer, pruning.loss, problem.train, options,
+        loop = Loop(
+            "pruning by saliency", pruning.learned, pruning.recipe.optimizer, pruning.loss, problem.config.search.steps,
             identity(problem, eta=ETA), pruning.prune, pruning.before,
         )  # fmt: skip
+        learn(loop, problem.train, options)
     plan = Plan.of(problem.units, pruning.ledger.keep(), "nvit", problem.budget)
     return Outcome(plan, model=apply(restacked(pruning.student, problem.model), plan, inplace=True))
 

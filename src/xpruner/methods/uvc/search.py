@@ -29,7 +29,7 @@ from xpruner.runtime.modes import frozen
 from xpruner.runtime.outputs import logits_of
 from xpruner.surgery import apply
 from xpruner.training.losses import finetune_loss
-from xpruner.training.search import learn
+from xpruner.training.search import Loop, learn
 from xpruner.units import UnitGroup
 from xpruner.units.gates import gating
 
@@ -62,10 +62,11 @@ def search(problem: Problem) -> Outcome:
     options, training = loop_options(problem, "uvc"), _Training(problem)
     recipe = WeightRecipe(training.model, problem)
     with frozen(problem.model):
-        learn(
-            "compressing", training.learned, recipe.optimizer, training.loss, problem.train, options,
+        loop = Loop(
+            "compressing", training.learned, recipe.optimizer, training.loss, problem.config.search.steps,
             identity(problem), training.after, recipe.before,
         )  # fmt: skip
+        learn(loop, problem.train, options)
     recipe.optimizer.zero_grad()
     plan = _plan(problem, training.model, training.compression)
     model = apply(training.model, plan, inplace=True).train(problem.model.training)

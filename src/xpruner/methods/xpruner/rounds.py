@@ -13,7 +13,7 @@ from xpruner.compensation.fit import compensate
 from xpruner.config import RunConfig
 from xpruner.masks.class_masks import ClassMasks, rescaled
 from xpruner.masks.learning import leak, learn_masks
-from xpruner.masks.signals import NONE, Question, find_signal, takes_moments
+from xpruner.masks.signals import NONE, SignalRequest, find_signal, takes_moments
 from xpruner.methods._outcome_files import read_outcome, write_outcome
 from xpruner.methods._problem import Outcome, Problem
 from xpruner.methods._registry import register_method
@@ -25,7 +25,7 @@ from xpruner.plan.plan import Plan
 from xpruner.runtime.modes import evaluating
 from xpruner.surgery import apply
 from xpruner.thresholds.search import search_thresholds
-from xpruner.training.search import LoopOptions
+from xpruner.training.options import LoopOptions
 from xpruner.units import DEFAULT_KINDS, Units, find_units
 
 log = logging.getLogger("xpruner")
@@ -123,23 +123,18 @@ def _round(problem: Problem, model: nn.Module, budget: Budget, folder: Path | No
     units = find_units(model, kinds, problem.units.input_size)
     masks = ClassMasks(units, problem.num_classes, config.masks.rank, config.masks.init, config.seed + number)
     masks.to(next(model.parameters()).device)
-    options = LoopOptions(
-        steps=0, batch_size=config.data.batch_size, seed=config.seed + number, workers=config.data.workers,
-        on_step=problem.on_step, checkpoint_every=config.finetune.checkpoint_every,
-    )  # fmt: skip
+    options = replace(LoopOptions.of(config, on_step=problem.on_step), seed=config.seed + number)
     moments = _moments(problem, model, units)
     level = 1.0
     if config.masks.evidence != NONE:
-        question = Question(
+        request = SignalRequest(
             model, units, problem.calibration, problem.num_classes, moments, config.masks, config.precision
         )
-        evidence = find_signal(_signal(config))(question)
+        evidence = find_signal(_signal(config))(request)
         level = masks.start_from(evidence, _removed_share(units, budget), budget.resource)
-    learn_masks(model, masks, problem.train, config.masks, _at(options, folder, "masks"), precision=config.precision)
-    plan = search_thresholds(
-        model, masks, budget, problem.train, config.thresholds, _at(options, folder, "thresholds"),
-        moments=moments, precision=config.precision,
-    )  # fmt: skip
+    learn_masks(model, masks, problem.train, config.masks, _at(options, folder, "masks"))
+    at_thresholds = _at(options, folder, "thresholds")
+    plan = search_thresholds(model, masks, budget, problem.train, config.thresholds, at_thresholds, moments=moments)
     figures = leak(model, masks, problem.calibration, precision=config.precision) if number == 1 else {}
     return Outcome(plan, masks.tensors(), {**figures, LEVEL: level})
 

@@ -11,7 +11,8 @@ from torch import nn
 
 from xpruner.units.modules.transformers_pvt import PvtV2Attention
 from xpruner.units.registry import leave_whole, register_adapter
-from xpruner.units.slices import Slice, SlicedAdapter, columns, rows, table
+from xpruner.units.sliced_adapter import SlicedAdapter
+from xpruner.units.slices import Slice, columns, rows, table
 
 
 def classes(family: str, *names: str) -> list[str]:
@@ -31,7 +32,7 @@ def classes(family: str, *names: str) -> list[str]:
     *classes("deformable_detr", "DeformableDetrSelfAttention"),
 )
 class HeadAdapter(SlicedAdapter):
-    """Heads of attention with a layer each for queries, keys and values; ``head_dim`` and the scale stay."""
+    """Heads of attention with a layer each for queries, keys and values; ``head_dim`` and the scale are kept."""
 
     kind = "head"
     consumer = "o_proj"
@@ -65,7 +66,7 @@ class SwinHeadAdapter(HeadAdapter):
 
 @register_adapter(*classes("segformer", "SegformerAttention"))
 class SegformerHeadAdapter(HeadAdapter):
-    """Heads of SegFormer; the map that keys and values are taken from stays whole."""
+    """Heads of SegFormer; the map that keys and values are taken from is kept whole."""
 
     apart = ("sequence_reduction",)
 
@@ -81,7 +82,7 @@ class ConditionalDetrHeadAdapter(HeadAdapter):
 
 @register_adapter(*classes("deformable_detr", "DeformableDetrMultiscaleDeformableAttention"))
 class DeformableHeadAdapter(HeadAdapter):
-    """Heads that look at a few sampled points each."""
+    """Heads that attend to a few sampled points each."""
 
     consumer = "output_proj"
     producers = ("sampling_offsets", "attention_weights", "value_proj")
@@ -109,7 +110,7 @@ class HieraHeadAdapter(HeadAdapter):
 
 @register_adapter(*classes("pvt_v2", "PvtV2SelfAttention"), PvtV2Attention)
 class PvtHeadAdapter(HeadAdapter):
-    """Heads of PVTv2; the map that keys and values are taken from stays whole."""
+    """Heads of PVTv2; the map that keys and values are taken from is kept whole."""
 
     consumer = "proj"
     producers = ("query", "key", "value")

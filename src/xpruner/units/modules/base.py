@@ -1,4 +1,4 @@
-"""What our stand-ins for timm's attention share: taking over a stock module, heads apart and together, attending."""
+"""What our replacements for timm's attention share: taking over a stock module, heads apart and together, attending."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -10,14 +10,14 @@ from torch.nn import functional as F
 
 
 class Resizable(nn.Module):
-    """A stand-in that owns what the stock module owned, under the same names, and computes the same.
+    """A replacement that owns what the stock module owned, under the same names, and computes the same.
 
     timm reads the width of a head off the residual stream (``C // num_heads``), which is wrong once heads are cut; a
-    stand-in reads it off its own weights. A subclass brings the forward and derives from the stock class as well, whose
-    other methods it keeps, such as the one that sets another window size.
+    replacement reads it off its own weights. A subclass brings the forward and derives from the stock class as well,
+    whose other methods it keeps, such as the one that sets another window size.
 
     Args:
-        stock: The module whose children, parameters, buffers and attributes are taken over; its hooks stay behind.
+        stock: The module whose children, parameters, buffers and attributes are taken over; its hooks are not.
     """
 
     num_heads: int
@@ -45,7 +45,7 @@ class Resizable(nn.Module):
         return (split_heads(part, self.num_heads) for part in x.chunk(parts, -1))
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
-        """Returns what (..., heads, tokens, width) queries gather from the values, fused or not as the module says.
+        """Returns what (..., heads, tokens, width) queries gather from the values, fused or not as the module is set.
 
         Args:
             q: Queries.
@@ -68,11 +68,11 @@ class Resizable(nn.Module):
 
 
 class Selecting(Resizable):
-    """A stand-in to which something of every dense head is handed from outside: it picks what its own heads need.
+    """A replacement that gets something for every dense head from outside, and selects what its own heads need.
 
     Args:
         stock: As for :class:`Resizable`. The buffer ``kept_heads`` (heads,) holds the dense numbers of the heads that
-            are left; it is cut like any other tensor, and saved, because the number of heads does not tell which.
+            are left; it is cut like any other tensor, and saved, because the number of heads does not determine which.
     """
 
     kept_heads: Tensor

@@ -1,4 +1,4 @@
-"""Stand-ins for timm's attention with positions in it: biases on the scores, rotations, gates on a positional map."""
+"""Replacements for timm's attention with positions: biases on the scores, rotations, gates on a positional map."""
 
 import math
 from typing import Any
@@ -100,7 +100,7 @@ class SwinV2CrAttention(_Cosine, swin_transformer_v2_cr.WindowMultiHeadAttention
 
 
 class _Rotated(Selecting):
-    """Queries and keys turned by their position, by angles that all heads share or of every head."""
+    """Queries and keys rotated by their position, by angles that all heads share or of every head."""
 
     def of_my_heads(self, rope: Tensor | None) -> Tensor | None:
         """Returns of rope (tokens, any), (batch, 1, tokens, any) or (..., dense heads, tokens, any) what is needed."""
@@ -133,10 +133,10 @@ class EvaAttention(_ThreeBiases, _Rotated, eva.EvaAttention):
         q, k = self.q_norm(q), self.k_norm(k)
         angles = self.of_my_heads(rope)
         if angles is not None:
-            q, k = (self._turn(part, angles).type_as(v) for part in (q, k))
+            q, k = (self._rotate(part, angles).type_as(v) for part in (q, k))
         return self._close(x, self.attend(q, k, v, attn_mask, is_causal))
 
-    def _turn(self, x: Tensor, angles: Tensor) -> Tensor:
+    def _rotate(self, x: Tensor, angles: Tensor) -> Tensor:
         prefix, tokens = x.tensor_split([self.num_prefix_tokens], dim=2)
         return torch.cat((prefix, apply_rot_embed_cat(tokens, angles, half=self.rotate_half)), 2)
 

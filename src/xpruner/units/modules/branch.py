@@ -1,11 +1,11 @@
 """What remains of a branch that lost all its units."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class ConstantBranch(nn.Module):
-    """Stands in for an attention or MLP module without units: its output is the consumer's bias, everywhere.
+    """Replaces an attention or MLP module without units: its output is the consumer's bias, everywhere.
 
     timm's window attention cannot hold zero heads, so the empty branch needs a module of its own; it keeps the bias
     because compensation moves the mean of what was removed into it.
@@ -24,3 +24,11 @@ class ConstantBranch(nn.Module):
         """Returns the bias for every token of x (..., any); masks and further arguments of attention are ignored."""
         shape = [*x.movedim(self.axis, -1).shape[:-1], len(self.bias)]
         return self.bias.to(x.dtype).expand(shape).movedim(-1, self.axis)
+
+
+class SkippedBlock(nn.Module):
+    """Replaces a pruned block: returns its input, whatever else a block is given."""
+
+    def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
+        """Returns x."""
+        return x

@@ -1,4 +1,4 @@
-"""Stand-ins for timm's attention that costs no square of the tokens: between channels, or with convolutions."""
+"""Replacements for timm's attention that costs no square of the tokens: between channels, or with convolutions."""
 
 import math
 from collections.abc import Sequence
@@ -67,7 +67,7 @@ class DavitChannelAttentionV2(Resizable, davit.ChannelAttentionV2):
 class CoatAttention(Resizable, coat.FactorAttnConvRelPosEnc):
     """Attention of CoaT, with the positional convolutions that all blocks of a stage share.
 
-    They stay whole and shared; each block runs them for the channels of its own heads alone.
+    They are kept whole and shared; each block runs them for the channels of its own heads alone.
 
     Args:
         stock: As for :class:`Resizable`. ``crpe_heads`` holds the dense numbers of the heads that are left, ascending;

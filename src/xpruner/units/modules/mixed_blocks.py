@@ -1,4 +1,4 @@
-"""Stand-ins for timm's attention whose maps are mixed: talking heads, differences of two maps, and whole blocks."""
+"""Replacements for timm's attention whose maps are mixed: talking heads, differences of two maps, and whole blocks."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from xpruner.units.modules.base import Resizable, merge_heads, split_heads
 
 
 class CaitTalkingHeads(Resizable, cait.TalkingHeadAttn):
-    """Attention of CaiT, where every map is a mixture of all heads' maps: the values of a head can go, its map cannot.
+    """Attention of CaiT, where every map mixes those of all heads: the values of a head can be pruned, its map cannot.
 
     Args:
         stock: As for :class:`Resizable`. A value head is its rows of the values in ``qkv``, its row of ``proj_w`` and
@@ -38,7 +38,7 @@ class CaitTalkingHeads(Resizable, cait.TalkingHeadAttn):
 
 
 class EfficientFormerTalkingHeads(Resizable, efficientformer_v2.Attention2d):
-    """Attention of EfficientFormer V2, where the values of a head can go and its map cannot, as in CaiT.
+    """Attention of EfficientFormer V2, where the values of a head can be pruned and its map cannot, as in CaiT.
 
     A value head is its rows of ``v`` and ``v_local``, its row of ``talking_head2`` and its columns of ``proj``.
     """
@@ -86,7 +86,7 @@ class DiffAttention(_Differential, TimmDiffAttention):
 class _Parallel(Resizable):
     """A block whose attention and MLP stand side by side and share their first layer, and maybe their last.
 
-    ``in_split`` tells how that layer's output divides into hidden units, queries, keys and values.
+    ``in_split`` is how that layer's output divides into hidden units, queries, keys and values.
     """
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:

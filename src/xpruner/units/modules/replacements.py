@@ -1,4 +1,4 @@
-"""Which stand-in takes the place of which of timm's modules, once it is to hold fewer heads than it was built for."""
+"""Which module replaces which of timm's, so that it can have fewer heads than it was built with."""
 
 from torch import nn
 
@@ -8,7 +8,7 @@ from xpruner.units.modules import mixed_blocks as mixed
 from xpruner.units.modules import token_attention as plain
 from xpruner.units.modules.base import Resizable
 
-_STAND_INS: tuple[type[Resizable], ...] = (
+_REPLACEMENTS: tuple[type[Resizable], ...] = (
     plain.MetaformerAttention,
     plain.ConvitMHSA,
     plain.VoloAttention,
@@ -44,5 +44,7 @@ _STAND_INS: tuple[type[Resizable], ...] = (
     mixed.DiffParallelScalingBlock,
 )
 
-RESIZABLE: dict[type[nn.Module], type[Resizable]] = {stand_in.__bases__[-1]: stand_in for stand_in in _STAND_INS}
-"""For each stock class the stand-in that is made from an instance of it and computes the same."""
+RESIZABLE: dict[type[nn.Module], type[Resizable]] = {
+    replacement.__bases__[-1]: replacement for replacement in _REPLACEMENTS
+}
+"""For each stock class the replacement that is made from an instance of it and computes the same."""

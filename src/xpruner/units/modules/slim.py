@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 
 class SlimAttention(nn.Module):
-    """Stands in for ``timm.layers.Attention`` once query-key or value dimensions were cut.
+    """Replaces ``timm.layers.Attention`` once query-key or value dimensions were cut.
 
     The scale of the scores stays that of the dense head: the dimensions that are left keep their meaning.
 
@@ -59,7 +59,7 @@ class SlimAttention(nn.Module):
 
 
 class SlimWindowAttention(SlimAttention):
-    """Stands in for the window attention of timm's Swin once query-key or value dimensions were cut."""
+    """Replaces the window attention of timm's Swin once query-key or value dimensions were cut."""
 
     relative_position_index: Tensor
 

@@ -1,4 +1,4 @@
-"""Stand-ins for timm's attention of tokens to tokens by nothing but queries and keys."""
+"""Replacements for timm's attention of tokens to tokens by nothing but queries and keys."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""A stand-in for PVTv2's attention, which shapes its output as wide as the residual stream."""
+"""A replacement for PVTv2's attention, which shapes its output as wide as the residual stream."""
 
 from typing import Any
 

@@ -37,7 +37,7 @@ from timm.models import (
 )
 from timm.models.csatv2 import SpatialAttention
 
-from xpruner.units.adapters.timm.heads import PRODUCERS, Heads, RelativeHeads, TokenHeads, with_stand_ins
+from xpruner.units.adapters.timm.heads import PRODUCERS, Heads, RelativeHeads, TokenHeads, with_replacements
 from xpruner.units.adapters.timm.vit import NORM_SPANS_HEADS, is_identity
 from xpruner.units.base import Gate
 from xpruner.units.registry import leave_whole, register_adapter
@@ -45,7 +45,7 @@ from xpruner.units.slices import Slice
 
 
 @register_adapter(
-    *with_stand_ins(
+    *with_replacements(
         convit.MHSA,
         davit.ChannelAttention,
         davit.WindowAttention,
@@ -64,28 +64,28 @@ class PlainHeads(TokenHeads):
     scaled = ("hidden_dim",)
 
 
-@register_adapter(*with_stand_ins(metaformer.Attention))
+@register_adapter(*with_replacements(metaformer.Attention))
 class MetaFormerHeads(TokenHeads):
     """Heads of the CAFormers."""
 
     scaled = ("attention_dim",)
 
 
-@register_adapter(*with_stand_ins(davit.ChannelAttentionV2))
+@register_adapter(*with_replacements(davit.ChannelAttentionV2))
 class ChannelHeads(TokenHeads):
     """Heads of the DaViT in Florence-2, which calls them groups."""
 
     number = "groups"
 
 
-@register_adapter(*with_stand_ins(twins.GlobalSubSampleAttn, pvt_v2.Attention))
+@register_adapter(*with_replacements(twins.GlobalSubSampleAttn, pvt_v2.Attention))
 class SubsampledHeads(Heads):
-    """Heads that look at a smaller map, which stays whole."""
+    """Heads that attend to a smaller map, which is kept whole."""
 
     apart = ("sr",)
 
 
-@register_adapter(*with_stand_ins(volo.OutlookAttention))
+@register_adapter(*with_replacements(volo.OutlookAttention))
 class OutlookHeads(TokenHeads):
     """Heads of VOLO whose weights for the neighbourhood of a token come from the token alone."""
 
@@ -93,20 +93,20 @@ class OutlookHeads(TokenHeads):
         return {"v": 1, "attn": 1}
 
 
-@register_adapter(*with_stand_ins(cait.ClassAttn, volo.ClassAttention))
+@register_adapter(*with_replacements(cait.ClassAttn, volo.ClassAttention))
 class ClassHeads(Heads):
     """Heads of the class token."""
 
 
-@register_adapter(*with_stand_ins(crossvit.CrossAttention))
+@register_adapter(*with_replacements(crossvit.CrossAttention))
 class CrossHeads(Heads):
-    """Heads of CrossViT's class token, which looks at the tokens of the other branch."""
+    """Heads of CrossViT's class token, which attends to the tokens of the other branch."""
 
     def producers(self, module: Any) -> Mapping[str, int]:
         return {"wq": 1, "wk": 1, "wv": 1}
 
 
-@register_adapter(*with_stand_ins(convit.GPSA))
+@register_adapter(*with_replacements(convit.GPSA))
 class GatedPositionalHeads(TokenHeads):
     """Heads of ConViT with a map of positions and a gate each."""
 
@@ -114,9 +114,9 @@ class GatedPositionalHeads(TokenHeads):
         return {**PRODUCERS, "pos_proj": 1, "gating_param": 1}
 
 
-@register_adapter(*with_stand_ins(coat.FactorAttnConvRelPosEnc))
+@register_adapter(*with_replacements(coat.FactorAttnConvRelPosEnc))
 class CoatHeads(TokenHeads):
-    """Heads of CoaT, whose convolutions for positions are shared by the blocks of a stage and stay whole.
+    """Heads of CoaT, whose convolutions for positions are shared by the blocks of a stage and kept whole.
 
     Their kernels differ from head to head; every head is charged the mean, which is off by well below 1 % of the model.
     """
@@ -126,12 +126,12 @@ class CoatHeads(TokenHeads):
         module.crpe_heads = tuple(module.crpe_heads[i] for i in keep.tolist())
 
 
-@register_adapter(*with_stand_ins(nest.Attention))
+@register_adapter(*with_replacements(nest.Attention))
 class NestHeads(TokenHeads):
     """Heads of NesT, whose consumer reads (width, heads) and not (heads, width)."""
 
-    def gate(self, module: Any) -> Gate:
-        return Gate("proj", outer=module.proj.in_features // module.num_heads)
+    def gates(self, module: Any) -> tuple[Gate, ...]:
+        return (Gate("proj", outer=module.proj.in_features // module.num_heads),)
 
 
 @register_adapter(hiera.MaskUnitAttention)
@@ -152,7 +152,7 @@ class MultiScaleHeads(Heads):
         return NORM_SPANS_HEADS if getattr(module, "unshared", False) else None
 
 
-@register_adapter(*with_stand_ins(swin_transformer_v2.WindowAttention))
+@register_adapter(*with_replacements(swin_transformer_v2.WindowAttention))
 class SwinV2Heads(Heads):
     """Heads of Swin V2, each with an output of the little MLP that makes biases of distances."""
 
@@ -162,7 +162,7 @@ class SwinV2Heads(Heads):
         return {**PRODUCERS, "cpb_mlp.2": 1}
 
 
-@register_adapter(*with_stand_ins(swin_transformer_v2_cr.WindowMultiHeadAttention))
+@register_adapter(*with_replacements(swin_transformer_v2_cr.WindowMultiHeadAttention))
 class SwinV2CrHeads(Heads):
     """Heads of timm's other Swin V2; the hidden units of its little MLP are left whole."""
 
@@ -173,19 +173,19 @@ class SwinV2CrHeads(Heads):
         return {**PRODUCERS, "meta_mlp.fc2": 1}
 
 
-@register_adapter(*with_stand_ins(beit.Attention))
+@register_adapter(*with_replacements(beit.Attention))
 class BeitHeads(TokenHeads):
     """Heads of BEiT, each with a column in the table of biases by relative position."""
 
     tables = ("relative_position_bias_table",)
 
 
-@register_adapter(*with_stand_ins(vision_transformer_relpos.RelPosAttention))
+@register_adapter(*with_replacements(vision_transformer_relpos.RelPosAttention))
 class RelPosHeads(RelativeHeads):
     """Heads of the vision transformers with relative positions."""
 
 
-@register_adapter(*with_stand_ins(gcvit.WindowAttentionGlobal))
+@register_adapter(*with_replacements(gcvit.WindowAttentionGlobal))
 class GlobalHeads(RelativeHeads):
     """Heads of GC ViT, half of them with queries of the whole image, which come from outside."""
 
@@ -198,7 +198,7 @@ class GlobalHeads(RelativeHeads):
         return {"qkv": 2 if module.use_global else 3, "kept_heads": 1}
 
 
-@register_adapter(*with_stand_ins(eva.EvaAttention, layers.DiffAttention))
+@register_adapter(*with_replacements(eva.EvaAttention, layers.DiffAttention))
 class NormedHeads(TokenHeads):
     """Heads that a norm over all of them may follow."""
 
@@ -208,7 +208,7 @@ class NormedHeads(TokenHeads):
         return {**PRODUCERS, "q_proj": 1, "k_proj": 1, "v_proj": 1, "norm": 1}
 
 
-@register_adapter(*with_stand_ins(layers.AttentionRope))
+@register_adapter(*with_replacements(layers.AttentionRope))
 class RopeHeads(NormedHeads):
     """Heads with rotary positions. Heads that share keys and values are one unit."""
 
@@ -228,7 +228,7 @@ class GemmaHeads(TokenHeads):
         return {"q_proj": 1, "k_proj": 1, "v_proj": 1}
 
 
-@register_adapter(*with_stand_ins(layers.AttentionPoolLatent))
+@register_adapter(*with_replacements(layers.AttentionPoolLatent))
 class LatentHeads(Heads):
     """Heads that pool tokens; where the latent itself is the query, its channels are cut with them."""
 
@@ -246,10 +246,11 @@ class LatentHeads(Heads):
 leave_whole(
     efficientvit_msra.CascadedGroupAttention,
     efficientvit_msra.LocalWindowAttention,
-    why="each head reads what the head before it puts out, so none can go without changing the next",
+    why="each head reads the output of the head before it, so none can be pruned without changing the next",
 )
 leave_whole(swiftformer.EfficientAdditiveAttention, why="it has one head, with a norm over all its channels")
 leave_whole(
-    layers.RotaryEmbeddingMixed, why="it turns the heads of all blocks, and each block picks what its own heads need"
+    layers.RotaryEmbeddingMixed,
+    why="it rotates the heads of all blocks, and each block selects what its own heads need",
 )
 leave_whole(SpatialAttention, why="it has one head of one channel")

@@ -21,10 +21,11 @@ from timm.models import (
 )
 from torch import nn
 
-from xpruner.units.adapters.timm.heads import Heads, RelativeHeads, TokenHeads, with_stand_ins
+from xpruner.units.adapter import CostShare
+from xpruner.units.adapters.timm.heads import Heads, RelativeHeads, TokenHeads, with_replacements
 from xpruner.units.adapters.timm.vit import is_identity
 from xpruner.units.base import Gate
-from xpruner.units.registry import Share, leave_whole, register_adapter
+from xpruner.units.registry import leave_whole, register_adapter
 from xpruner.units.slices import Slice, columns, params_of, rows
 
 
@@ -33,7 +34,7 @@ class VisformerHeads(TokenHeads):
     """Heads of Visformer, whose layers are convolutions."""
 
 
-@register_adapter(*with_stand_ins(fastvit.Attention))
+@register_adapter(*with_replacements(fastvit.Attention))
 class FastVitHeads(Heads):
     """Heads of FastViT."""
 
@@ -78,7 +79,7 @@ class DownsamplingHeads(BiasedHeads):
     apart = ("q.local",)
 
 
-@register_adapter(*with_stand_ins(nextvit.ConvAttention))
+@register_adapter(*with_replacements(nextvit.ConvAttention))
 class GroupedConvHeads(Heads):
     """Groups of Next-ViT's convolution, each a head that reads its own channels of the stream."""
 
@@ -92,26 +93,29 @@ class GroupedConvHeads(Heads):
 
 @register_adapter("timm.models.lowformer.ConvAttention", "timm.models.cpubone.ConvAttention")
 class UpsampledHeads(Heads):
-    """Heads of LowFormer and CPUBone on a smaller map; what reads them may be the very layer that enlarges it."""
+    """Heads of LowFormer and CPUBone on a smaller map; their consumer may be the very layer that enlarges it."""
 
     scaled = ("o_proj_inpdim",)
 
     def producers(self, module: Any) -> Mapping[str, int]:
         return {"pwise": 1}
 
-    def gate(self, module: Any) -> Gate:
-        path = next(name for name in ("o_proj", "upsampling", "upsampling.0") if _is_layer(module.get_submodule(name)))
-        return Gate(path, inner=module.head_dim)
+    def gates(self, module: Any) -> tuple[Gate, ...]:
+        return (Gate(self._reading(module), inner=module.head_dim),)
 
     def slices(self, module: Any) -> list[Slice]:
-        path = self.gate(module).path
+        path = self._reading(module)
         transposed = isinstance(module.get_submodule(path), nn.ConvTranspose2d)
         return [*rows(module, "pwise"), Slice(f"{path}.weight", 0 if transposed else 1)]
 
-    def shares(self, module: Any, macs: Callable[[str], float]) -> list[Share]:
-        enlarging = macs("upsampling") if self.gate(module).path == "o_proj" else 0
+    def shares(self, module: Any, macs: Callable[[str], float]) -> list[CostShare]:
+        enlarging = macs("upsampling") if self._reading(module) == "o_proj" else 0
         own = macs("") - macs("conv_proj") - enlarging
-        return [Share(own, params_of(module, self.slices(module)), ("head",))]
+        return [CostShare(own, params_of(module, self.slices(module)), ("head",))]
+
+    def _reading(self, module: Any) -> str:
+        """Returns the path of the layer that consumes the heads."""
+        return next(name for name in ("o_proj", "upsampling", "upsampling.0") if _is_layer(module.get_submodule(name)))
 
 
 def _is_layer(module: nn.Module) -> bool:
@@ -131,7 +135,7 @@ class MultiQueryHeads(Heads):
 
 @register_adapter(layers.AttentionPool2d)
 class PoolHeads(Heads):
-    """Heads that pool a map; what reads them is the classifier itself."""
+    """Heads that pool a map; their consumer is the classifier itself."""
 
     def holds(self, module: Any) -> bool:
         return not is_identity(module.proj)
@@ -163,5 +167,5 @@ class BottleneckHeads(Heads):
 
 
 leave_whole(BottleneckAttn, HaloAttn, why="its heads are those of the block that it is in")
-leave_whole(LambdaLayer, why="it can only put out as many channels as it reads")
-leave_whole(BatNonLocalAttn, NonLocalAttn, why="it has no heads, and what it puts out depends on all channels")
+leave_whole(LambdaLayer, why="its output must have as many channels as its input")
+leave_whole(BatNonLocalAttn, NonLocalAttn, why="it has no heads, and its output depends on all channels")

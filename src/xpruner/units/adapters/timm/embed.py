@@ -10,38 +10,27 @@ from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock, 
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 
-from xpruner.units.adapters.timm.blocks import SkippedBlock
+from xpruner.units.adapter import CostShare
 from xpruner.units.base import Gate
-from xpruner.units.modules.branch import ConstantBranch
+from xpruner.units.modules.branch import ConstantBranch, SkippedBlock
 from xpruner.units.modules.slim import SlimAttention, SlimWindowAttention
-from xpruner.units.registry import PrunablePart, Share
-from xpruner.units.slices import Slice, SlicedAdapter, columns, is_layer_norm, params_of, rows, table
+from xpruner.units.sliced_adapter import SlicedAdapter, is_layer_norm
+from xpruner.units.slices import Slice, columns, params_of, rows, table
+from xpruner.units.streams import STREAM_KIND, Stream, register_streams
 
 BLOCKS = (Block, SwinTransformerBlock)
 BRANCHES = (Attention, WindowAttention, SlimAttention, SlimWindowAttention, Mlp, ConstantBranch)
 
 
-def streams_of(model: nn.Module) -> Iterator[PrunablePart]:
-    """Yields a part for each residual stream that is known; its module is the whole model."""
-    if isinstance(model, VisionTransformer):
-        yield PrunablePart("stream", model, EmbedAdapter(Stream("blocks", 0, True)))
-    elif isinstance(model, SwinTransformer):
-        last = len(model.layers) - 1
-        for stage in range(last + 1):
-            yield PrunablePart(f"layers.{stage}", model, EmbedAdapter(Stream(f"layers.{stage}", stage, stage == last)))
-
-
-def stream_key(model: nn.Module, path: str) -> str:
-    """Returns the key of the stream that the module at ``path`` reads or writes."""
-    return f"{'.'.join(path.split('.')[:2])}:embed" if isinstance(model, SwinTransformer) else "stream:embed"
-
-
 @dataclass(frozen=True)
-class Stream:
-    """Where a residual stream runs.
+class EmbedAdapter(SlicedAdapter):
+    """Channels of a residual stream: whatever writes it, lies on it, normalises it or reads it is cut.
+
+    A LayerNorm over fewer channels has other statistics; the gate makes every norm normalise over the open channels
+    alone, which is what the cut norm does.
 
     Attributes:
-        path: Of the module whose blocks read and write it.
+        path: Of the module whose blocks read and write the stream.
         stage: Its number; the first is written by the patch embedding, the others by Swin's patch merging.
         last: Whether the classifier reads it; else the next patch merging does.
     """
@@ -49,18 +38,8 @@ class Stream:
     path: str
     stage: int
     last: bool
-
-
-@dataclass(frozen=True)
-class EmbedAdapter(SlicedAdapter):
-    """Channels of a residual stream: whatever writes it, lies on it, normalises it or reads it is cut.
-
-    A LayerNorm over fewer channels has other statistics; the gate makes every norm look at the open channels alone,
-    which is what the cut norm does.
-    """
-
-    stream: Stream
-    kind = "embed"
+    kind = STREAM_KIND
+    whole_model = True
 
     def refuse(self, module: Any) -> str | None:
         if getattr(module, "attn_pool", None) is not None:
@@ -78,18 +57,14 @@ class EmbedAdapter(SlicedAdapter):
         return None
 
     def size(self, module: Any) -> int:
-        if self.stream.stage:
-            return module.get_submodule(f"{self.stream.path}.downsample.reduction").out_features
+        if self.stage:
+            return module.get_submodule(f"{self.path}.downsample.reduction").out_features
         return module.patch_embed.proj.out_channels
-
-    def gate(self, module: Any) -> Gate:
-        """The first of :meth:`gates`."""
-        return self.gates(module)[0]
 
     def gates(self, module: Any) -> tuple[Gate, ...]:
         """Returns gates at every norm on the stream, and at the classifiers, which may read it without one."""
         heads = [Gate(path) for path in self._classifiers(module)]
-        merging = [] if self.stream.last else [Gate(f"{self._next()}.norm", "norm", outer=4)]
+        merging = [] if self.last else [Gate(f"{self._next()}.norm", "norm", outer=4)]
         return (*(Gate(path, "norm") for path in self._norms(module)), *merging, *heads)
 
     def slices(self, module: Any) -> list[Slice]:
@@ -100,58 +75,58 @@ class EmbedAdapter(SlicedAdapter):
 
     def attributes(self, module: Any, count: int) -> dict[str, Any]:
         names = ("num_features", "head_hidden_size", "embed_dim")
-        return {name: count for name in names if self.stream.last and isinstance(getattr(module, name, None), int)}
+        return {name: count for name in names if self.last and isinstance(getattr(module, name, None), int)}
 
-    def shares(self, module: Any, macs: Callable[[str], float]) -> list[Share]:
-        """What lies outside the blocks; a patch merging goes with both of its streams and is told by the later one."""
+    def shares(self, module: Any, macs: Callable[[str], float]) -> list[CostShare]:
+        """What lies outside the blocks; a patch merging depends on both streams and is in the later one's shares."""
         shares = []
         for where in self._around(module):
             layer, _, name = where.tensor.rpartition(".")
             merging = layer.endswith("reduction")
             if merging and where.axis == 1:
                 continue
-            before = (f"layers.{self.stream.stage - 1}:embed",) if merging else ()
+            before = (f"layers.{self.stage - 1}:embed",) if merging else ()
             work = macs(layer) if name == "weight" else 0
-            shares.append(Share(work, params_of(module, [where]), ("embed", *before)))
+            shares.append(CostShare(work, params_of(module, [where]), ("embed", *before)))
         return shares
 
     def cut(self, module: Any, keep: torch.Tensor) -> None:
         super().cut(module, keep)
         head: Any = getattr(module, "head", None)
-        if self.stream.last and hasattr(head, "in_features"):
+        if self.last and hasattr(head, "in_features"):
             head.in_features = len(keep)
 
     def _next(self) -> str:
-        return f"layers.{self.stream.stage + 1}.downsample"
+        return f"layers.{self.stage + 1}.downsample"
 
     def _blocks(self, module: Any) -> Iterator[tuple[str, nn.Module]]:
-        path = self.stream.path if self.stream.path == "blocks" else f"{self.stream.path}.blocks"
+        path = self.path if self.path == "blocks" else f"{self.path}.blocks"
         for name, block in module.get_submodule(path).named_children():
             if not isinstance(block, SkippedBlock):
                 yield f"{path}.{name}", block
 
     def _norms(self, module: Any) -> list[str]:
         """Returns the paths of the norms over exactly this stream."""
-        first = ["patch_embed.norm", "norm_pre"] if self.stream.stage == 0 else []
+        first = ["patch_embed.norm", "norm_pre"] if self.stage == 0 else []
         inner = [f"{path}.norm{number}" for path, _ in self._blocks(module) for number in (1, 2)]
-        last = ["norm", "fc_norm"] if self.stream.last else []
+        last = ["norm", "fc_norm"] if self.last else []
         modules = dict(module.named_modules())
         return [path for path in (*first, *inner, *last) if not isinstance(modules.get(path), nn.Identity | None)]
 
     def _classifiers(self, module: Any) -> list[str]:
         layers = dict(module.named_modules())
-        names = ("head", "head.fc", "head_dist") if self.stream.last else ()
+        names = ("head", "head.fc", "head_dist") if self.last else ()
         return [name for name in names if isinstance(layers.get(name), nn.Linear)]
 
     def _around(self, module: Any) -> list[Slice]:
         found = []
-        if self.stream.stage:
-            found += rows(module, f"{self.stream.path}.downsample.reduction")
+        if self.stage:
+            found += rows(module, f"{self.path}.downsample.reduction")
         else:
             found += [*rows(module, "patch_embed.proj"), *rows(module, "patch_embed.norm"), *rows(module, "norm_pre")]
             for name in ("cls_token", "dist_token", "reg_token", "pos_embed"):
                 found += table(module, name, 2)
-        if not self.stream.last:
+        if not self.last:
             return [*found, *rows(module, f"{self._next()}.norm", 4), columns(f"{self._next()}.reduction", 4)]
         found += [*rows(module, "norm"), *rows(module, "fc_norm")]
         return [*found, *(columns(path) for path in self._classifiers(module))]
@@ -170,3 +145,14 @@ def _in_block(block: nn.Module, path: str) -> Iterator[Slice]:
 
 def _relative(found: list[Slice], path: str) -> Iterator[Slice]:
     return (Slice(f"{path}.{where.tensor}", where.axis, where.outer) for where in found)
+
+
+@register_streams(VisionTransformer)
+def _vit_streams(model: VisionTransformer) -> list[Stream]:
+    return [Stream("stream", "", EmbedAdapter("blocks", 0, last=True))]
+
+
+@register_streams(SwinTransformer)
+def _swin_streams(model: SwinTransformer) -> list[Stream]:
+    paths = [f"layers.{stage}" for stage in range(len(model.layers))]
+    return [Stream(path, path, EmbedAdapter(path, stage, last=path == paths[-1])) for stage, path in enumerate(paths)]

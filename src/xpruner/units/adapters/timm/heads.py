@@ -1,4 +1,4 @@
-"""What the adapters for the heads of timm's many attention classes share: where heads lie, said once by name."""
+"""What the adapters for the heads of timm's many attention classes share: where heads lie, by the names of layers."""
 
 from collections.abc import Mapping
 from operator import attrgetter
@@ -9,7 +9,8 @@ from torch import nn
 
 from xpruner.units.modules.replacements import RESIZABLE
 from xpruner.units.registry import leave_whole
-from xpruner.units.slices import Slice, SlicedAdapter, columns, rows, table
+from xpruner.units.sliced_adapter import SlicedAdapter
+from xpruner.units.slices import Slice, columns, rows, table
 
 PRODUCERS = {
     **{"qkv": 3, "qk": 2, "kv": 2, "q": 1, "k": 1, "v": 1, "gate": 1},
@@ -18,8 +19,8 @@ PRODUCERS = {
 """What timm calls the layers and bare tensors whose axis 0 reads heads, and how often the heads repeat along it."""
 
 
-def with_stand_ins(*classes: type[nn.Module]) -> list[type[nn.Module]]:
-    """Returns stock classes together with the stand-ins of those that cannot hold fewer heads."""
+def with_replacements(*classes: type[nn.Module]) -> list[type[nn.Module]]:
+    """Returns stock classes together with the replacements of those that cannot hold fewer heads."""
     return [*classes, *(RESIZABLE[cls] for cls in classes if cls in RESIZABLE)]
 
 
@@ -31,7 +32,7 @@ class Heads(SlicedAdapter):
 
     kind = "head"
     consumer = "proj"
-    stand_ins = RESIZABLE
+    replacements = RESIZABLE
     number = "num_heads"
     """Attribute that holds the number of heads."""
     scaled: tuple[str, ...] = ()
@@ -50,7 +51,7 @@ class Heads(SlicedAdapter):
         return PRODUCERS
 
     def slices(self, module: Any) -> list[Slice]:
-        found = [columns(self.consumer, self.gate(module).outer)]
+        found = [columns(self.consumer, self.gates(module)[0].outer)]
         for path, outer in self.producers(module).items():
             found += [*rows(module, path, outer), *table(module, path, 0, outer)]
         for path in self.tables:
@@ -67,7 +68,7 @@ class Heads(SlicedAdapter):
 
 
 class TokenHeads(Heads):
-    """Heads of attention that is nothing but them and their consumer, which hands on as many tokens as it is given."""
+    """Heads of attention that is nothing but them and their consumer, whose output has as many tokens as its input."""
 
     may_be_empty = True
 

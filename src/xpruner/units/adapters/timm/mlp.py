@@ -1,4 +1,4 @@
-"""Adapters for the hidden units of timm's many MLPs: the layers that make them, and the one that reads them."""
+"""Adapters for the hidden units of timm's many MLPs: the layers that produce them, and their consumer."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,10 +22,12 @@ from timm.models import (
 from timm.models._efficientnet_blocks import UniversalInvertedResidual
 from torch import nn
 
+from xpruner.units.adapter import CostShare
 from xpruner.units.adapters.timm.vit import NORM_SPANS_HIDDEN, is_identity
 from xpruner.units.base import Gate
-from xpruner.units.registry import Share, leave_whole, register_adapter
-from xpruner.units.slices import Slice, SlicedAdapter, columns, macs_of, params_of, rows
+from xpruner.units.registry import leave_whole, register_adapter
+from xpruner.units.sliced_adapter import SlicedAdapter
+from xpruner.units.slices import Slice, columns, macs_of, params_of, rows
 
 
 class Hidden(SlicedAdapter):
@@ -40,7 +42,7 @@ class Hidden(SlicedAdapter):
     grouped = ""
     """Path of the layer among them with a convolution in groups; a unit is then channel j of every group."""
     norms: tuple[str, ...] = ()
-    """Paths of norms on the hidden units; only those that look at each unit by itself can be cut exactly."""
+    """Paths of norms on the hidden units; only those that normalise each unit by itself can be cut exactly."""
 
     def groups(self, module: Any) -> int:
         """Returns in how many groups the hidden units lie."""
@@ -57,8 +59,8 @@ class Hidden(SlicedAdapter):
         consumer = module.get_submodule(self.consumer)
         return consumer.weight.shape[1] * getattr(consumer, "groups", 1) // self.groups(module)
 
-    def gate(self, module: Any) -> Gate:
-        return replace(super().gate(module), outer=self.groups(module), inner=1)
+    def gates(self, module: Any) -> tuple[Gate, ...]:
+        return tuple(replace(gate, outer=self.groups(module), inner=1) for gate in super().gates(module))
 
     def slices(self, module: Any) -> list[Slice]:
         groups = self.groups(module)
@@ -67,9 +69,9 @@ class Hidden(SlicedAdapter):
         read = getattr(module.get_submodule(self.consumer), "groups", 1)
         return [*made, columns(self.consumer, groups // read)]
 
-    def shares(self, module: Any, macs: Callable[[str], float]) -> list[Share]:
+    def shares(self, module: Any, macs: Callable[[str], float]) -> list[CostShare]:
         slices = self.slices(module)
-        return [Share(macs_of(module, slices, macs), params_of(module, slices), (self.kind,))]
+        return [CostShare(macs_of(module, slices, macs), params_of(module, slices), (self.kind,))]
 
 
 class TokenHidden(Hidden):
@@ -80,12 +82,12 @@ class TokenHidden(Hidden):
 
 @register_adapter(tiny_vit.NormMlp, swiftformer.Mlp)
 class NormHidden(TokenHidden):
-    """Hidden units of an MLP that norms what it reads."""
+    """Hidden units of an MLP that normalises its input."""
 
 
 @register_adapter(fastvit.ConvMlp)
 class FastVitHidden(Hidden):
-    """Hidden units of FastViT, behind a convolution that stays whole."""
+    """Hidden units of FastViT, behind a convolution that is kept whole."""
 
 
 @register_adapter(layers.ConvMlp)
@@ -202,7 +204,7 @@ class VitaminHidden(Hidden):
 
 @register_adapter(UniversalInvertedResidual)
 class InvertedHidden(Hidden):
-    """Expanded channels of MobileNet V4's inverted bottlenecks; those that look at each other are left alone."""
+    """Expanded channels of MobileNet V4's inverted bottlenecks; those with attention among them are left alone."""
 
     consumer = "pw_proj.conv"
     producers = ("pw_exp", "dw_mid")
@@ -258,7 +260,7 @@ class SpatialHidden(Hidden):
     """Hidden units of Visformer.
 
     A grouped convolution over them mixes the outputs of the first layer; where there is one, its own outputs are the
-    hidden units, and the first layer stays whole.
+    hidden units, and the first layer is kept whole.
     """
 
     consumer = "conv3"

@@ -6,13 +6,15 @@ from typing import Any
 from timm.models import cait, efficientformer_v2
 from timm.models.vision_transformer import DiffParallelScalingBlock, ParallelScalingBlock
 
-from xpruner.units.adapters.timm.heads import with_stand_ins
+from xpruner.units.adapter import CostShare
+from xpruner.units.adapters.timm.heads import with_replacements
 from xpruner.units.base import Gate
 from xpruner.units.modules.replacements import RESIZABLE
-from xpruner.units.registry import Share, register_adapter
-from xpruner.units.slices import Slice, SlicedAdapter, columns, macs_of, params_of, rows, table
+from xpruner.units.registry import register_adapter
+from xpruner.units.sliced_adapter import SlicedAdapter
+from xpruner.units.slices import Slice, columns, macs_of, params_of, rows, table
 
-PARALLEL = with_stand_ins(ParallelScalingBlock, DiffParallelScalingBlock)
+PARALLEL = with_replacements(ParallelScalingBlock, DiffParallelScalingBlock)
 
 
 @register_adapter(*PARALLEL)
@@ -23,26 +25,26 @@ class ParallelHeads(SlicedAdapter):
     """
 
     kind = "head"
-    stand_ins = RESIZABLE
+    replacements = RESIZABLE
 
     def size(self, module: Any) -> int:
         return module.num_heads
 
-    def gate(self, module: Any) -> Gate:
+    def gates(self, module: Any) -> tuple[Gate, ...]:
         path = "attn_out_proj" if module.out_proj is None else "out_proj"
-        return Gate(path, inner=module.in_split[-1] // module.num_heads)
+        return (Gate(path, inner=module.in_split[-1] // module.num_heads),)
 
     def slices(self, module: Any) -> list[Slice]:
         hidden, width, *_ = module.in_split
-        return [*rows(module, "in_proj", 3, start=hidden), columns(self.gate(module).path, stop=width)]
+        return [*rows(module, "in_proj", 3, start=hidden), columns(self.gates(module)[0].path, stop=width)]
 
     def attributes(self, module: Any, count: int) -> dict[str, Any]:
         hidden, width, *_ = module.in_split
         return {"num_heads": count, "in_split": [hidden] + 3 * [width * count // module.num_heads]}
 
-    def shares(self, module: Any, macs: Callable[[str], float]) -> list[Share]:
+    def shares(self, module: Any, macs: Callable[[str], float]) -> list[CostShare]:
         hidden = macs_of(module, ParallelHidden().slices(module), macs)
-        return [Share(macs("") - hidden, params_of(module, self.slices(module)), (self.kind,))]
+        return [CostShare(macs("") - hidden, params_of(module, self.slices(module)), (self.kind,))]
 
 
 @register_adapter(*PARALLEL)
@@ -54,11 +56,11 @@ class ParallelHidden(SlicedAdapter):
     def size(self, module: Any) -> int:
         return module.in_split[0]
 
-    def gate(self, module: Any) -> Gate:
-        return Gate("mlp_out_proj") if module.out_proj is None else Gate("out_proj", before=module.in_split[-1])
+    def gates(self, module: Any) -> tuple[Gate, ...]:
+        return (Gate("mlp_out_proj") if module.out_proj is None else Gate("out_proj", before=module.in_split[-1]),)
 
     def slices(self, module: Any) -> list[Slice]:
-        gate, hidden = self.gate(module), module.in_split[0]
+        gate, hidden = self.gates(module)[0], module.in_split[0]
         return [
             *rows(module, "in_proj", stop=hidden),
             *table(module, "mlp_bias"),
@@ -68,29 +70,29 @@ class ParallelHidden(SlicedAdapter):
     def attributes(self, module: Any, count: int) -> dict[str, Any]:
         return {"in_split": [count, *module.in_split[1:]]}
 
-    def shares(self, module: Any, macs: Callable[[str], float]) -> list[Share]:
+    def shares(self, module: Any, macs: Callable[[str], float]) -> list[CostShare]:
         slices = self.slices(module)
-        return [Share(macs_of(module, slices, macs), params_of(module, slices), (self.kind,))]
+        return [CostShare(macs_of(module, slices, macs), params_of(module, slices), (self.kind,))]
 
 
 class TalkingHeads(SlicedAdapter):
-    """Heads whose maps are all mixed with one another: the values of a head can go, its map cannot."""
+    """Heads whose maps are all mixed with one another: the values of a head can be pruned, its map cannot."""
 
     kind = "head"
-    stand_ins = RESIZABLE
+    replacements = RESIZABLE
 
     def size(self, module: Any) -> int:
         """Returns how many heads have values; a stock module has them all."""
         return getattr(module, "num_value_heads", module.num_heads)
 
-    def shares(self, module: Any, macs: Callable[[str], float]) -> list[Share]:
+    def shares(self, module: Any, macs: Callable[[str], float]) -> list[CostShare]:
         """What no layer does is scores, for all heads, and values, for those that have some."""
         slices = self.slices(module)
         layers = sum(macs(path) for path, layer in module.named_modules() if path and not [*layer.children()])
         values = self.size(module) * self.value_width(module)
         scores = module.num_heads * self.score_width(module)
         gathered = (macs("") - layers) * values / (values + scores)
-        return [Share(macs_of(module, slices, macs) + gathered, params_of(module, slices), (self.kind,))]
+        return [CostShare(macs_of(module, slices, macs) + gathered, params_of(module, slices), (self.kind,))]
 
     def value_width(self, module: Any) -> int:
         """Returns the width of a head's values."""
@@ -101,7 +103,7 @@ class TalkingHeads(SlicedAdapter):
         raise NotImplementedError
 
 
-@register_adapter(*with_stand_ins(cait.TalkingHeadAttn))
+@register_adapter(*with_replacements(cait.TalkingHeadAttn))
 class CaitHeads(TalkingHeads):
     """Values of CaiT's heads."""
 
@@ -117,7 +119,7 @@ class CaitHeads(TalkingHeads):
     score_width = value_width
 
 
-@register_adapter(*with_stand_ins(efficientformer_v2.Attention2d))
+@register_adapter(*with_replacements(efficientformer_v2.Attention2d))
 class EfficientFormerV2Heads(TalkingHeads):
     """Values of EfficientFormer V2's heads."""
 

@@ -8,10 +8,12 @@ from timm.layers import Attention, Mlp
 from timm.models.swin_transformer import WindowAttention
 from torch import nn
 
+from xpruner.units.adapter import CostShare
 from xpruner.units.base import Gate
 from xpruner.units.modules.slim import SlimAttention, SlimWindowAttention
-from xpruner.units.registry import Share, register_adapter
-from xpruner.units.slices import Slice, SlicedAdapter, columns, params_of, rows, table
+from xpruner.units.registry import register_adapter
+from xpruner.units.sliced_adapter import SlicedAdapter
+from xpruner.units.slices import Slice, columns, params_of, rows, table
 
 NORM_SPANS_HEADS = "its norm spans all heads, so cutting one head would change the others"
 NORM_SPANS_HIDDEN = "its norm spans all hidden units, so cutting one would change the others"
@@ -56,23 +58,23 @@ class HeadAdapter(SlicedAdapter):
         width = module.proj.in_features // module.num_heads
         return {"num_heads": count} | ({"attn_dim": count * width} if hasattr(module, "attn_dim") else {})
 
-    def shares(self, module: Any, macs: Callable[[str], float]) -> list[Share]:
-        """Weights go with the stream as well; biases, and the work of scores and of their use, do not."""
+    def shares(self, module: Any, macs: Callable[[str], float]) -> list[CostShare]:
+        """Weights depend on the stream as well; biases, and the cost of the scores and of their use, do not."""
         layers = [name for name in LAYERS if getattr(module, name, None) is not None]
         core = macs("") - sum(map(macs, layers))
         wide, narrow = self._widths(module)
         shares = [
-            Share(0, params_of(module, table(module, "relative_position_bias_table")), ("head",)),
-            Share(0, params_of(module, rows(module, "norm")), ("head", "v")),
-            Share(core * wide / (wide + narrow), 0, ("head", "qk")),
-            Share(core * narrow / (wide + narrow), 0, ("head", "v")),
+            CostShare(0, params_of(module, table(module, "relative_position_bias_table")), ("head",)),
+            CostShare(0, params_of(module, rows(module, "norm")), ("head", "v")),
+            CostShare(core * wide / (wide + narrow), 0, ("head", "qk")),
+            CostShare(core * narrow / (wide + narrow), 0, ("head", "v")),
         ]
         for name in layers:
             layer = getattr(module, name)
             biases = 0 if layer.bias is None or name == self.consumer else layer.bias.numel()
             for kind, portion in _portions(name).items():
-                shares.append(Share(portion * macs(name), portion * layer.weight.numel(), ("head", kind, "embed")))
-                shares.append(Share(0, portion * biases, ("head", kind)))
+                shares.append(CostShare(portion * macs(name), portion * layer.weight.numel(), ("head", kind, "embed")))
+                shares.append(CostShare(0, portion * biases, ("head", kind)))
         return shares
 
     def _widths(self, module: Any) -> tuple[int, int]:
@@ -102,16 +104,16 @@ class HiddenAdapter(SlicedAdapter):
     def slices(self, module: Any) -> list[Slice]:
         return [*rows(module, "fc1"), *rows(module, "norm"), columns("fc2")]
 
-    def shares(self, module: Any, macs: Callable[[str], float]) -> list[Share]:
+    def shares(self, module: Any, macs: Callable[[str], float]) -> list[CostShare]:
         weights = module.fc1.weight.numel() + module.fc2.weight.numel()
         biases = params_of(module, self.slices(module)) - weights
-        return [Share(macs(""), weights, ("hidden", "embed")), Share(0, biases, ("hidden",))]
+        return [CostShare(macs(""), weights, ("hidden", "embed")), CostShare(0, biases, ("hidden",))]
 
 
 class _DimensionAdapter(SlicedAdapter):
-    """Dimension j of every head, for all heads of a layer alike; its cost is told by the heads' adapter."""
+    """Dimension j of every head, for all heads of a layer alike; its cost is in the shares of the heads' adapter."""
 
-    def shares(self, module: Any, macs: Callable[[str], float]) -> list[Share]:
+    def shares(self, module: Any, macs: Callable[[str], float]) -> list[CostShare]:
         return []
 
 
@@ -120,7 +122,7 @@ class QueryKeyAdapter(_DimensionAdapter):
     """Query-key dimensions: without dimension j, every score lacks the product q_j k_j."""
 
     kind = "qk"
-    stand_ins: ClassVar = {Attention: SlimAttention, WindowAttention: SlimWindowAttention}
+    replacements: ClassVar = {Attention: SlimAttention, WindowAttention: SlimWindowAttention}
 
     def refuse(self, module: Any) -> str | None:
         if is_identity(getattr(module, "q_norm", None)):
@@ -134,20 +136,20 @@ class QueryKeyAdapter(_DimensionAdapter):
     def slices(self, module: Any) -> list[Slice]:
         return rows(module, "qk", 2 * module.num_heads)
 
-    def gate(self, module: Any) -> Gate:
+    def gates(self, module: Any) -> tuple[Gate, ...]:
         """The queries, which lie in front of the keys; one factor of each product is enough."""
-        return Gate("qk" if hasattr(module, "qk") else "qkv", "output", outer=module.num_heads)
+        return (Gate("qk" if hasattr(module, "qk") else "qkv", "output", outer=module.num_heads),)
 
 
 @register_adapter(Attention, WindowAttention, SlimAttention, SlimWindowAttention)
 class ValueAdapter(_DimensionAdapter):
-    """Value dimensions: without dimension j, every head hands on one channel less."""
+    """Value dimensions: without dimension j, the output of every head has one channel less."""
 
     kind = "v"
     consumer = "proj"
     spanning = "norm"
     may_be_empty = True
-    stand_ins: ClassVar = {Attention: SlimAttention, WindowAttention: SlimWindowAttention}
+    replacements: ClassVar = {Attention: SlimAttention, WindowAttention: SlimWindowAttention}
 
     def size(self, module: Any) -> int:
         return module.proj.in_features // module.num_heads
@@ -157,5 +159,5 @@ class ValueAdapter(_DimensionAdapter):
         layers = ("v", "gate", "norm")
         return [*(where for name in layers for where in rows(module, name, heads)), columns("proj", heads)]
 
-    def gate(self, module: Any) -> Gate:
-        return replace(super().gate(module), outer=module.num_heads, inner=1)
+    def gates(self, module: Any) -> tuple[Gate, ...]:
+        return tuple(replace(gate, outer=module.num_heads, inner=1) for gate in super().gates(module))

@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from xpruner import register_adapter
-from xpruner.units.slices import Slice, SlicedAdapter, columns, rows
+from xpruner.units import Slice, SlicedAdapter, columns, register_adapter, rows
 from xpruner_example.linear_attention import LinearAttention
 
 

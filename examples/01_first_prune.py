@@ -4,12 +4,15 @@
 # some seconds.
 from pathlib import Path
 
+import torch
+
 import xpruner
 
 SIZES = {"patch_size": 8, "embed_dim": 64, "depth": 3, "num_heads": 4}
-images = xpruner.DataConfig("digits", batch_size=32, augment="none", calibration_size=256)
+images = xpruner.DataConfig("digits", batch_size=32, augment="none", calibration_size=256, cache=True)
 
 if not Path("runs/digits/structure.json").exists():
+    torch.manual_seed(0)
     model, kwargs = xpruner.load_model(
         xpruner.ModelConfig("deit_tiny_patch16_224", num_classes=10, img_size=32, kwargs=SIZES)
     )

@@ -1,10 +1,10 @@
 """What the author of an adapter, of a method or of a module class runs or inherits; it needs pytest.
 
 Every ``check_...`` raises AssertionError with a sentence that says what does not hold. The classes hold all checks of
-their kind as tests: inherit, name the model or the method, and run pytest.
+their kind as tests: inherit, name the model or the method, and run pytest. Without pytest, importing this package raises
+UsageError.
 """
 
-from xpruner.testing._pytest import pytest  # first: it says what to do where pytest is missing
 from xpruner.testing.adapter_tests import AdapterTests
 from xpruner.testing.method_checks import (
     check_finds_idle_units,
@@ -39,7 +39,6 @@ __all__ = [
     "check_trains",
     "footprint",
     "planted",
-    "pytest",
     "random_plan",
     "set_fused",
     "small_vit",

@@ -35,7 +35,8 @@ from xpruner.runtime.hooks import capture_inputs
 from xpruner.runtime.modes import evaluating, frozen
 from xpruner.runtime.outputs import logits_of
 from xpruner.surgery import apply
-from xpruner.training.search import LoopOptions, learn
+from xpruner.training.options import LoopOptions
+from xpruner.training.search import Loop, learn
 from xpruner.units import UnitGroup, Units, find_units
 from xpruner.units.gates import gating
 
@@ -131,9 +132,9 @@ def purified(model: nn.Module, units: Units, train: Dataset, *, seed: int, preci
         with autocast(precision, images.device), gating(model, units, learned.gates()):
             return F.cross_entropy(logits_of(model(images)).float(), labels), {}
 
-    steps = len(train) // BATCH
     with frozen(model):
-        learn("purifying", learned, optimizer, loss, train, LoopOptions(steps=steps, batch_size=BATCH, seed=seed))
+        loop = Loop("purifying", learned, optimizer, loss, len(train) // BATCH)
+        learn(loop, train, LoopOptions(BATCH, seed=seed, precision=precision))
     return {key: gates.nonzero()[:, 0].tolist() for key, gates in learned.gates().items()}
 
 

@@ -156,7 +156,7 @@ class Task:
 
 
 def compensated(setup: Setup, plan: Plan) -> nn.Module:
-    return stages.compensated(setup, stages.cut(setup, plan), plan, {})[0]
+    return stages.compensated(setup, stages.cut(setup, plan), plan)
 
 
 def specialised(task: Task) -> Made:

@@ -36,7 +36,7 @@ def prune(
         data: The images: a name or path as in DataConfig, or a DataConfig.
         budget: What the pruned model may cost: a fraction, or ``600M``, ``2.4G``, ``params:0.5``, ...
         preset: One of :func:`xpruner.list_presets`.
-        output: The run directory; called again with the same arguments, the run goes on where it was stopped. Absent,
+        output: The run directory; called again with the same arguments, the run continues where it was stopped. Absent,
             a new one under ``runs``, which the result names.
         units: Kinds of unit to prune; absent, those of the preset.
         kwargs: The arguments of ``timm.create_model`` that made a module, where they cannot be deduced from it.
@@ -54,7 +54,7 @@ def prune(
     amount = Budget.parse(budget, asked.round_to)
     if not isinstance(model, nn.Module):
         if kwargs is not None:
-            raise UsageError("kwargs= says what a module was made with; for a name give ModelConfig(name, kwargs=...).")
+            raise UsageError("kwargs= is what a module was made with; for a name give ModelConfig(name, kwargs=...).")
         asked = replace(asked, model=ModelConfig(name=str(model)) if isinstance(model, str | Path) else model)
     folder = fresh_folder() if output is None else Path(output)
     config = replace(

@@ -34,7 +34,7 @@ class Registry(Generic[T]):
         Args:
             name: To find it by.
             thing: What is found.
-            made_by: The function or class behind it, which tells from where it comes.
+            made_by: The function or class behind it, which shows where it comes from.
 
         Raises:
             UsageError: If something else has that name.

@@ -173,7 +173,7 @@ def test_a_run_that_fails_does_not_keep_the_others_from_being_done(tmp_path, cap
     listed = {"HVT": {"method": "hvt", "budgets": ["params:0.5"]}, "L1": {"method": "l1"}}
     path = write_comparison(tmp_path, listed, length="untrained", budgets=["params:0.5", "0.5"])
     assert main(["compare", "--config", str(path)]) == 1
-    assert "1 of 3 runs failed" in capsys.readouterr().err
+    assert "1 of 3 trials failed" in capsys.readouterr().err
     assert set(results(tmp_path)) == {"l1-params_0.5-untrained-seed0", "l1-0.5-untrained-seed0"}
 
 

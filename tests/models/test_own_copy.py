@@ -103,7 +103,7 @@ def test_what_cannot_be_deduced_can_be_given(tmp_path):
     made_with = dict(img_size=16, num_classes=10, patch_size=4, embed_dim=24, depth=2, num_heads=3, mlp_ratio=2.5)
     result = xpruner.prune(model, output=tmp_path / "run", kwargs=made_with | {"act_layer": "celu"}, **FEW)
     assert isinstance(xpruner.load(result.folder / "pruned").blocks[0].mlp.act, nn.CELU)
-    with pytest.raises(UsageError, match=r"kwargs= says what a module was made with; for a name give ModelConfig"):
+    with pytest.raises(UsageError, match=r"kwargs= is what a module was made with; for a name give ModelConfig"):
         xpruner.prune("vit_tiny_patch16_224", output=tmp_path / "other", kwargs=made_with, **FEW)
 
 

@@ -41,3 +41,10 @@ def test_figures_of_a_run_that_is_not_finished(tmp_path, present):
     with pytest.raises(UsageError, match="is not finished; the same `xpruner prune` command finishes it"):
         finished(tmp_path, {name: FIGURES[name] for name in present})
     assert finished(tmp_path, FIGURES) == FIGURES
+
+
+def test_a_compensation_that_did_worse_is_called_so():
+    figures = {"top1": 0.5, "macs": 10, "params": 10}
+    metrics = {"dense": figures, "pruned": figures, "compensated": {**figures, "taken": False}, "finetuned": figures}
+    names = [stage.name for stage in Result.of(metrics, "macs").stages]
+    assert names == ["dense", "pruned", "compensated, not kept", "fine-tuned"]

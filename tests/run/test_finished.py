@@ -131,8 +131,8 @@ def test_a_damaged_file_is_named_with_what_helps(copied, name):
         _ = (run.plan, run.masks, run.dense_masks, run.search_figures)
     said = str(caught.value)
     assert said.startswith(f"{copied / name} cannot be read (") and not isinstance(caught.value, UsageError)
-    anew = f"copy it again, or make the run anew: `xpruner prune --config {copied}/config.yaml --output ANOTHER`."
-    written_anew = "delete it, and the same `xpruner prune` command writes it anew."
+    anew = f"copy it again, or make the run again: `xpruner prune --config {copied}/config.yaml --output ANOTHER`."
+    written_anew = "delete it, and the same `xpruner prune` command writes it again."
     assert said.endswith(written_anew if name == "metrics.json" else anew)
 
 

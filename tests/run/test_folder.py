@@ -66,7 +66,7 @@ def test_a_run_goes_on_in_the_precision_it_was_begun_in(tmp_path, monkeypatch, c
     Run(config(tmp_path, precision=begun))
     monkeypatch.setattr(runs, "resolve_precision", lambda asked, device: fastest)
     assert Run(config(tmp_path)).config.precision == begun
-    assert caplog.messages == [f"The run was begun in {begun} and goes on in it; here {fastest} is faster."]
+    assert caplog.messages == [f"The run was begun in {begun} and continues in it; here {fastest} is faster."]
 
 
 def test_another_precision_than_it_was_begun_in_is_refused_where_it_is_asked_for(tmp_path):

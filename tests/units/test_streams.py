@@ -2,7 +2,7 @@ import pytest
 from tiny_models import tiny
 from torch import nn
 
-from xpruner.units import Stream, register_streams
+from xpruner.units import Stream, find_units, register_streams
 from xpruner.units.adapters.timm.embed import EmbedAdapter
 from xpruner.units.streams import _streams, stream_key, stream_parts, streams_of
 
@@ -53,3 +53,12 @@ def test_known_streams_belong_to_the_whole_model():
     (part,) = stream_parts(model)
     assert part.module is model
     assert part.contains("blocks.0.attn")
+
+
+def test_the_name_of_a_stream_need_not_be_a_path_inside_it(monkeypatch):
+    model = tiny("vit")
+    stock = find_units(model, ["embed"])["stream:embed"]
+    monkeypatch.setattr("xpruner.units.streams._streams", dict(_streams))
+    register_streams(type(model))(lambda model: [Stream("trunk", "blocks", EmbedAdapter("blocks", 0, last=True))])
+    trunk = find_units(model, ["embed"])["trunk:embed"]
+    assert (trunk.macs, trunk.params) == (stock.macs, stock.params)

@@ -8,7 +8,7 @@ from rich import box
 from rich.table import Table
 
 from xpruner.cli.console import show
-from xpruner.run.metrics import STAGES
+from xpruner.run.metrics import STAGES, titles_of
 
 if TYPE_CHECKING:
     from xpruner.methods.xpruner.guard import GuardFigures
@@ -45,7 +45,7 @@ def stages_table(metrics: Mapping[str, Any]) -> Table:
             f"{ms:.2f} ({latency['dense'][size] / ms:.2f}×)" for size, ms in latency.get("pruned", {}).items()
         ],
     }
-    for stage, title in STAGES.items():
+    for stage, title in titles_of(metrics).items():
         table.add_row(title, *_accuracy_and_cost(metrics, stage), *times.get(stage, []))
     return table
 

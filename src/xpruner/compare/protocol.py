@@ -129,7 +129,8 @@ class _Protocol:
             return model
         figures: dict[str, Any] = {}
         with measured(figures):
-            better, taken = stages.compensated(self.setup, model, outcome.plan, outcome.figures)
+            better = stages.compensated(self.setup, model, outcome.plan, outcome.figures)
+            taken = stages.is_better(self.setup, better, model)
         self.stages["compensated"] = {**self._figures(better), **figures, "taken": taken}
         return better if taken else model
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from xpruner.plan.plan import Plan
 from xpruner.runtime.outputs import classifiers
-from xpruner.units import DEFAULT_KINDS, UnitGroup, find_units
+from xpruner.units import DEFAULT_KINDS, UnitGroup, find_units, prunable_parts
 from xpruner.units.modules.branch import ConstantBranch
 from xpruner.units.streams import stream_key
 
@@ -57,12 +57,12 @@ def consumers_to_fit(pruned: nn.Module, dense: nn.Module, plan: Plan) -> list[Co
     kinds = {key.rpartition(":")[2] for key in plan.keep}
     if not kinds <= set(DEFAULT_KINDS):
         kinds |= set(DEFAULT_KINDS)  # whatever was pruned, the consumers of these can compensate for it
-    skipped = [key.rpartition(":")[0] for key, indices in plan.keep.items() if key.endswith(":block") and not indices]
+    parts = prunable_parts(dense)
+    skipped = [parts[key] for key, indices in plan.keep.items() if not indices and parts[key].is_one_unit]
     consumers = []
     for path, groups in find_units(dense, sorted(kinds or DEFAULT_KINDS)).of_consumers().items():
         layer: Any = dense.get_submodule(path)
-        pruned_with_block = any(path.startswith(f"{block}.") for block in skipped)
-        if pruned_with_block or not _is_linear(layer) or path in classifiers(dense):
+        if any(block.contains(path) for block in skipped) or not _is_linear(layer) or path in classifiers(dense):
             continue
         kept, removed = channels(groups, plan, layer.weight.shape[1])
         outputs = plan.keep.get(stream_key(dense, path), range(layer.weight.shape[0]))

@@ -160,8 +160,8 @@ def audit_run(run: FinishedRun) -> Audit:
         UsageError: If the images are not where they were, or there are none.
         XPrunerError: If a file of the run is damaged.
     """
-    dense, labels = run.said_by(run.dense)
-    pruned, _ = run.said_by(run.pruned)
+    dense, labels = run.predictions_of(run.dense)
+    pruned, _ = run.predictions_of(run.pruned)
     return replace(audit(dense, pruned, labels, unique_names(run.class_names)), guard=run.guard)
 
 

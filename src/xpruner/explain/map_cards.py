@@ -151,7 +151,7 @@ def correct_in_all(
     Raises:
         UsageError: If there is none.
     """
-    predictions = [run.said_by(model) for model in models]
+    predictions = [run.predictions_of(model) for model in models]
     labels = predictions[0][1]
     right = torch.stack([predicted == labels for predicted, _ in predictions]).all(0).nonzero().flatten().tolist()
     right = [number for number in right if among is None or number in among]

@@ -6,18 +6,16 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
-from xpruner.compensation.fit import compensate
 from xpruner.config import CompensateConfig
-from xpruner.data import InputSpec, calibration_batches
+from xpruner.data import InputSpec
 from xpruner.data.image import read_image
 from xpruner.errors import UsageError
-from xpruner.models.classifier import keep_classes
 from xpruner.plan.plan import Plan
 from xpruner.plan.solver import plan_from_scores
+from xpruner.run import stages
 from xpruner.run.finished import FinishedRun
-from xpruner.run.specialise import check_choice
+from xpruner.run.specialise import check_choice, setup_for
 from xpruner.runtime.devices import accelerator
-from xpruner.surgery import apply
 
 STEP = 0.01
 """Of the budgets that can be chosen, as a share of the dense model's cost."""
@@ -109,7 +107,7 @@ def models_of(run: FinishedRun, choice: Choice, images: int = IMAGES) -> Models:
 
     Args:
         run: A finished run.
-        question: Budget and classes.
+        choice: Budget and classes.
         images: To compensate on; 0 leaves the model as it is cut.
 
     Raises:
@@ -120,14 +118,13 @@ def models_of(run: FinishedRun, choice: Choice, images: int = IMAGES) -> Models:
     if is_own(run, choice):
         return Models(run.dense.to(device), run.pruned.to(device), names)
     plan, labels = plan_of(run, choice), choice.labels or range(len(names))
-    dense = (keep_classes(run.dense, labels) if choice.labels else run.dense).to(device)
-    pruned = apply(dense, plan)
+    setup = setup_for(run, labels, images=images)
+    how = CompensateConfig("affine", run.config.compensate.ridge)
+    setup = setup.replaced(config=replace(setup.config, compensate=how), dense=setup.dense.to(device))
+    pruned = stages.cut(setup, plan)
     if images:
-        seen = run.data.train.plain().of_classes(labels).readable(images)
-        calibration = calibration_batches(seen, run.config.data.batch_size)
-        how = CompensateConfig("affine", run.config.compensate.ridge)
-        pruned = compensate(pruned, dense, plan, calibration, how, precision=run.config.precision)
-    return Models(dense, pruned.eval(), [names[label] for label in labels])
+        pruned = stages.compensated(setup, pruned, plan)
+    return Models(setup.dense, pruned.eval(), [names[label] for label in labels])
 
 
 def origin(run: FinishedRun, choice: Choice, images: int = IMAGES) -> str:

@@ -204,16 +204,17 @@ def _proven(
 def _counts(model: nn.Module, dense: nn.Module) -> dict[str, int]:
     """Returns how many units each group of the dense model has left; 0 where a branch or block is gone."""
     left = {key: part.size for key, part in prunable_parts(model).items()}
-    whole = {key: part.size for key, part in prunable_parts(dense).items()}
-    skipped = [f"{key.removesuffix(':block')}." for key in whole if key.endswith(":block") and key not in left]
+    whole = prunable_parts(dense)
+    skipped = {key: part for key, part in whole.items() if part.is_one_unit and key not in left}
     counts = {}
-    for key, size in whole.items():
-        kind = key.rpartition(":")[2]
-        if kind in DEFAULT_KINDS and not key.startswith(tuple(skipped)):
-            counts[key] = left.get(key, 0)
-        elif kind == "block" and key not in left:
+    for key, part in whole.items():
+        if key in skipped:
             counts[key] = 0
-        elif left.get(key, size) != size:
+        elif any(block.contains(part.location) for block in skipped.values()):
+            continue
+        elif part.adapter.kind in DEFAULT_KINDS:
+            counts[key] = left.get(key, 0)
+        elif left.get(key, part.size) != part.size:
             counts[key] = left[key]
     return counts
 

@@ -1,13 +1,11 @@
 """What a plan that was read from a file has to hold."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 from xpruner.config.typed import typed
-
-if TYPE_CHECKING:
-    from xpruner.plan.plan import Plan
 
 
 @dataclass
@@ -25,20 +23,24 @@ class _Cost:
     params_pruned: float
 
 
-def check_read(plan: "Plan") -> None:
-    """Raises ValueError, with place and value, where a plan that was read contradicts itself."""
-    if plan.keep.keys() != plan.sizes.keys():
-        raise ValueError(f"keep and sizes differ in {', '.join(sorted(plan.keep.keys() ^ plan.sizes.keys()))}")
-    for key, size in plan.sizes.items():
-        _check_indices(key, plan.keep[key], size)
-    if plan.budget:
-        asked = typed(_Asked, plan.budget, "budget", whole=True)
+def check_kept(keep: Mapping[str, list[int]], sizes: Mapping[str, int]) -> None:
+    """Raises ValueError, with place and value, where the kept indices of a plan that was read contradict its sizes."""
+    if keep.keys() != sizes.keys():
+        raise ValueError(f"keep and sizes differ in {', '.join(sorted(keep.keys() ^ sizes.keys()))}")
+    for key, size in sizes.items():
+        _check_indices(key, keep[key], size)
+
+
+def check_price(budget: Mapping[str, Any], cost: Mapping[str, Any]) -> None:
+    """Raises ValueError, with place and value, where a plan that was read has no possible budget or cost."""
+    if budget:
+        asked = typed(_Asked, budget, "budget", whole=True)
         if asked.amount <= 0 or any(multiple < 1 for multiple in asked.round_to.values()):
-            raise ValueError(f"budget is {plan.budget}, but an amount must be above 0 and a multiple 1 or more")
-    if plan.cost:
-        cost = typed(_Cost, plan.cost, "cost", whole=True)
-        if not (0 < cost.macs_pruned <= cost.macs_dense and 0 < cost.params_pruned <= cost.params_dense):
-            raise ValueError(f"cost is {plan.cost}, but must be above 0 and at most that of the dense model")
+            raise ValueError(f"budget is {budget}, but an amount must be above 0 and a multiple 1 or more")
+    if cost:
+        found = typed(_Cost, cost, "cost", whole=True)
+        if not (0 < found.macs_pruned <= found.macs_dense and 0 < found.params_pruned <= found.params_dense):
+            raise ValueError(f"cost is {cost}, but must be above 0 and at most that of the dense model")
 
 
 def _check_indices(key: str, indices: list[int], size: int) -> None:

@@ -12,7 +12,7 @@ from xpruner.errors import UsageError, XPrunerError, unknown
 from xpruner.files import reading, write_text
 from xpruner.measure.as_text import aligned, amount, percent
 from xpruner.plan.budget import Budget
-from xpruner.plan.checks import check_read
+from xpruner.plan.checks import check_kept, check_price
 from xpruner.units import Keep, Units
 
 VERSION = 1
@@ -141,7 +141,8 @@ class Plan:
         if type(version) is int and version > VERSION:
             raise XPrunerError(f"The plan has version {version} but this xpruner reads up to {VERSION}; update it.")
         plan = typed(cls, data, whole=True)
-        check_read(plan)
+        check_kept(plan.keep, plan.sizes)
+        check_price(plan.budget, plan.cost)
         return plan
 
     def save(self, path: str | Path) -> None:

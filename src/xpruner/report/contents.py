@@ -151,7 +151,7 @@ def gather(run: FinishedRun, maps_method: str = "relevance", images: Sequence[in
 
 def _predictions(run: FinishedRun) -> tuple[Tensor, Tensor, Tensor]:
     """Returns the labels and the classes that the dense and the pruned model predict, each (images,)."""
-    (dense, labels), (pruned, _) = (run.said_by(model) for model in (run.dense, run.pruned))
+    (dense, labels), (pruned, _) = (run.predictions_of(model) for model in (run.dense, run.pruned))
     return labels, dense, pruned
 
 

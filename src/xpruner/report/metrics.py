@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from xpruner.errors import UsageError
-from xpruner.run.metrics import STAGES
+from xpruner.run.metrics import STAGES, titles_of
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,8 @@ class Result:
     @classmethod
     def of(cls, metrics: Mapping[str, Any], resource: str) -> "Result":
         """Returns the result of a finished run with these figures; ``resource`` is that of its budget."""
-        stages = [Stage(title, *(metrics[key][f] for f in ("top1", "macs", "params"))) for key, title in STAGES.items()]
+        titles = titles_of(metrics)
+        stages = [Stage(title, *(metrics[key][f] for f in ("top1", "macs", "params"))) for key, title in titles.items()]
         measured = metrics.get("latency", {"dense": {}})
         latency = [Latency(int(batch), ms, measured["pruned"][batch]) for batch, ms in measured["dense"].items()]
         return cls(stages, latency, resource)

@@ -70,7 +70,7 @@ def run_demo(config: RunConfig, sizes: Mapping[str, Any] = SIZES, recipe: Finetu
 
 
 def train_dense(folder: Path, sizes: Mapping[str, Any], recipe: FinetuneConfig, config: RunConfig) -> None:
-    """Trains a model on labels alone and saves it; a training that was stopped goes on.
+    """Trains a model on labels alone and saves it; a training that was stopped continues.
 
     Args:
         folder: Where the model goes; the state of its training goes into ``state``.

@@ -29,7 +29,7 @@ from xpruner.models.about import known_classes
 from xpruner.models.checkpoint import load, read_structure
 from xpruner.plan.budget import Budget
 from xpruner.plan.plan import Plan
-from xpruner.run.folder import made_anew
+from xpruner.run.folder import how_to_restore
 from xpruner.run.identity import first_difference, read_identity
 from xpruner.run.metrics import METRICS, read_metrics
 from xpruner.runtime.outputs import classes_of
@@ -90,16 +90,16 @@ class FinishedRun:
 
     @cached_property
     def plan(self) -> Plan:
-        """Which units stayed.
+        """Which units were kept.
 
         Raises:
             XPrunerError: If its file is missing or damaged, or it was made for another model.
         """
-        return Plan.load(self.folder / "plan.json", self.units, made_anew(self.folder))
+        return Plan.load(self.folder / "plan.json", self.units, how_to_restore(self.folder))
 
     @cached_property
     def masks(self) -> dict[str, Tensor]:
-        """The (classes, units) masks by group key that decided, each unit's from when it was last looked at.
+        """The (classes, units) masks by group key that decided, each unit's from the last round that scored it.
 
         Raises:
             UsageError: If the run's method learned none.
@@ -130,7 +130,7 @@ class FinishedRun:
             XPrunerError: If the run's figures are damaged, or of another number of classes.
         """
         figures = self.search_figures.get("guard")
-        with reading(self.folder / METRICS, made_anew(self.folder)):
+        with reading(self.folder / METRICS, how_to_restore(self.folder)):
             return GuardFigures.of(figures, classes_of(self.dense)) if figures else None
 
     @cached_property
@@ -158,7 +158,7 @@ class FinishedRun:
         Raises:
             XPrunerError: If the run's figures are damaged.
         """
-        with reading(self.folder / METRICS, made_anew(self.folder)):
+        with reading(self.folder / METRICS, how_to_restore(self.folder)):
             return set(typed(list[int], self.search_figures.get(UNSEEN, []), UNSEEN))
 
     @property
@@ -214,7 +214,7 @@ class FinishedRun:
         """Those that the run was measured on: held out for tuning where there are such, else the test images."""
         return self.data.measured
 
-    def said_by(self, model: nn.Module) -> tuple[Tensor, Tensor]:
+    def predictions_of(self, model: nn.Module) -> tuple[Tensor, Tensor]:
         """Returns the classes that a model takes :attr:`images` for, and their labels, each (images,)."""
         loading: dict[str, Any] = {"batch_size": BATCH, "workers": self.config.data.workers}
         return predict(model, self.images, precision=self.config.precision, **loading)
@@ -230,7 +230,7 @@ class FinishedRun:
         path = self.folder / DATA
         if not path.exists():
             return self.config.data
-        with reading(path, made_anew(self.folder)):
+        with reading(path, how_to_restore(self.folder)):
             places = typed(dict[str, str], json.loads(path.read_text(encoding="utf-8")))
             for option, place in places.items():
                 if option not in ("root", "name") or not Path(place).is_absolute():
@@ -238,7 +238,7 @@ class FinishedRun:
         return replace(self.config.data, **{option: place for option, place in places.items() if Path(place).is_dir()})
 
     def _masks(self, name: str) -> dict[str, Tensor]:
-        return read_masks(self.folder / name, self.units, classes_of(self.dense), made_anew(self.folder))
+        return read_masks(self.folder / name, self.units, classes_of(self.dense), how_to_restore(self.folder))
 
 
 def remember_data(config: RunConfig) -> None:

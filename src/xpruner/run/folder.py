@@ -1,4 +1,4 @@
-"""A run directory: what a run has finished, so that the same command goes on from there."""
+"""A run directory: what a run has finished, so that the same command continues from there."""
 
 import json
 import logging
@@ -63,7 +63,7 @@ class Run:
     @property
     def remedy(self) -> str:
         """What helps where a file of a finished stage cannot be read."""
-        return made_anew(self.folder)
+        return how_to_restore(self.folder)
 
     def state(self, name: str) -> Path:
         """Returns the folder in which a stage keeps what it needs to go on after a stop."""
@@ -92,8 +92,8 @@ def fresh_folder(root: Path = Path("runs")) -> Path:
 def with_precision(config: RunConfig, begun: dict[str, Any] | None) -> RunConfig:
     """Returns a configuration whose precision is settled where it was ``auto``.
 
-    A run that goes on keeps the one in which it was begun, so that it ends the same on whatever machine; a new run gets
-    the fastest here, the same in all processes.
+    A run that continues keeps the one in which it was begun, so that it ends the same on whatever machine; a new run
+    gets the fastest here, the same in all processes.
 
     Args:
         config: As asked for.
@@ -104,13 +104,13 @@ def with_precision(config: RunConfig, begun: dict[str, Any] | None) -> RunConfig
     here = broadcast_object_list([resolve_precision(AUTO, PartialState().device)])[0]
     precision = (begun or {}).get("precision", here)
     if precision != here:
-        log.warning("The run was begun in %s and goes on in it; here %s is faster.", precision, here)
+        log.warning("The run was begun in %s and continues in it; here %s is faster.", precision, here)
     return replace(config, precision=precision)
 
 
-def made_anew(folder: Path) -> str:
+def how_to_restore(folder: Path) -> str:
     """Returns what helps where a file of a run cannot be read."""
-    return f"copy it again, or make the run anew: `xpruner prune --config {folder / 'config.yaml'} --output ANOTHER`"
+    return f"copy it again, or make the run again: `xpruner prune --config {folder / 'config.yaml'} --output ANOTHER`"
 
 
 def comparable(config: RunConfig) -> dict[str, Any]:

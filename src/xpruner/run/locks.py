@@ -27,7 +27,7 @@ if hasattr(os, "register_at_fork"):  # a loader's process that outlives its run 
 
 @contextmanager
 def claimed(path: Path, *, needed: bool = True) -> Iterator[bool]:
-    """Yields whether this program has a lock now, in which it then says who it is.
+    """Yields whether this program has a lock now, which then names it.
 
     Where the system has no such locks (other than Unix) every program has it: only one should be started there.
 
@@ -62,7 +62,7 @@ def claimed(path: Path, *, needed: bool = True) -> Iterator[bool]:
 def working_in(folder: Path) -> Iterator[None]:
     """Keeps other programs off a folder while the block runs; of the processes of one run the first does so for all.
 
-    The folder is made where there is none, and goes again if nothing was written into it.
+    The folder is made where there is none, and removed if nothing was written into it.
 
     Raises:
         UsageError: If another program works in the folder, with who it is.

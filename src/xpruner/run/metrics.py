@@ -1,6 +1,7 @@
 """``metrics.json``: the figures of a run's stages, checked as they are read."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,12 @@ class _Latency:
     pruned: dict[str, float]
 
 
+def titles_of(metrics: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the titles of a run's stages; that of a compensation from which fine-tuning did not start shows it."""
+    taken = metrics.get("compensated", {}).get("taken", True)
+    return STAGES if taken else {**STAGES, "compensated": "compensated, not kept"}
+
+
 def read_metrics(folder: Path) -> dict[str, dict[str, Any]]:
     """Returns the figures of the stages that a run has finished, by stage; none where it has not written any.
 
@@ -35,7 +42,7 @@ def read_metrics(folder: Path) -> dict[str, dict[str, Any]]:
     path = folder / METRICS
     if not path.exists():
         return {}
-    with reading(path, "delete it, and the same `xpruner prune` command writes it anew"):
+    with reading(path, "delete it, and the same `xpruner prune` command writes it again"):
         metrics = typed(dict[str, dict[str, Any]], json.loads(path.read_text(encoding="utf-8")))
         check_figures({stage: metrics[stage] for stage in STAGES if stage in metrics})
         if "latency" in metrics:

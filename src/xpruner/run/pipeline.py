@@ -144,7 +144,8 @@ class _Pipeline:
     def _compensated(self, plan: Plan) -> dict[str, Any]:
         start = time.perf_counter()
         model = self._as_found(plan)
-        better, taken = stages.compensated(self.setup, model, plan, self.run_folder.metrics["search"])
+        better = stages.compensated(self.setup, model, plan, self.run_folder.metrics["search"])
+        taken = stages.is_better(self.setup, better, model)
         seconds = time.perf_counter() - start
         self._save(better if taken else model, self.run_folder.state("compensated"))
         return {**stages.figures(self.setup, better), "taken": taken, "seconds": seconds}
@@ -169,7 +170,7 @@ class _Pipeline:
 
 
 def unseen_classes(config: RunConfig, data: Splits) -> list[int]:
-    """Returns the classes without an image among those that a method's masks are made of, and says what to do."""
+    """Returns the classes without an image among those that a method's masks are made of, and logs what to do."""
     if not find_method(config.method).learns_masks:
         return []
     seen = data.train if config.masks.steps else data.calibration

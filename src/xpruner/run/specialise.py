@@ -129,13 +129,14 @@ def build(run: FinishedRun, labels: Sequence[int], plan: Plan, steps: int = 0) -
     return Specialised(model.eval(), plan, [run.class_names[label] for label in labels], metrics)
 
 
-def setup_for(run: FinishedRun, labels: Sequence[int], steps: int = 0) -> Setup:
+def setup_for(run: FinishedRun, labels: Sequence[int], steps: int = 0, images: int | None = None) -> Setup:
     """Returns what the stages work on for some of a run's classes: their images, and the dense model's own outputs.
 
     Args:
         run: A finished run.
         labels: The chosen classes.
         steps: Of fine-tuning.
+        images: For calibration, at most; :data:`IMAGES` or the run's, whichever are more, when absent.
 
     Raises:
         UsageError: If the model's classifier cannot be cut to classes, or the run's images are not where they were.
@@ -146,13 +147,14 @@ def setup_for(run: FinishedRun, labels: Sequence[int], steps: int = 0) -> Setup:
         compensate=replace(run.config.compensate, mode="sequential"),
         finetune=replace(run.config.finetune, steps=steps),
     )
-    data = run.data.of_classes(labels, max(IMAGES, config.data.calibration_size))
+    most = max(IMAGES, config.data.calibration_size) if images is None else images
+    data = run.data.of_classes(labels, most)
     return Setup(config, keep_classes(run.dense, labels), None, data, run.units, run.budget)
 
 
 def _compensated(setup: Setup, model: nn.Module, plan: Plan) -> nn.Module:
-    better, taken = stages.compensated(setup, model, plan, {})
-    return better if taken else model
+    better = stages.compensated(setup, model, plan)
+    return better if stages.is_better(setup, better, model) else model
 
 
 def save_specialised(run: FinishedRun, found: Specialised, folder: Path) -> None:

@@ -1,6 +1,7 @@
 """The stages of a run, for whoever runs them: rotate, search, cut, compensate, fine-tune, and measure after each."""
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +59,10 @@ def cut(setup: Setup, plan: Plan) -> nn.Module:
     return apply(setup.dense, plan)
 
 
-def compensated(setup: Setup, model: nn.Module, plan: Plan, search_figures: dict[str, Any]) -> tuple[nn.Module, bool]:
-    """Returns a pruned model compensated, and whether that is what fine-tuning should start from.
-
-    It is, unless it is right about fewer training images than the model was before. Where classes are guarded it always
-    is, as the guard measured the compensated model.
+def compensated(
+    setup: Setup, model: nn.Module, plan: Plan, search_figures: Mapping[str, Any] | None = None
+) -> nn.Module:
+    """Returns a pruned model compensated.
 
     Args:
         setup: What the run works on.
@@ -74,12 +74,19 @@ def compensated(setup: Setup, model: nn.Module, plan: Plan, search_figures: dict
         XPrunerError: If the statistics are not finite.
     """
     config = setup.config
-    if config.compensate.mode == "none":
-        return model, True
-    images = guarded_calibration(search_figures, setup.data.train, setup.calibration, config)
-    better = compensate(copy.deepcopy(model), setup.dense, plan, images, config.compensate, precision=config.precision)
-    guarded = config.max_class_drop is not None
-    return better, guarded or _correct(setup, better) >= _correct(setup, model)
+    images = guarded_calibration(search_figures or {}, setup.data.train, setup.calibration, config)
+    return compensate(copy.deepcopy(model), setup.dense, plan, images, config.compensate, precision=config.precision)
+
+
+def is_better(setup: Setup, compensated: nn.Module, before: nn.Module) -> bool:
+    """Returns whether fine-tuning should start from the compensated model and not from the one before.
+
+    It should, unless the compensated one is right about fewer training images. Where classes are guarded it always
+    should, as the guard measured the compensated model.
+    """
+    unchanged = setup.config.compensate.mode == "none"
+    guarded = setup.config.max_class_drop is not None
+    return unchanged or guarded or _correct(setup, compensated) >= _correct(setup, before)
 
 
 def finetuned(

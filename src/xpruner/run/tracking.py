@@ -1,4 +1,4 @@
-"""What a run writes while it goes: ``log.txt``, ``history.jsonl`` and TensorBoard events."""
+"""What a run writes while it runs: ``log.txt``, ``history.jsonl`` and TensorBoard events."""
 
 import json
 import logging
@@ -76,7 +76,7 @@ class Tracker:
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
-        self._log = MemoryHandler(capacity=1, flushOnClose=False)  # hands on at once, as soon as there is a file
+        self._log = MemoryHandler(capacity=1, flushOnClose=False)  # passes records on once there is a file
         self._writer: Any = None
 
     def __enter__(self) -> "Tracker":
@@ -136,10 +136,10 @@ class Tracker:
 
 
 class _History:
-    """Appends the figures of one stage, and says to which of its loops they belong.
+    """Appends the figures of one stage, with the loop that they belong to.
 
     A stage may hold several loops, each of which counts its steps from 1. Within a process a new loop has begun where
-    the step does not rise or the figures have other names; the first step of a process goes on with the loop that was
+    the step does not rise or the figures have other names; the first step of a process continues the loop that was
     stopped, if the names agree.
     """
 

@@ -113,14 +113,16 @@ def _terms(
             continue
         enclosing = [key for key in around if key in one_unit]
         for share in part.adapter.shares(part.module, traced.below(part.location)):
-            names = [_key(model, part.path, kind) for kind in share.kinds]
+            names = [_key(model, part, kind) for kind in share.kinds]
             keys = tuple(dict.fromkeys(key for key in (*names, *enclosing) if key in wanted))
             if keys:
                 terms.append(Term(share.macs, share.params, keys))
     return tuple(terms)
 
 
-def _key(model: nn.Module, path: str, kind: str) -> str:
+def _key(model: nn.Module, part: PrunablePart, kind: str) -> str:
+    """Returns the key of the group that a share of a part's cost names by its kind, or by its whole key."""
     if ":" in kind:
         return kind
-    return stream_key(model, path) if kind == STREAM_KIND else f"{path}:{kind}"
+    of_stream = kind == STREAM_KIND and not part.adapter.whole_model
+    return stream_key(model, part.path) if of_stream else f"{part.path}:{kind}"

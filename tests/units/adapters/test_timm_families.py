@@ -215,7 +215,7 @@ def test_a_branch_behind_such_a_norm_cannot_be_emptied():
     [
         (
             "lambda_resnet26t",
-            "holds no unit .*; LambdaLayer is left whole because it can only put out as many channels",
+            "holds no unit .*; LambdaLayer is left whole because its output must have as many channels",
         ),
         ("bat_resnext26ts", "holds no unit .*; BatNonLocalAttn is left whole because it has no heads"),
     ],

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import MODELS, footprint, some_plan, tiny, units_of
+from tiny_models import MODELS, tiny, units_of
 from torch import nn
 
 from xpruner.calibration.moments import consumer_moments
@@ -15,9 +15,9 @@ from xpruner.compensation.fit import compensate
 from xpruner.config import CompensateConfig
 from xpruner.errors import XPrunerError
 from xpruner.masks.class_masks import ClassMasks
-from xpruner.measure.macs import count_macs, count_params
 from xpruner.plan.plan import Plan
 from xpruner.surgery import apply
+from xpruner.testing import check_costs, check_gated_is_cut, footprint, random_plan
 from xpruner.units import KINDS, UnitGroup, Units, find_units
 from xpruner.units.gates import gating
 from xpruner.units.modules.branch import ConstantBranch
@@ -45,11 +45,7 @@ def choices(units: Units) -> st.SearchStrategy[dict[str, list[int]]]:
 def test_1_gated_and_cut_models_agree(name, fused, data):
     model, units = tiny(name, fused=fused), units_of(name)
     plan = Plan.of(units, data.draw(choices(units)))
-    images = torch.randn(2, *units.input_size)
-    with torch.no_grad():
-        with gating(model, units, plan.gates()):
-            gated = model(images)
-        torch.testing.assert_close(apply(model, plan)(images), gated, rtol=1e-5, atol=1e-5)
+    check_gated_is_cut(model, plan, torch.randn(2, *units.input_size), units)
 
 
 FULL = [name for name in MODELS if name not in ("vit_post_norm", "vit_without_biases")]
@@ -64,11 +60,7 @@ def test_1_gated_and_cut_models_agree_in_every_kind_of_unit(name, fused, data):
     model = tiny(name, fused=fused)
     units = units_of(name, KINDS if name in FULL else ("head", "hidden", "v", "embed", "block"))  # it norms queries
     plan = Plan.of(units, data.draw(choices(units)))
-    images = torch.randn(2, *units.input_size)
-    with torch.no_grad():
-        with gating(model, units, plan.gates()):
-            gated = model(images)
-        torch.testing.assert_close(apply(model, plan)(images), gated, rtol=1e-5, atol=1e-5)
+    check_gated_is_cut(model, plan, torch.randn(2, *units.input_size), units)
 
 
 @pytest.mark.parametrize("name", FULL)
@@ -79,16 +71,13 @@ def test_4_the_cost_of_a_plan_is_the_cost_of_its_model(name, data):
     keep = data.draw(choices(units))
     keep = {key: kept or [0] for key, kept in keep.items()}  # the norm of an empty branch is kept and counts
     blocks = data.draw(st.sets(st.sampled_from([group.key for group in units if group.kind == "block"])))
-    plan = Plan.of(units, keep | {key: [] for key in blocks})
-    pruned = apply(model, plan)
-    assert plan.cost["macs_pruned"] == pytest.approx(count_macs(pruned, units.input_size), rel=1e-9)
-    assert plan.cost["params_pruned"] == pytest.approx(count_params(pruned), rel=1e-9)
+    check_costs(model, Plan.of(units, keep | {key: [] for key in blocks}), units)
 
 
 @pytest.mark.parametrize("name", ["vit", "swin"])
 def test_3_nothing_is_left_behind(name):
     model, units, labels = tiny(name), units_of(name), torch.tensor([0, 1])
-    plan = some_plan(units)
+    plan = random_plan(units)
     images = torch.randn(2, *units.input_size)
     before = footprint(model)
     with gating(model, units, plan.gates()), ClassMasks(units, 5).gating(model, labels):
@@ -162,7 +151,7 @@ def test_6_the_scan_sees_pickles(source, lines):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_8_a_stock_model_comes_out(name):
-    dense, plan = tiny(name), some_plan(units_of(name))
+    dense, plan = tiny(name), random_plan(units_of(name))
     pruned = apply(dense, plan)
     compensate(pruned, dense, plan, [(torch.randn(4, *units_of(name).input_size), torch.zeros(4))])
     assert {type(module) for module in pruned.modules()} == {type(module) for module in dense.modules()}
@@ -174,7 +163,7 @@ def test_8_a_stock_model_comes_out(name):
 @pytest.mark.parametrize("name", ["vit", "swin"])
 def test_8_torch_export_sees_nothing_unusual(name):
     units = units_of(name)
-    plan = some_plan(units)
+    plan = random_plan(units)
     plan.keep[units.groups[0].key] = []
     pruned = apply(tiny(name), plan)
     assert isinstance(pruned.get_submodule(units.groups[0].module), ConstantBranch)

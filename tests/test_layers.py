@@ -27,7 +27,7 @@ FLOORS = [
     {"thresholds"},
     {"methods"},
     {"run"},
-    {"explain", "compare"},
+    {"explain", "compare", "testing"},
     {"report", "explore"},
     {"api"},
     {"cli"},

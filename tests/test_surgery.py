@@ -98,10 +98,12 @@ def test_a_training_step_works(name):
     model = apply(tiny(name), some_plan(units)).train()
     images, labels = torch.randn(4, *units.input_size), torch.tensor([0, 1, 2, 3])
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    torch.manual_seed(1)  # of the paths that are dropped, the same ones each time
     loss = F.cross_entropy(model(images), labels)
     loss.backward()
     assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
     optimizer.step()
+    torch.manual_seed(1)
     assert F.cross_entropy(model(images), labels) < loss
 
 

@@ -8,6 +8,9 @@ import torch
 from torch import nn
 
 from xpruner.plan.plan import Plan
+from xpruner.testing import Noise as Noise
+from xpruner.testing import footprint as footprint
+from xpruner.testing import random_plan, set_fused, stir
 from xpruner.units import DEFAULT_KINDS, Gate, UnitGroup, Units, find_units
 
 VIT = dict(patch_size=8, embed_dim=24, depth=2, num_heads=3)
@@ -27,15 +30,8 @@ MODELS = {
 
 
 def build(name: str, **kwargs) -> nn.Module:
-    """Returns a timm model for five classes of 32-pixel images, in eval mode, with all its parameters stirred.
-
-    A fresh model's biases and position tables are zero or nearly so, and forgetting to cut them would go unnoticed.
-    """
-    model = timm.create_model(name, **{"img_size": 32, "num_classes": 5} | kwargs).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=0.1)
-    return model
+    """Returns a timm model for five classes of 32-pixel images, in eval mode, with all its parameters stirred."""
+    return stir(timm.create_model(name, **{"img_size": 32, "num_classes": 5} | kwargs).eval())
 
 
 @cache
@@ -49,9 +45,7 @@ def _built(name: str) -> nn.Module:
 def tiny(name: str, *, fused: bool = True) -> nn.Module:
     """Returns a copy of one of ``MODELS``, with fused or unfused attention."""
     model = copy.deepcopy(_built(name))
-    for module in model.modules():
-        if hasattr(module, "fused_attn"):
-            module.fused_attn = fused
+    set_fused(model, fused)
     return model
 
 
@@ -62,33 +56,11 @@ def units_of(name: str, kinds: tuple[str, ...] = DEFAULT_KINDS) -> Units:
 
 
 def some_plan(units: Units) -> Plan:
-    """Returns a plan that keeps about half of every group, at least one unit, at random."""
-    keep = {group.key: torch.randperm(group.size)[: (group.size + 1) // 2].tolist() for group in units}
-    return Plan.of(units, keep)
+    """Returns a random plan, another one every time."""
+    return random_plan(units, int(torch.randint(2**31, ())))
 
 
 def group(key: str, size: int, *, macs: float = 1, params: float = 1, width: int = 1) -> UnitGroup:
     """Returns a group that belongs to no model."""
     module, kind = key.split(":")
     return UnitGroup(key, kind, module, size, (Gate(f"{module}.consumer", inner=width),), macs, params)
-
-
-def footprint(model: nn.Module) -> dict:
-    """Returns the attributes of every module, how many hooks it has, and its mode."""
-    return {
-        path: (module.training, [(name, len(value) if "hooks" in name else 0) for name, value in vars(module).items()])
-        for path, module in model.named_modules()
-    }
-
-
-class Noise(torch.utils.data.Dataset):
-    """Random 32-pixel images, the same ones each time, with the labels 0 to 4 in turn."""
-
-    def __init__(self, size: int):
-        self.images = torch.randn(size, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        return self.images[index], index % 5

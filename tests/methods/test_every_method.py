@@ -6,14 +6,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from methods_setup import planted, tiny_problem
-from tiny_models import VIT, build, footprint
 
 from xpruner.config import MaskConfig, ThresholdConfig
 from xpruner.errors import UsageError
-from xpruner.measure.macs import count_macs
 from xpruner.methods import Outcome, Problem, find_method, list_methods
 from xpruner.surgery import apply
+from xpruner.testing import (
+    check_finds_idle_units,
+    check_is_deterministic,
+    check_meets_budget,
+    check_refuses_unknown_options,
+    small_vit,
+    tiny_problem,
+)
 from xpruner.units import find_units
 
 METHODS = list_methods()
@@ -30,35 +35,23 @@ def test_every_method_registers_itself_those_in_sub_folders_too():
     assert len(METHODS) == 21 and {"xpruner", "uvc", "nvit"} < {*METHODS}
 
 
-def small_model(**changes) -> torch.nn.Module:
-    return build("vit_tiny_patch16_224", **VIT | changes)
-
-
 def large_enough(name: str) -> torch.nn.Module:
     """Returns a model that has a point within 1 % of every budget: so many places for pools, so wide heads."""
-    return small_model(depth=12) if name == "hvt" else small_model(embed_dim=96)
+    return small_vit(depth=12) if name == "hvt" else small_vit(embed_dim=96)
 
 
 def searched(problem: Problem) -> Outcome:
-    """Searches, and sees that no gradient is left behind in the trained weights."""
-    outcome = find_method(problem.config.method)(problem)
-    assert outcome.model is None or all(parameter.grad is None for parameter in outcome.model.parameters())
-    return outcome
+    return find_method(problem.config.method)(problem)
 
 
 def cut(problem: Problem, outcome: Outcome) -> torch.nn.Module:
     return outcome.model if outcome.model is not None else apply(problem.model, outcome.plan)
 
 
-def spent(problem: Problem) -> float:
-    """Searches and returns the share of the budget that the pruned model takes by torch's counter."""
-    return count_macs(cut(problem, searched(problem))) / (problem.budget.amount * count_macs(problem.model))
-
-
 @pytest.mark.parametrize("budget", BUDGETS)
 @pytest.mark.parametrize("name", METHODS)
 def test_the_budget_is_met_from_below_by_torchs_counter(name, budget):
-    assert 0.99 <= spent(tiny_problem(name, large_enough(name), budget, steps=3, rounds=2)) <= 1 + 1e-9
+    check_meets_budget(tiny_problem(name, large_enough(name), budget, steps=3, rounds=2))
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -68,25 +61,20 @@ def test_swin_is_pruned_to_the_budget_or_refused(name, tiny_swin):
         with pytest.raises(UsageError, match=REFUSE_SWIN[name]):
             searched(problem)
     else:
-        assert 0.99 <= spent(problem) <= 1 + 1e-9
+        check_meets_budget(problem)
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_it_is_deterministic_and_leaves_the_model_untouched(name):
-    model, updates = small_model(), []
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-    marks = footprint(model)
-    problem = replace(tiny_problem(name, model, rounds=2), on_step=lambda step, _figures: updates.append(step))
-    first, second = searched(problem), searched(problem)
-    assert first.plan == second.plan
-    assert (first.model is not None) == find_method(name).changes_weights
-    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
-    assert all(parameter.grad is None for parameter in model.parameters())
-    assert footprint(model) == marks
+    updates = []
+    problem = tiny_problem(name, small_vit(), rounds=2)
+    check_is_deterministic(replace(problem, on_step=lambda step, _figures: updates.append(step)))
     assert bool(updates) == (name in TRAINED)  # whoever trains is stopped below
-    images = torch.randn(2, 3, 32, 32)
-    with torch.no_grad():
-        assert torch.equal(cut(problem, first).eval()(images), cut(problem, second).eval()(images))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_an_option_that_it_does_not_have_is_refused(name):
+    check_refuses_unknown_options(name)
 
 
 def stopped_and_resumed(problem: Problem, update: int, folder: Path) -> tuple[Outcome, list[int]]:
@@ -106,7 +94,7 @@ def stopped_and_resumed(problem: Problem, update: int, folder: Path) -> tuple[Ou
 @pytest.mark.parametrize("name", TRAINED)
 def test_a_stopped_search_ends_as_one_left_alone(name, tmp_path):
     """Stopped between two states, it goes on from the one before, and ends with the same plan and the same weights."""
-    problem = tiny_problem(name, small_model(drop_path_rate=0.2), steps=13)
+    problem = tiny_problem(name, small_vit(drop_path_rate=0.2), steps=13)
     problem.config.finetune = replace(problem.config.finetune, checkpoint_every=4)
     whole = searched(problem)
     resumed, steps = stopped_and_resumed(problem, 10, tmp_path)
@@ -119,7 +107,7 @@ def test_a_stopped_search_ends_as_one_left_alone(name, tmp_path):
 @pytest.mark.parametrize("stage", [2, 3], ids=["thresholds of the first round", "masks of the second"])
 def test_xpruner_stopped_between_or_within_rounds_ends_as_one_left_alone(stage, tmp_path):
     """Each of the four stages makes five updates; one is stopped in the last, with a state behind the fourth."""
-    model = small_model(drop_path_rate=0.2)
+    model = small_vit(drop_path_rate=0.2)
     problem = tiny_problem(
         "xpruner", model, rounds=2, masks=MaskConfig(steps=5), thresholds=ThresholdConfig(steps=5, mask_lr=0.01)
     )
@@ -138,12 +126,7 @@ WITHOUT_PREFERENCE = {"random", "hvt", "scop"}
 
 @pytest.mark.parametrize("name", sorted(set(METHODS) - WITHOUT_PREFERENCE))
 def test_a_planted_unit_stays_and_idle_ones_go_first(name):
-    plan = searched(tiny_problem(name, planted(small_model()), steps=12)).plan
-    for key in ("blocks.0.mlp:hidden", "blocks.1.mlp:hidden"):
-        kept = plan.keep.get(key, range(96))
-        assert 0 in kept
-        idle, useful = sum(unit >= 48 for unit in kept), sum(unit < 48 for unit in kept)
-        assert idle == 0 or useful == 48
+    check_finds_idle_units(name)
 
 
 def test_an_unknown_method_names_the_nearest():

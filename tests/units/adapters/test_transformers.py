@@ -1,7 +1,6 @@
 """What holds for every model of transformers, whichever its family and kind of attention."""
 
 import importlib.util
-from collections.abc import Mapping
 
 import pytest
 import torch
@@ -12,33 +11,16 @@ from transformers import BeitConfig, BeitModel, ViTConfig, ViTModel
 from versions import there
 
 from xpruner.errors import UsageError
-from xpruner.measure.macs import count_macs, count_params, input_size
+from xpruner.measure.macs import count_macs, input_size
 from xpruner.plan.plan import Plan
 from xpruner.runtime.outputs import tensors_of
 from xpruner.surgery import apply
-from xpruner.units import Units, find_units, prunable_parts
-from xpruner.units.gates import gating
+from xpruner.testing import check_costs, check_gated_is_cut, check_gates_act_on_their_image, check_trains, random_plan
+from xpruner.units import find_units, prunable_parts
 from xpruner.units.registry import _adapters, _left_whole
 
 SIZE = (3, SIDE, SIDE)
 CASES = [(name, kind) for name in MODELS for kind in ("sdpa", "eager") if kind == "eager" or tiny(name)._supports_sdpa]
-
-
-def outputs(model: nn.Module, images: Tensor) -> list[Tensor]:
-    """Returns all that a model puts out; the same patches are masked each time."""
-    torch.manual_seed(1)
-    return tensors_of(model(images))
-
-
-@torch.no_grad()
-def gated(model: nn.Module, units: Units, gates: Mapping[str, Tensor], images: Tensor) -> list[Tensor]:
-    with gating(model, units, gates):
-        return outputs(model, images)
-
-
-def half(units: Units) -> Plan:
-    keep = {group.key: torch.randperm(group.size)[: (group.size + 1) // 2].tolist() for group in units}
-    return Plan.of(units, keep)
 
 
 def assert_alike(given: list[Tensor], wanted: list[Tensor]) -> None:
@@ -48,71 +30,40 @@ def assert_alike(given: list[Tensor], wanted: list[Tensor]) -> None:
         assert_close(mine, theirs, rtol=1e-5, atol=1e-5 * theirs.abs().max().item())
 
 
-def differ(given: list[Tensor], wanted: list[Tensor]) -> bool:
-    pairs = zip(given, wanted, strict=True)
-    return any(not torch.allclose(mine, theirs, rtol=1e-3, atol=1e-3 * theirs.abs().max()) for mine, theirs in pairs)
-
-
 @pytest.mark.parametrize(("name", "attention"), CASES)
 def test_gated_and_cut_models_agree_and_cost_what_was_told(name, attention):
     model, images = tiny(name, attention), torch.randn(2, *SIZE)
     units = find_units(model, size=SIZE)
-    plan = half(units)
-    pruned = apply(model, plan)
-    wanted = gated(model, units, plan.gates(), images)
-    with torch.no_grad():
-        assert_alike(outputs(pruned, images), wanted)
-        assert differ(outputs(model, images), wanted)
-    assert units.cost(plan.keep) == pytest.approx(count_macs(pruned, SIZE), rel=1e-6)
-    assert units.cost(plan.keep, "params") == count_params(pruned)
-    assert {part.size for part in prunable_parts(pruned).values()} == {(g.size + 1) // 2 for g in units}
-
-
-def learn(model: nn.Module, images: Tensor) -> list[str]:
-    """Takes a step of training and returns the names of the parameters that had a gradient."""
-    model.train()
-    loss = sum(tensor.square().mean() for tensor in outputs(model, images) if tensor.requires_grad)
-    loss.backward()
-    torch.optim.SGD(model.parameters(), 0.01).step()
-    model.eval()
-    return [name for name, parameter in model.named_parameters() if parameter.grad is not None]
+    plan = random_plan(units)
+    check_gated_is_cut(model, plan, images, units)
+    check_costs(model, plan, units, tolerance=1e-6)
+    assert {part.size for part in prunable_parts(apply(model, plan)).values()} == {(g.size + 1) // 2 for g in units}
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_pruned_model_learns(name):
     model, images = tiny(name), torch.randn(2, *SIZE)
-    pruned = apply(model, half(find_units(model, size=SIZE)))
-    before = [tensor.detach() for tensor in outputs(pruned, images)]
-    assert learn(pruned, images) == learn(model, images) != []
-    after = [tensor.detach() for tensor in outputs(pruned, images)]
-    assert differ(after, before) and all(tensor.isfinite().all() for tensor in after)
+    pruned = apply(model, random_plan(find_units(model, size=SIZE)))
+    assert check_trains(pruned, images) == check_trains(model, images) != []
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_each_sample_has_its_own_gates(name):
-    model, images = tiny(name), torch.randn(2, *SIZE)
+    model = tiny(name)
     units = find_units(model, size=SIZE)
-    gates = {group.key: torch.rand(2, group.size) for group in units}
-    found = gated(model, units, gates, images)
-    for sample in range(2):
-        alike = gated(model, units, {key: values[sample] for key, values in gates.items()}, images)
-        pairs = [(a[sample : sample + 1], b[sample : sample + 1]) for a, b in zip(found, alike, strict=True) if a.ndim]
-        assert_alike([a for a, _ in pairs], [b for _, b in pairs])
-        others = [b[1 - sample : 2 - sample] for b in alike if b.ndim]
-        assert differ(others, [a[1 - sample : 2 - sample] for a in found if a.ndim])
+    check_gates_act_on_their_image(model, random_plan(units), torch.randn(2, *SIZE), units)
 
 
 @pytest.mark.parametrize("name", ["pvt v2", "swin v2", "hiera", "yolos", "deformable detr", "beit"])
 def test_a_pruned_model_is_pruned_again(name):
     model, images = tiny(name), torch.randn(2, *SIZE)
-    first = half(find_units(model, size=SIZE))
+    first = random_plan(find_units(model, size=SIZE))
     once = apply(model, first)
     units = find_units(once, size=SIZE)
-    second = half(units)
-    twice = apply(once, second)
+    second = random_plan(units, seed=1)
+    check_gated_is_cut(once, second, images, units)
     with torch.no_grad():
-        assert_alike(outputs(twice, images), gated(once, units, second.gates(), images))
-        assert_alike(outputs(apply(model, second.after(first)), images), outputs(twice, images))
+        assert_alike(tensors_of(apply(model, second.after(first))(images)), tensors_of(apply(once, second)(images)))
 
 
 @pytest.mark.parametrize(
@@ -122,10 +73,8 @@ def test_an_mlp_may_lose_all_its_hidden_units(name):
     model, images = tiny(name), torch.randn(2, *SIZE)
     units = find_units(model, ["hidden"], size=SIZE)
     plan = Plan.of(units, {group.key: [] for group in units})
-    pruned = apply(model, plan)
-    with torch.no_grad():
-        assert_alike(outputs(pruned, images), gated(model, units, plan.gates(), images))
-    assert units.cost(plan.keep) == pytest.approx(count_macs(pruned, SIZE), rel=1e-6)
+    check_gated_is_cut(model, plan, images, units)
+    assert units.cost(plan.keep) == pytest.approx(count_macs(apply(model, plan), SIZE), rel=1e-6)
 
 
 def test_groups_lie_in_the_layer_where_units_reach_over_its_modules():

@@ -1,8 +1,8 @@
 """What the author of an adapter, of a method or of a module class runs or inherits; it needs pytest.
 
 Every ``check_...`` raises AssertionError with a sentence that says what does not hold. The classes hold all checks of
-their kind as tests: inherit, name the model or the method, and run pytest. Without pytest, importing this package raises
-UsageError.
+their kind as tests: inherit, name the model or the method, and run pytest. Without pytest, importing this package
+raises UsageError.
 """
 
 from xpruner.testing.adapter_tests import AdapterTests

@@ -182,3 +182,14 @@ def test_a_plan_applied_twice_is_refused(tiny_vit):
     plan = Plan.of(units_of("vit"), {"blocks.0.attn:head": [0]})
     with pytest.raises(UsageError, match=r"made for 3 units in 'blocks\.0\.attn:head' but the model has 1"):
         apply(apply(tiny_vit, plan), plan)
+
+
+def test_a_gated_model_is_refused_as_its_gates_would_act_twice(tiny_vit):
+    units = find_units(tiny_vit)
+    plan = Plan.of(units, {"blocks.0.mlp:hidden": range(8)})
+    with (
+        gating(tiny_vit, units, plan.gates()),
+        pytest.raises(UsageError, match="The model is gated; apply the plan after"),
+    ):
+        apply(tiny_vit, plan)
+    assert apply(tiny_vit, plan).blocks[0].mlp.fc1.out_features == 8

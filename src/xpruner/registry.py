@@ -64,6 +64,10 @@ class Registry(Generic[T]):
         return sorted(self._things)
 
 
+ADAPTERS = "xpruner.adapters"
+"""The group of installed packages' adapters, which may bring the models that they are for."""
+
+
 def load_installed(group: str | None) -> None:
     """Imports what installed packages add to a group of entry points, once; what fails is logged and left out."""
     if group is None or group in _loaded:

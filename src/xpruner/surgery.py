@@ -10,6 +10,7 @@ from xpruner.errors import UsageError
 from xpruner.plan.plan import Plan
 from xpruner.units import prunable_parts
 from xpruner.units.adapter import PrunablePart
+from xpruner.units.gates import is_gated
 from xpruner.units.modules.replace import replace_module
 
 
@@ -23,8 +24,11 @@ def apply(model: nn.Module, plan: Plan, *, inplace: bool = False) -> nn.Module:
         inplace: Cut this very model instead of a copy.
 
     Raises:
-        UsageError: If the plan was made for another model, or empties a group that must keep something.
+        UsageError: If the plan was made for another model, or empties a group that must keep something; or the model
+            is gated now, as its gates would act on the cut model too.
     """
+    if is_gated(model):
+        raise UsageError("The model is gated; apply the plan after the `with gating` block.")
     parts = prunable_parts(model)
     plan.check({key: part.size for key, part in parts.items()})
     remains = _remains(parts, plan)

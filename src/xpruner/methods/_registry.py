@@ -8,7 +8,7 @@ from torch import nn
 
 from xpruner.config import RunConfig
 from xpruner.config.checks import check
-from xpruner.config.typed import typed
+from xpruner.config.files import from_dict
 from xpruner.errors import UsageError
 from xpruner.methods._problem import Check, Outcome, Problem, Search
 from xpruner.registry import Registry
@@ -70,10 +70,7 @@ class Method:
             if given:
                 raise UsageError(f"The method {self.name!r} has no options of its own; leave search.options out.")
             return None
-        try:
-            options = typed(self.options, dict(given), "search.options")
-        except ValueError as error:
-            raise UsageError(f"{error}.") from error
+        options: Any = from_dict(self.options, given, prefix="search.options.")
         check(options, "search.options.")
         return options
 

@@ -19,6 +19,7 @@ from xpruner.models.skeleton import Misfit, guesses, identify, skeleton, version
 from xpruner.models.structure import Structure
 from xpruner.models.tensors import check_tensors, in_float32
 from xpruner.plan.plan import Plan
+from xpruner.registry import ADAPTERS, load_installed
 from xpruner.runtime.modes import evaluating
 from xpruner.runtime.outputs import tensors_of
 from xpruner.surgery import apply
@@ -88,6 +89,7 @@ def load(folder: str | Path) -> nn.Module:
             could run code or fetch files, or weights that are not finite or not of floating point.
         XPrunerError: If a file is damaged or of a newer version, or the two do not fit each other.
     """
+    load_installed(ADAPTERS)
     structure = read_structure(folder)
     path = Path(folder).expanduser() / WEIGHTS
     try:

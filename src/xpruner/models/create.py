@@ -22,6 +22,7 @@ from xpruner.models.of_transformers import read_transformers
 from xpruner.models.preprocessing import read_preprocessing
 from xpruner.models.skeleton import unknown_model
 from xpruner.models.weights import classes_in, load_weights, stored_weights
+from xpruner.registry import ADAPTERS, load_installed
 from xpruner.runtime.outputs import classes_of
 
 log = logging.getLogger("xpruner")
@@ -48,6 +49,7 @@ def load_model(config: ModelConfig, num_classes: int | None = None) -> tuple[nn.
             those of this model, not finite or not of floating point.
         XPrunerError: If a file is damaged, or published weights cannot be fetched.
     """
+    load_installed(ADAPTERS)
     model, kwargs = _found(config, num_classes)
     given = {name: getattr(config, name) for name in PREPROCESSING if getattr(config, name) is not None}
     if given:

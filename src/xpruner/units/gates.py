@@ -38,6 +38,12 @@ def _hooks(model: nn.Module, units: Units, gates: Mapping[str, Tensor]) -> Itera
         yield model.get_submodule(path).register_forward_hook(_on_norm(found))
 
 
+def is_gated(model: nn.Module) -> bool:
+    """Returns whether a :func:`gating` block is open on the model."""
+    hooks = ({**module._forward_hooks, **module._forward_pre_hooks}.values() for module in model.modules())
+    return any(getattr(hook, "__module__", None) == __name__ for of_module in hooks for hook in of_module)
+
+
 def channel_axis(module: nn.Module) -> int:
     """Returns the dimension of a layer's input and output that holds the channels."""
     return 1 if isinstance(module, nn.Conv2d | nn.Conv1d | nn.ConvTranspose2d | nn.BatchNorm2d) else -1

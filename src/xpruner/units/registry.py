@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from xpruner.errors import UsageError
-from xpruner.registry import load_installed
+from xpruner.registry import ADAPTERS, load_installed
 from xpruner.units.adapter import Adapter, PrunablePart
 
 _adapters: dict[type[nn.Module] | str, dict[str, Adapter]] = {}
@@ -59,7 +59,7 @@ def parts_of(model: nn.Module) -> Iterator[PrunablePart]:
     Raises:
         UsageError: For such a module.
     """
-    load_installed("xpruner.adapters")
+    load_installed(ADAPTERS)
     yield from _walk(model, "")
 
 

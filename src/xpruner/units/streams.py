@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from xpruner.registry import load_installed
+from xpruner.registry import ADAPTERS, load_installed
 from xpruner.units.adapter import Adapter, PrunablePart
 
 STREAM_KIND = "embed"
@@ -47,7 +47,7 @@ def register_streams(*classes: type[nn.Module]) -> Callable[[StreamsOf], Streams
 
 def streams_of(model: nn.Module) -> Sequence[Stream]:
     """Returns the known residual streams of a model; none where its class and its bases are not registered."""
-    load_installed("xpruner.adapters")
+    load_installed(ADAPTERS)
     found = (_streams[cls] for cls in type(model).__mro__ if cls in _streams)
     return next(found, lambda _model: ())(model)
 

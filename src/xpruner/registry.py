@@ -1,4 +1,4 @@
-"""Things that are known by name: registered by a decorator, here or in an installed package."""
+"""Registries: objects by name, registered by a decorator, here or in an installed package."""
 
 import logging
 from collections.abc import Callable
@@ -20,8 +20,8 @@ class Registry(Generic[T]):
 
     Args:
         what: The kind, as messages call it, such as ``method``.
-        installed: Group of the entry points by which installed packages add theirs, such as ``xpruner.methods``; each
-            names a module that registers something when it is imported.
+        installed: Group of the entry points of installed packages, such as ``xpruner.methods``; each names a module
+            that registers something when it is imported.
     """
 
     def __init__(self, what: str, installed: str | None = None):
@@ -34,7 +34,7 @@ class Registry(Generic[T]):
         Args:
             name: To find it by.
             thing: What is found.
-            made_by: The function or class behind it, which tells from where it comes.
+            made_by: The function or class behind it, which identifies its origin.
 
         Raises:
             UsageError: If something else has that name.
@@ -65,14 +65,14 @@ class Registry(Generic[T]):
 
 
 def load_installed(group: str | None) -> None:
-    """Imports what installed packages add to a group of entry points, once; what fails is logged and left out."""
+    """Imports a group of entry points of installed packages, once; failures are logged and skipped."""
     if group is None or group in _loaded:
         return
     _loaded.add(group)
     for entry in entry_points(group=group):
         try:
             entry.load()
-        except Exception as error:  # another package's fault must not keep this one from working
+        except Exception as error:  # a broken package must not break this one
             log.warning("%s of the installed packages cannot be loaded (%s: %s).", entry, type(error).__name__, error)
 
 

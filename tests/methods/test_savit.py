@@ -14,9 +14,9 @@ from xpruner.methods.savit import (
     curvature,
     evolve,
     fitting_ratio,
-    gone_at,
     layered,
     loss_increase,
+    removed_at,
 )
 from xpruner.methods.taylor import mean_over_images
 from xpruner.plan.budget import Budget
@@ -67,7 +67,7 @@ def test_the_ratio_that_follows_meets_the_budget():
     # of 200, with one head of four gone, 70 hidden units may stay beside 30 for heads and 60 for the rest
     found = fitting_ratio(units, shares, {"head": 0.25}, "hidden", Budget(160))
     assert found == pytest.approx(0.3, abs=2e-3)
-    gone = gone_at(shares, {"head": 0.25, "hidden": found})
+    gone = removed_at(shares, {"head": 0.25, "hidden": found})
     assert gone["a.attn:head"].tolist() == [True, False, False, False]
     assert gone["a.mlp:hidden"].sum() == 30
     assert fitting_ratio(units, shares, {"head": 0.0}, "hidden", Budget(95)) == 1.0  # 100 stay without hidden units

@@ -1,4 +1,4 @@
-"""Does the runs of a comparison that are not done yet."""
+"""Executes the runs of a comparison that have no result yet."""
 
 import logging
 import shutil
@@ -26,20 +26,20 @@ def compare(
     about: dict[str, Any],
     on_result: Callable[[], None] | None = None,
 ) -> None:
-    """Does every run whose result is not there yet; killed at any moment, the same call goes on from there.
+    """Executes every run that has no result yet; a killed call resumes when it is repeated.
 
-    The same call in several programs shares the runs among them. A run that fails does not keep the others from being
-    done; it is tried again by the next call.
+    The same call in several programs shares the runs among them. A failed run does not stop the others; the next call
+    tries it again.
 
     Args:
-        runs: In the order to do them.
+        runs: In the order of execution.
         output: Folder of the results.
-        work: Folder of what unfinished runs need to go on.
+        work: Folder of the state that unfinished runs need to resume.
         about: What to write into every result: the ``title`` and ``note`` of the comparison and its ``command``.
         on_result: Called after every new result.
 
     Raises:
-        UsageError: If a result that is there was made with another configuration, or several processes do one run.
+        UsageError: If an existing result was made with another configuration, or one run has several processes.
         XPrunerError: At the end, if runs have failed; all others are done.
     """
     if PartialState().num_processes > 1:
@@ -73,7 +73,7 @@ class _Newest:
     """The reference of the newest trial, kept for the next one that needs the same.
 
     Args:
-        results: Folder of the results, which have to be of the same model and images.
+        results: Folder of the results, which must be of the same model and images.
     """
 
     def __init__(self, results: Path) -> None:
@@ -85,7 +85,8 @@ class _Newest:
         """Returns the dense model and the images of a trial.
 
         Raises:
-            UsageError: If they cannot be had, or there are results of others under the same options.
+            UsageError: If they cannot be loaded, or results of another model or other images exist under the same
+                options.
         """
         needs = (trial.config.model, trial.config.data, trial.config.seed, trial.config.precision)
         if needs != self._needs:

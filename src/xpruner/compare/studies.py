@@ -8,18 +8,18 @@ from xpruner.compare.study import Study, Trial
 
 
 def run_study(study: Study, trials: Sequence[Trial], command: str, on_result: Callable[[], None] | None = None) -> None:
-    """Does every trial whose result is not in the study's output folder yet.
+    """Executes every trial whose result is not in the study's output folder yet.
 
-    Killed at any moment, the same call continues from there; the same call in several programs shares the trials.
+    A killed call resumes when it is repeated; the same call in several programs shares the trials among them.
 
     Args:
         study: A study.
-        trials: Some of its trials, in the order to do them.
-        command: What makes the results, to be noted in each.
+        trials: Some of its trials, in the order of execution.
+        command: The command that makes the results, noted in each.
         on_result: Called after every new result.
 
     Raises:
-        UsageError: If a result that is there was made with another configuration.
+        UsageError: If an existing result was made with another configuration.
         XPrunerError: At the end, if trials have failed; all others are done.
     """
     work = Path(study.config.work)

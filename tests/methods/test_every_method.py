@@ -90,7 +90,8 @@ def test_it_is_deterministic_and_leaves_the_model_untouched(name):
 
 
 def stopped_and_resumed(problem: Problem, update: int, folder: Path) -> tuple[Outcome, list[int]]:
-    """Stops a search in its n-th update, goes on, and returns its outcome and the steps that were made from then on."""
+    """Stops a search in its n-th update, resumes it, and returns its outcome and the steps that were made from then
+    on."""
     numbers, steps = count(1), []
 
     def stop(_step, _figures):
@@ -105,7 +106,7 @@ def stopped_and_resumed(problem: Problem, update: int, folder: Path) -> tuple[Ou
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_a_stopped_search_ends_as_one_left_alone(name, tmp_path):
-    """Stopped between two states, it goes on from the one before, and ends with the same plan and the same weights."""
+    """Stopped between two states, it resumes from the one before, and ends with the same plan and the same weights."""
     problem = tiny_problem(name, small_model(drop_path_rate=0.2), steps=13)
     problem.config.finetune = replace(problem.config.finetune, checkpoint_every=4)
     whole = searched(problem)

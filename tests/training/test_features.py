@@ -77,7 +77,7 @@ def test_a_model_without_blocks_is_refused():
         last_block(nn.Linear(2, 2))
 
 
-def test_what_blocks_hand_on_is_collected_in_order_and_no_hook_stays():
+def test_outputs_of_blocks_are_collected_in_order_and_no_hook_remains():
     models = [tiny_model(), tiny_model(seed=1)]
     images = torch.randn(2, 3, 16, 16)
     with capture_block_outputs(models, "blocks.0") as found:

@@ -39,7 +39,7 @@ def compare(
         on_result: Called after every new result.
 
     Raises:
-        UsageError: If an existing result was made with another configuration, or one run has several processes.
+        UsageError: If an existing result was made with another configuration, or the call runs in several processes.
         XPrunerError: At the end, if runs have failed; all others are done.
     """
     if PartialState().num_processes > 1:

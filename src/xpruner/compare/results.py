@@ -21,7 +21,7 @@ HARMLESS = (
     "latency", "data.workers", "data.cache", "data.max_unreadable", "finetune.cuda_graph", "finetune.checkpoint_every",
 )  # fmt: skip
 """Options that change no figure."""
-OF_SOME = ("preset", "rounds", "max_class_drop", "masks.", "thresholds.")
+METHOD_SPECIFIC = ("preset", "rounds", "max_class_drop", "masks.", "thresholds.")
 """Options, or prefixes of some, that only the methods listing them read."""
 
 
@@ -44,7 +44,7 @@ def check_same(path: Path, before: dict[str, Any], config: RunConfig) -> None:
     for key, was, is_now in differences(before, json.loads(json.dumps(comparable(config)))):
         if (key, is_now) == ("precision", AUTO):
             continue
-        unread = key.startswith(OF_SOME) and not (reads and key.startswith(reads))
+        unread = key.startswith(METHOD_SPECIFIC) and not (reads and key.startswith(reads))
         if key not in HARMLESS and not unread:
             raise UsageError(
                 f"{path} was made with {key} {was!r}, not {is_now!r}; delete it to have the trial done again, or give "

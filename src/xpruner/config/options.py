@@ -241,7 +241,7 @@ class RunConfig:
     Attributes:
         preset: Where the defaults of ``masks``, ``thresholds``, ``compensate`` and ``finetune`` come from: ``default``
             (what measures best) or ``paper`` (only what the sources state).
-        budget: Cost of the pruned model: ``0.5``, ``600M``, ``params:0.4``, ...
+        budget: Largest cost of the pruned model: ``0.5``, ``600M``, ``params:0.4``, ...
         output: The run directory; the same command resumes an unfinished run in it.
         model: The dense model.
         data: The images.

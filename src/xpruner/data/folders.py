@@ -12,7 +12,7 @@ from xpruner.data.rgb import image_extensions
 from xpruner.errors import XPrunerError
 
 HIDDEN, OUTSIDE, NO_FILE, NO_EXTENSION = "hidden", "outside of class folders", "not a file", "no extension"
-"""Kinds of skipped files, besides extensions; broken links count as no files."""
+"""Kinds of skipped files, besides extensions; broken links are "not a file"."""
 LEFT_BEHIND = ("__macosx", "@eadir", "$recycle.bin", "thumbs.db", "desktop.ini")
 """Names without a leading dot that archives, network drives and Windows create; they count as hidden."""
 

@@ -55,8 +55,7 @@ class Splits:
 
     @property
     def measured(self) -> ImageDataset:
-        """The images that accuracy is measured on: those held out for tuning where there are any, else the test
-        images."""
+        """The images that accuracy is measured on: those held out for tuning if any, else the test images."""
         return self.test if self.val is None else self.val
 
     def of_classes(self, labels: Sequence[int], calibration: int) -> "Splits":

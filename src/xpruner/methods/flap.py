@@ -45,8 +45,7 @@ def standardised(scores: Tensor) -> Tensor:
 
 
 def with_means_in_biases(problem: Problem, scores: Scores, method: str) -> Outcome:
-    """Returns the plan of the highest scores, and its model with the removed units' means in their consumers'
-    biases."""
+    """Returns the plan of the highest scores; its model has the removed units' means in their consumers' biases."""
     plan = plan_from_scores(problem.units, scores, problem.budget, method)
     model = compensate(
         apply(problem.model, plan), problem.model, plan, problem.calibration, CompensateConfig(mode="mean"),

@@ -114,8 +114,8 @@ def fitting_ratio(units: Units, shares: Scores, ratios: Mapping[str, float], fol
     low, high = 0.0, 1.0
     while high - low > 1e-3:
         middle = (low + high) / 2
-        gone = removed_at(shares, {**ratios, follows: middle})
-        kept = {key: 1 - each.double().mean().item() for key, each in gone.items()}
+        removed = removed_at(shares, {**ratios, follows: middle})
+        kept = {key: 1 - each.double().mean().item() for key, each in removed.items()}
         if units.cost_of(kept, budget.resource) > target:
             low = middle
         else:
@@ -130,7 +130,8 @@ def _kind(key: str) -> str:
 def layered(shares: Scores, ratios: Mapping[str, float]) -> Scores:
     """Returns scores by which the solver first keeps the chosen kinds up to their ratios, then the best of the rest.
 
-    The chosen kinds' removed units come last, for a budget that the other kind alone cannot spend.
+    The removed units of the chosen kinds rank last; they are kept only if the other kind alone cannot use up the
+    budget.
     """
 
     def layer(share: Tensor, kind: str) -> Tensor:
@@ -140,7 +141,7 @@ def layered(shares: Scores, ratios: Mapping[str, float]) -> Scores:
 
 
 def loss_increase(gone: Mapping[str, Tensor], scores: Scores, matrix: Tensor, kinds: list[str]) -> float:
-    """Returns half the scores of what is removed plus half m' C m, with m the removed share of each kind's slopes.
+    """Returns half the scores of the removed units plus half m' C m, with m the removed share of each kind's slopes.
 
     Args:
         gone: For each group's key which of its (units,) are removed.

@@ -132,7 +132,7 @@ def _nested(path: Path, content: Any) -> dict[str, Tensor]:
     keys = list(content) if isinstance(content, dict) else []
     nests = [key for key in NESTS if key in keys and (content[key] is not None or key in NESTS[2:])]
     if len(nests) > 1:
-        log.info("%s holds %s; %r is taken, as timm does.", path, " and ".join(map(repr, nests)), nests[0])
+        log.info("%s holds %s; %r is read, as in timm.", path, " and ".join(map(repr, nests)), nests[0])
     weights = content[nests[0]] if nests else content
     if not _is_named(weights):
         held = f" but {', '.join(map(str, keys[:6]))}" if keys else ""

@@ -31,7 +31,7 @@ def keep_classes(model: nn.Module, labels: Sequence[int]) -> nn.Module:
     model = copy.deepcopy(model)
     paths = classifiers(model)
     if not paths:
-        raise UsageError(f"The classifier of {type(model).__name__} is not linear, and cannot be cut to classes.")
+        raise UsageError(f"The classifier of {type(model).__name__} is no linear layer, and cannot be cut to classes.")
     for path in paths:
         layer: Any = model.get_submodule(path)
         layer.weight = nn.Parameter(layer.weight.detach()[list(labels)].clone())

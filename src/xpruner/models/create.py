@@ -1,4 +1,4 @@
-"""The dense model of a run: made by timm or read from a saved folder, with weights from wherever they lie."""
+"""The dense model of a run: made by timm or read from a saved folder, with weights from any source."""
 
 import logging
 from collections.abc import Mapping

@@ -21,7 +21,7 @@ INTERPOLATIONS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "b
 """Pillow's numbers, as processors write them, and timm's names."""
 BY_HAND = "give model.mean, model.std, model.interpolation, model.crop_pct and model.crop_mode"
 CONVNEXT_WHOLE, LEVIT_MARGIN = 384, 256 / 224
-"""Side in pixels from which ConvNeXt's processor does not crop; factor by which LeViT's resizes before its crop."""
+"""Side in pixels from which ConvNeXt's processor does not crop; factor by which LeViT's resizes beyond its crop."""
 MEAN_TOLERANCE, MOST_TOLERANCE = 0.5, 8.0
 """Tolerance in levels of 255: implementations round differently; another kernel, crop or offset changes far more."""
 

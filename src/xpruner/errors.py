@@ -1,4 +1,4 @@
-"""The two ways in which a call can end badly, each one clear sentence for the user."""
+"""The two errors that a call can end with, each one clear sentence for the user."""
 
 import difflib
 import importlib
@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from types import ModuleType
 
 LISTED = 24
-"""So many names are listed in one sentence, and no more."""
+"""Names listed in one sentence, at most."""
 NEAREST = 5
-"""Of more names than that, so many are named."""
+"""Names listed where there are more than that."""
 FULL_DISK = "The disk or device that is written to is full; free some space, then run the same command again."
 
 
@@ -27,13 +27,13 @@ class UsageError(XPrunerError, ValueError):
 def unknown(what: str, name: str, known: Iterable[str], all_of_them: str = "") -> UsageError:
     """Returns the error for a ``name`` that is not among the ``known`` ones.
 
-    It names the nearest; where none is near, all, or of more than :data:`LISTED` those that are least far.
+    It names the nearest; where none is near, all, or of more than :data:`LISTED` the least distant ones.
 
     Args:
         what: Kind of the thing.
         name: What was asked for.
         known: What there is.
-        all_of_them: What lists all where they are too many to be named, such as ```xpruner inspect` lists them``.
+        all_of_them: Where all are listed, if there are too many to name, such as ```xpruner inspect` lists them``.
     """
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
@@ -52,8 +52,8 @@ def require(library: str, purpose: str, extra: str | None = None) -> ModuleType:
 
     Args:
         library: Its name, or that of a module in it.
-        purpose: What it is needed for, behind "is needed to".
-        extra: The extra of this package that brings it; called as the library when absent.
+        purpose: What it is needed for, after "is needed to".
+        extra: The extra of this package that installs it; named like the library when absent.
 
     Raises:
         UsageError: If it is not installed, with what it is needed for and how to get it.

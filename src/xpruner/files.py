@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and those that are not as they were written."""
+"""Writes files atomically, and reports files that are missing or damaged."""
 
 import errno
 import os
@@ -13,7 +13,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Calls ``write`` on a temporary file beside ``path`` and then moves it there in one step.
 
     Raises:
-        XPrunerError: If the disk is full or the folder cannot be written; a file already there stays as it was.
+        XPrunerError: If the disk is full or the folder cannot be written; an existing file is unchanged.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -30,13 +30,13 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes UTF-8 text, whole or not at all."""
+    """Writes UTF-8 text atomically."""
     write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 @contextmanager
 def reading(path: Path, remedy: str) -> Iterator[None]:
-    """Names a file, what is wrong with it and what helps, where the block that reads it fails.
+    """Reports a file, what is wrong with it and the remedy, where the block that reads it fails.
 
     Raises:
         XPrunerError: In place of a missing file, and of a ``ValueError`` of its content.

@@ -19,9 +19,9 @@ def apply(model: nn.Module, plan: Plan, *, inplace: bool = False) -> nn.Module:
 
     Args:
         model: The model the plan was made for; it may have been pruned before.
-        plan: Kept units in the numbering of this model. A group of heads or hidden units without kept ones loses its
-            whole branch, which becomes the constant that its consumer's bias adds; a block that is not kept is skipped.
-        inplace: Cut this very model instead of a copy.
+        plan: Kept units in the numbering of this model. A group of heads or hidden units of which none is kept loses
+            its whole branch, which becomes the constant of its consumer's bias; a block that is not kept is skipped.
+        inplace: Cut this model instead of a copy.
 
     Raises:
         UsageError: If the plan was made for another model, or empties a group that must keep something; or the model
@@ -45,7 +45,7 @@ def apply(model: nn.Module, plan: Plan, *, inplace: bool = False) -> nn.Module:
 
 
 def _remains(parts: Mapping[str, PrunablePart], plan: Plan) -> dict[str, nn.Module]:
-    """Returns what takes the place of every part of which the plan keeps nothing, by its key."""
+    """Returns by key the module that replaces each part of which the plan keeps nothing."""
     remains = {}
     for key in (key for key, indices in plan.keep.items() if not indices):
         rest = parts[key].adapter.remains(parts[key].module)

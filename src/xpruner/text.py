@@ -1,11 +1,11 @@
-"""Text from outside, such as names of classes and files, made safe to be shown."""
+"""Escapes text from outside, such as names of classes and files, for display."""
 
 import re
 
 _HIDDEN = re.compile(
     "["
     "\x00-\x1f\x7f-\x9f"  # control characters: escapes of a terminal, new lines
-    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # marks that turn the direction of what stands behind them
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # marks that change the writing direction
     "\u2028\u2029"  # new lines and paragraphs of Unicode
     "\ud800-\udfff"  # bytes of a file name that are not UTF-8, as Python holds them
     "]"
@@ -13,9 +13,9 @@ _HIDDEN = re.compile(
 
 
 def printable(text: str) -> str:
-    r"""Returns a text with what would steer a terminal or a page instead of being seen written out, such as ``\x1b``.
+    r"""Returns a text with control characters of terminals and pages escaped, such as ``\x1b``.
 
-    New lines and tabs are written out as well: a name has none that a reader should take for a line of ours.
+    New lines and tabs are escaped too, so that a name cannot imitate a line of the program.
     """
     return _HIDDEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 

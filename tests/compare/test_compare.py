@@ -157,7 +157,7 @@ def test_a_comparison_that_continues_where_another_precision_is_faster_shows_bot
     assert precisions == {"L1": "fp32", "L2": "bf16"}
     assert main(["report", "compare", str(tmp_path / "results")]) == 0
     report = (tmp_path / "results" / "report" / "report.md").read_text()
-    assert "Results in bf16 and in fp32 stand beside each other." in report
+    assert "These tables hold results in bf16 and in fp32." in report
 
 
 def test_an_unfinished_run_continues_in_the_precision_it_was_begun_in(tmp_path, fastest):

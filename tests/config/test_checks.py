@@ -1,4 +1,4 @@
-"""What a configuration alone tells to be wrong is said in one sentence, with the value and what it must be."""
+"""What is wrong with a configuration is reported in one sentence, with the value and what it must be."""
 
 from dataclasses import replace
 

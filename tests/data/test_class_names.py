@@ -26,7 +26,7 @@ def test_labels_follow_the_model_by_name(caplog):
     assert train.labels.tolist() == [0, 2, 1]
     assert test.labels.tolist() == [1, 1]
     assert caplog.messages == [
-        "The classes of d lie in another order than the model's; their labels are mapped by name."
+        "The classes of d are in another order than the model's; their labels are mapped by name."
     ]
 
 

@@ -284,9 +284,9 @@ def test_some_images_are_taken_with_their_augmentation(spec):
 
 def test_calibration_images_that_are_all_alike_are_refused(tmp_path, spec):
     alike = whole(folder_of(tmp_path, RED, RED, RED), spec)
-    with pytest.raises(UsageError, match="say nothing about the units, as all 3 are the same; look at the images"):
+    with pytest.raises(UsageError, match="give no evidence about the units, as all 3 are the same; check the images"):
         calibration_batches(alike, 2)
-    with pytest.raises(UsageError, match="say nothing about the units, as there is only one;"):
+    with pytest.raises(UsageError, match="give no evidence about the units, as there is only one;"):
         calibration_batches(alike.only([0]), 2)
     ((first, _), (second, _)) = calibration_batches(digits(spec, count=5), 3)
     assert torch.equal(torch.cat([first, second]), torch.stack([pixels for pixels, _ in digits(spec, count=5)]))

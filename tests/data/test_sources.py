@@ -150,7 +150,7 @@ def test_a_table_opens_no_file_outside_of_its_folder(tmp_path, named):
     pyarrow.parquet.write_table(pyarrow.table(rows), folder / "train.parquet")
     source, _ = find_sources(str(folder))
     assert colour(source, 0) == WHITE
-    with pytest.raises(OSError, match=f"its row holds no image, and {named!r} is no file of the data set"):
+    with pytest.raises(OSError, match=f"its row holds no image, and {named!r} is not a file of the data set"):
         source.open(1)
 
 

@@ -87,10 +87,10 @@ def test_seed_chooses_the_training_images_but_never_those_held_out(spec):
     assert records(first.test) == records(other.test)
 
 
-def test_calibration_is_cut_to_the_training_images(folder, spec, caplog):
+def test_calibration_is_reduced_to_the_training_images(folder, spec, caplog):
     with caplog.at_level(logging.INFO, "xpruner"):
         splits = load_data(DataConfig(str(folder), calibration_size=30), spec, seed=0)
-    assert len(splits.calibration) == 20 and "cut to the 20 training images" in caplog.text
+    assert len(splits.calibration) == 20 and "reduced to the 20 training images" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -141,9 +141,9 @@ def test_classes_without_training_images_and_empty_folders_are_named_once(folder
     assert splits.train.labels.tolist() == [0, 0] and splits.class_names == ["cat", "dog"]
     said = [record.getMessage() for record in caplog.records if "among" not in record.getMessage()]
     assert said == [
-        "Folder 'owl' holds no image and is no class: nothing lies in it.",
-        "Folder 'yak' holds no image and is no class: 1 .heic lies in it.",
-        "1 of 2 classes have no training images, so that nothing is known of them: dog.",
+        "Folder 'owl' holds no image and is not a class; it holds nothing.",
+        "Folder 'yak' holds no image and is not a class; it holds 1 .heic.",
+        "1 of 2 classes have no training images, so there is no evidence about them: dog.",
     ]
 
 

@@ -58,7 +58,5 @@ def test_variance_is_never_below_zero():
 @pytest.mark.parametrize("name", ["activation_norm", "wanda", "flap", "vbp"])
 def test_units_that_no_layer_reads_are_refused(name, tiny_vit):
     problem = replace(tiny_problem(name, tiny_vit), units=find_units(tiny_vit, ["block"]))
-    with pytest.raises(
-        UsageError, match=f"'{name}' looks at the layer that reads a unit and 'blocks.0:block' has none"
-    ):
+    with pytest.raises(UsageError, match=f"'{name}' scores units at their consumer and 'blocks.0:block' has none"):
         find_method(name)(problem)

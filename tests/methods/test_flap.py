@@ -47,7 +47,7 @@ def test_constant_units_go_and_their_bias_makes_up_for_them_exactly():
     ("allocation", "same"), [("own", True), ("uniform", True), ("global", False), ("block", False)]
 )
 def test_by_itself_a_layers_scale_does_not_matter(allocation, same, tiny_vit):
-    """The last MLP, whose activations hang on nothing behind it, is read by weights ten times as large."""
+    """The last MLP, whose activations depend on nothing after it, is read by weights ten times as large."""
     louder = copy.deepcopy(tiny_vit)
     louder.blocks[1].mlp.fc2.weight.data *= 10
     plans = [find_method("flap")(_problem(model, allocation)).plan for model in (tiny_vit, louder)]

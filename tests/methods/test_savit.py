@@ -14,9 +14,9 @@ from xpruner.methods.savit import (
     curvature,
     evolve,
     fitting_ratio,
-    gone_at,
     layered,
     loss_increase,
+    removed_at,
 )
 from xpruner.methods.taylor import mean_over_images
 from xpruner.plan.budget import Budget
@@ -55,7 +55,7 @@ def test_the_increase_adds_scores_and_the_collaboration_of_kinds():
     scores = {"a:head": torch.tensor([1.0, 9.0]), "a:hidden": torch.tensor([4.0, 4.0, 16.0, 0.0])}
     gone = {"a:head": torch.tensor([True, False]), "a:hidden": torch.tensor([True, True, False, False])}
     matrix = torch.tensor([[2.0, 3.0], [3.0, 4.0]], dtype=torch.double)
-    # of the heads' slopes 1 of 1 + 3 goes, of the hidden units' 2 + 2 of 2 + 2 + 4
+    # of the heads' slopes 1 of 1 + 3 is removed, of the hidden units' 2 + 2 of 2 + 2 + 4
     collaboration = 2 * (1 / 4) ** 2 + 2 * 3 * (1 / 4) * (1 / 2) + 4 * (1 / 2) ** 2
     assert loss_increase(gone, scores, matrix, ["head", "hidden"]) == pytest.approx(0.5 * (1 + 4 + 4 + collaboration))
 
@@ -64,19 +64,19 @@ def test_the_ratio_that_follows_meets_the_budget():
     groups = group("a.attn:head", 4, macs=10), group("a.mlp:hidden", 100, macs=1)
     units = Units(groups, 200, 200, (3, 8, 8))  # 60 cannot be pruned
     shares = {each.key: rank_shares(torch.arange(each.size)) for each in groups}
-    # of 200, with one head of four gone, 70 hidden units may stay beside 30 for heads and 60 for the rest
+    # of 200, with one head of four gone, 70 hidden units may be kept beside 30 for heads and 60 for the rest
     found = fitting_ratio(units, shares, {"head": 0.25}, "hidden", Budget(160))
     assert found == pytest.approx(0.3, abs=2e-3)
-    gone = gone_at(shares, {"head": 0.25, "hidden": found})
+    gone = removed_at(shares, {"head": 0.25, "hidden": found})
     assert gone["a.attn:head"].tolist() == [True, False, False, False]
     assert gone["a.mlp:hidden"].sum() == 30
-    assert fitting_ratio(units, shares, {"head": 0.0}, "hidden", Budget(95)) == 1.0  # 100 stay without hidden units
+    assert fitting_ratio(units, shares, {"head": 0.0}, "hidden", Budget(95)) == 1.0  # 100 are left without hidden units
 
 
 def test_ratios_come_before_the_kind_that_follows_from_the_budget():
     shares = {"a:head": torch.tensor([0.5, 1.0]), "a:hidden": torch.tensor([0.25, 1.0])}
     found = layered(shares, {"head": 0.5})
-    assert found["a:head"].tolist() == [0.5, 3.0]  # the lower half goes last of all
+    assert found["a:head"].tolist() == [0.5, 3.0]  # the lower half is kept last
     assert found["a:hidden"].tolist() == [1.25, 2.0]
 
 

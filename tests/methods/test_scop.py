@@ -136,7 +136,7 @@ def test_shares_are_clamped_after_every_update():
 
 @pytest.mark.parametrize("honest", [True, False])
 def test_shares_are_learned_from_the_labels(tiny_vit, honest):
-    """The first channel tells the label or its opposite; the second is read and tells nothing, the third is unread."""
+    """The first channel is the label or its opposite; the second is read but uninformative, the third is unread."""
     reading, units = reader([[4.0, 3.0, 0.0], [-4.0, 3.0, 0.0]], 3)
     images = torch.randn(40, 3, 1, 1).sign()
     labels = ((images[:, 0, 0, 0] < 0) == honest).long().tolist()

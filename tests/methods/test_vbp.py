@@ -36,7 +36,7 @@ def test_the_mean_of_what_goes_is_added_to_the_bias():
 
 
 def test_least_variance_goes_first_in_all_layers_together():
-    """Hidden units of a ViT cost the same, so that one threshold on the variance parts those that stay."""
+    """Hidden units of a ViT cost the same, so that one threshold on the variance separates the kept ones."""
     problem = half_of_the_units_constant("vbp")
     problem = replace(problem, budget=Budget(0.8))
     with torch.no_grad(), capture_inputs(problem.model, problem.units.of_consumers()) as inputs:

@@ -1,4 +1,4 @@
-"""What is known of a model besides its weights stays with it: on a copy, in a folder, and back again."""
+"""Notes on a model are kept with it: on a copy, in a folder, and back again."""
 
 import copy
 import json

@@ -178,7 +178,7 @@ def test_values_are_plain():
 def test_plain_fields_of_a_configuration_may_be_set(folder):
     model, _ = load_model(ModelConfig(str(folder), kwargs={"hidden_dropout_prob": 0.1, "attn_implementation": "eager"}))
     assert (model.config.hidden_dropout_prob, model.config._attn_implementation) == (0.1, "eager")
-    with pytest.raises(UsageError, match=r"'hiden_act', which is no field of ViTConfig .*did you mean 'hidden_act'"):
+    with pytest.raises(UsageError, match=r"'hiden_act', which is not a field of ViTConfig .*did you mean 'hidden_act'"):
         load_model(ModelConfig(str(folder), kwargs={"hiden_act": "relu"}))
 
 

@@ -24,7 +24,7 @@ def test_arrays_of_jax_are_loaded_as_timm_does_with_their_classifier_or_not_at_a
     for bias, classes in ((np.zeros(7, np.float32), 7), (None, 0)):
         others = {name: array for name, array in arrays.items() if name != "head/bias"}
         np.savez(path, **others | ({} if bias is None else {"head/bias": bias}))
-        with pytest.raises(UsageError, match=f"has {classes} classes where 5 are asked for"):
+        with pytest.raises(UsageError, match=f"has {classes} classes where 5 are requested"):
             load_model(config(str(path)))
     path.write_bytes(b"PK" + bytes(64))
     with pytest.raises(XPrunerError, match=r"timm cannot read the arrays in .*a\.npz"):

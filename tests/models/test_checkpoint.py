@@ -373,7 +373,7 @@ def test_too_few_units_are_told_by_the_group(tmp_path):
 
 def test_an_activation_that_was_not_deduced_is_told_by_the_outputs(tmp_path):
     model = unrecorded(build("vit_tiny_patch16_224", act_layer="celu", **VIT))
-    with pytest.raises(UsageError, match="its outputs are others; pass"):
+    with pytest.raises(UsageError, match="its outputs differ; pass"):
         save(model, tmp_path)
     assert_round_trip(model, tmp_path, BASE | VIT | dict(act_layer="celu"))
 
@@ -381,7 +381,7 @@ def test_an_activation_that_was_not_deduced_is_told_by_the_outputs(tmp_path):
 def test_gates_left_on_a_model_are_told_by_the_outputs(tmp_path):
     model = tiny("vit")
     model.blocks[0].attn.proj.register_forward_pre_hook(lambda _, args: (0 * args[0],))
-    with pytest.raises(UsageError, match="its outputs are others"):
+    with pytest.raises(UsageError, match="its outputs differ"):
         save(model, tmp_path)
 
 

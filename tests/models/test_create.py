@@ -88,7 +88,7 @@ def test_arguments_that_timm_refuses():
 def test_published_weights_without_a_network_or_a_cache(monkeypatch, tmp_path):
     assert os.environ["HF_HUB_OFFLINE"] == "1"
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(XPrunerError, match=r"of deit_tiny_patch16_224 cannot be had \(.*; give a file as model\."):
+    with pytest.raises(XPrunerError, match=r"of deit_tiny_patch16_224 cannot be fetched \(.*; give a file as model\."):
         load_model(ModelConfig(pretrained=True))
 
 
@@ -215,7 +215,7 @@ def test_a_checkpoint_that_is_not_there(tmp_path):
 def test_a_classifier_for_other_classes(tmp_path, name, kwargs):
     path = tmp_path / "a.safetensors"
     safetensors.torch.save_file(build(name, **kwargs | dict(num_classes=7)).state_dict(), path)
-    with pytest.raises(UsageError, match=r"has 7 classes where 5 are asked for; .*labels that start at 1") as error:
+    with pytest.raises(UsageError, match=r"has 7 classes where 5 are requested; .*labels that start at 1") as error:
         load_model(config(name=name, kwargs=kwargs, checkpoint=str(path)))
     assert "num_classes" not in str(error.value)  # with another number it would run, its labels shifted
     model, made_with = load_model(config(name=name, kwargs=kwargs, checkpoint=str(path), num_classes=None))
@@ -310,7 +310,7 @@ def test_a_teacher_with_its_classes_in_another_order_is_refused(saved):
 
 
 def test_a_teacher_of_another_size_is_refused(saved):
-    with pytest.raises(UsageError, match=r"does not take the model's images of 48 x 48 pixels .*; give a teacher"):
+    with pytest.raises(UsageError, match=r"does not accept the model's images of 48 x 48 pixels .*; give a teacher"):
         load_teacher(FinetuneConfig(teacher=saved), build("vit_tiny_patch16_224", **{**VIT, "img_size": 48}))
 
 

@@ -63,7 +63,7 @@ def whole_numbers(weights) -> None:
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    (without_classifier, r"lacks the weight 'classifier\.weight'; give a model that is trained whole"),
+    (without_classifier, r"lacks the weight 'classifier\.weight'; give a completely trained model"),
     (not_a_number, r"'classifier\.bias' of .* holds 1 values that are NaN or infinite"),
     (whole_numbers, r"'classifier\.weight' in .*model\.safetensors is of the type I8; give its weights in float32"),
 ])  # fmt: skip

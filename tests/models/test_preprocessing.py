@@ -87,12 +87,12 @@ def test_an_old_file_without_a_type_is_read_by_the_model_beside_it(tmp_path):
 
 def test_without_a_file_there_is_a_warning(tmp_path, caplog):
     assert read_preprocessing(str(tmp_path), True) is None
-    assert "has no preprocessor_config.json; mean, std and crop of ImageNet are taken" in caplog.text
+    assert "has no preprocessor_config.json; mean, std and crop of ImageNet are used" in caplog.text
 
 
 def test_what_cannot_be_done_is_refused(tmp_path):
     MobileViTImageProcessor().save_pretrained(tmp_path)  # swaps red and blue
-    with pytest.raises(UsageError, match=r"prepares images otherwise than can be done here .*; give model\.mean"):
+    with pytest.raises(UsageError, match=r"prepares images in a way that cannot be reproduced .*; give model\.mean"):
         read_preprocessing(str(tmp_path), True)
 
 

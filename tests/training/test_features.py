@@ -9,7 +9,7 @@ from xpruner.config import FinetuneConfig
 from xpruner.errors import UsageError
 from xpruner.plan.plan import Plan
 from xpruner.runtime.devices import accelerator
-from xpruner.training.features import feature_loss, handed_on, kept_stream, last_block
+from xpruner.training.features import capture_block_outputs, feature_loss, kept_stream, last_block
 from xpruner.training.finetune_job import FinetuneJob
 from xpruner.training.losses import finetune_loss
 from xpruner.training.options import LoopOptions
@@ -77,10 +77,10 @@ def test_a_model_without_blocks_is_refused():
         last_block(nn.Linear(2, 2))
 
 
-def test_what_blocks_hand_on_is_collected_in_order_and_no_hook_stays():
+def test_outputs_of_blocks_are_collected_in_order_and_no_hook_remains():
     models = [tiny_model(), tiny_model(seed=1)]
     images = torch.randn(2, 3, 16, 16)
-    with handed_on(models, "blocks.0") as found:
+    with capture_block_outputs(models, "blocks.0") as found:
         for model in models:
             model(images)
     assert len(found) == 2
@@ -93,7 +93,7 @@ def test_a_block_that_a_model_lacks_is_named_and_no_hook_stays():
     model = tiny_model()
     with (
         pytest.raises(UsageError, match=r"blocks\.0, which Linear lacks"),
-        handed_on([model, nn.Linear(1, 1)], "blocks.0"),
+        capture_block_outputs([model, nn.Linear(1, 1)], "blocks.0"),
     ):
         pass
     assert not model.blocks[0]._forward_hooks
@@ -104,7 +104,7 @@ def test_the_loss_of_a_batch_adds_the_weighted_distance(blobs):
     config = FinetuneConfig(features=3.0)
     job = FinetuneJob(accelerator(), blobs, config, LoopOptions(batch_size=4))
     images, labels = torch.randn(4, 3, 16, 16), torch.tensor([0, 1, 2, 0])
-    with handed_on([student, teacher], "blocks.0") as handed:
+    with capture_block_outputs([student, teacher], "blocks.0") as outputs:
         logits, wanted = student(images), teacher(images)
-    expected = finetune_loss(logits, labels, wanted, config) + 3 * feature_loss(*handed)
+    expected = finetune_loss(logits, labels, wanted, config) + 3 * feature_loss(*outputs)
     torch.testing.assert_close(job.loss(student, teacher, images, labels), expected)

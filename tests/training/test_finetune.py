@@ -65,7 +65,7 @@ def test_a_stopped_run_shows_only_the_rest(student, teacher, blobs, tmp_path):
 
 @pytest.mark.parametrize("count", [2, 3, 5])
 def test_steps_count_whatever_the_epochs(student, teacher, blobs, tmp_path, count):
-    """Within an epoch of 3 steps, at its end and beyond it; what was stopped goes on."""
+    """Within an epoch of 3 steps, at its end and beyond it; what was stopped resumes."""
     config, steps = FinetuneConfig(steps=count, lr=1e-3, checkpoint_every=1), []
     expected = weights(finetune(copy.deepcopy(student), teacher, blobs, config, LoopOptions(4)))
     with pytest.raises(Stop):
@@ -280,7 +280,7 @@ def test_checkpoints_may_come_more_often_in_the_next_run(student, blobs, tmp_pat
     ("options", "message"),
     [
         ({"precision": "fp16"}, "Precision fp16 needs a GPU; choose bf16 or fp32 on a CPU."),
-        ({"batch_size": 0}, "A step of 0 images, of 12, teaches nothing; both must be 1 or more."),
+        ({"batch_size": 0}, "A step of 0 images, of 12, trains nothing; both must be 1 or more."),
         ({"seed": -1}, "The seed is -1; it must be 0 or more."),
         ({"config": CONFIG}, "finetune.distill is 0.9 but there is no teacher; pass one, or set it to 0."),
         (

@@ -68,12 +68,12 @@ def test_a_state_cut_short_gives_way(tmp_path):
     assert read_step(tmp_path) == 1
 
 
-def test_with_nothing_readable_training_begins_anew_with_a_warning(tmp_path, caplog):
+def test_with_nothing_readable_training_starts_from_scratch_with_a_warning(tmp_path, caplog):
     write(tmp_path, 1, 2)
     for path in tmp_path.iterdir():
         path.write_bytes(b"damage")
     assert read_step(tmp_path) is None
-    assert caplog.messages[-1] == f"No training state in {tmp_path} can be read; training begins anew."
+    assert caplog.messages[-1] == f"No training state in {tmp_path} can be read; training starts from scratch."
 
 
 def test_broken_states_do_not_push_out_good_ones(tmp_path):
@@ -99,7 +99,7 @@ def test_a_state_of_another_seed_is_refused(tmp_path):
         StateFolder(tmp_path, {"lr": 0.1, "seed": 5}).read()
     assert str(caught.value) == (
         f"The training state in {tmp_path} was made with seed 0, not 5; "
-        "give another folder, or delete this one to begin anew."
+        "give another folder, or delete this one to start from scratch."
     )
 
 

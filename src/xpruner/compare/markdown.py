@@ -57,9 +57,9 @@ def write_comparison(results: Sequence[dict[str, Any]], folder: Path) -> Path:
 
 
 def _mixture(rows: Sequence[Row]) -> str:
-    """Returns what a reader must know where not all results were made in one precision."""
+    """Returns a notice where the results were made in several precisions, else nothing."""
     precisions = sorted(set().union(*(row.precisions for row in rows)))
-    return f"Results in {' and in '.join(precisions)} stand beside each other." if len(precisions) > 1 else ""
+    return f"These tables hold results in {' and in '.join(precisions)}." if len(precisions) > 1 else ""
 
 
 def _image(folder: Path, name: str, alt: str) -> str:
@@ -67,12 +67,12 @@ def _image(folder: Path, name: str, alt: str) -> str:
 
 
 def is_dense(row: Row) -> bool:
-    """Whether a row is that of the dense model, which belongs into every table."""
+    """Whether a row is the dense model's, which belongs in every table."""
     return row.results[0]["config"]["method"] == DENSE
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """Returns the table of some rows in Markdown, without the columns that hold nothing."""
+    """Returns the table of some rows in Markdown, without empty columns."""
     cells = [_cells(row, precision) for row, precision in zip(rows, precision_cells(rows), strict=True)]
     filled = [i for i in range(len(COLUMNS)) if any(line[i] != "–" for line in cells)]
     lines = [COLUMNS, ["---"] * len(COLUMNS), *cells]
@@ -104,7 +104,7 @@ def _seconds(row: Row, stage: str) -> str:
 
 
 def device_of(result: dict[str, Any]) -> str:
-    """Returns what a run ran on; a result without that is of a CPU."""
+    """Returns the device of a run; a result without one is from a CPU."""
     return result["environment"].get("device", "CPU")
 
 

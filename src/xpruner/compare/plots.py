@@ -49,7 +49,7 @@ def _line(axis: Any, label: str, rows: list[Row], stage: str, colour: str | None
 def front_of(rows: Sequence[Row], stage: str) -> list[tuple[float, float]]:
     """Returns the Pareto front in millions of MACs, to a hundredth of the dense model's.
 
-    By how little of it a method falls short of its budget is chance, and does not make it any cheaper than others.
+    By how much a method undershoots its budget is chance, and does not make it cheaper than others.
     """
     hundredth = _macs(rows[0], "dense") / 100
     points = [(round(_macs(row, stage) / hundredth), _top1(row, stage)) for row in rows]

@@ -26,8 +26,8 @@ class Reference:
 
     Attributes:
         setup: Of one of these trials.
-        predictions: (images,) the dense model's classes for the measured images.
-        figures: What it comes to, as :func:`xpruner.run.stages.figures` returns it.
+        predictions: (images,) classes that the dense model predicts for the measured images.
+        figures: The dense model's, as :func:`xpruner.run.stages.figures` returns them.
     """
 
     setup: Setup
@@ -36,7 +36,7 @@ class Reference:
 
 
 def set_up(trial: Trial) -> Reference:
-    """Loads the dense model and the images of a trial, and has it classify them.
+    """Loads the dense model and the images of a trial, and predicts their classes.
 
     Raises:
         UsageError: If there is no such model, there are no such images, or the trial cannot work on them.
@@ -49,15 +49,15 @@ def set_up(trial: Trial) -> Reference:
 
 
 def run_one(reference: Reference, trial: Trial, folder: Path) -> dict[str, Any]:
-    """Searches, cuts, compensates and fine-tunes, and measures after each; label-free, by torch's own counter.
+    """Searches, cuts, compensates and fine-tunes, and measures after each stage; MACs are those of torch's counter.
 
     Args:
-        reference: What the trials of this seed share; it stays as it is.
+        reference: What the trials of this seed share; it is not changed.
         trial: What to do.
         folder: Of the state of an unfinished trial.
 
     Returns:
-        The result, as it is written.
+        The result, as it is stored.
 
     Raises:
         UsageError: If the method, the budget or the recipe cannot work on the model and the images.

@@ -1,4 +1,4 @@
-"""What the result of a comparison's run has to hold where its tables and plots read it."""
+"""The fields that the tables and plots of a comparison read from a result, and their checks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -62,7 +62,7 @@ class _Measured:
 
 
 def check_result(values: Any) -> None:
-    """Raises ValueError, with place and value, where a result lacks what is read of it, or it is of another type."""
+    """Raises ValueError, with place and value, where a field is missing, of another type or out of range."""
     result = part_of(_Result, typed(dict[str, Any], values), "")
     config = part_of(_Config, result.config, "config")
     part_of(_Data, config.data, "config.data")
@@ -79,7 +79,7 @@ def check_result(values: Any) -> None:
 
 
 def check_together(results: Sequence[dict[str, Any]]) -> None:
-    """Raises XPrunerError where results of one row, which differ in their seed alone, are of other models."""
+    """Raises XPrunerError where results of one row, which may differ only in their seed, are of different models."""
     for row in rows_of(results):
         if len({frozenset(result["keep"]) for result in row.results}) > 1:
             raise XPrunerError(

@@ -1,4 +1,4 @@
-"""The results of a comparison: one JSON a run, with what made it; none of other options is taken for it."""
+"""The results of a comparison: one JSON file for each run, with the options, code and machine that made it."""
 
 import json
 import subprocess
@@ -21,12 +21,12 @@ HARMLESS = (
     "latency", "data.workers", "data.cache", "data.max_unreadable", "finetune.cuda_graph", "finetune.checkpoint_every",
 )  # fmt: skip
 """Options that change no figure."""
-OF_SOME = ("preset", "rounds", "max_class_drop", "masks.", "thresholds.")
-"""Options that only the methods read that list them, or beginnings of some."""
+METHOD_SPECIFIC = ("preset", "rounds", "max_class_drop", "masks.", "thresholds.")
+"""Options, or prefixes of some, that only the methods listing them read."""
 
 
 def is_done(path: Path, config: RunConfig) -> bool:
-    """Returns whether the result of a run is there; where its precision is ``auto``, in whichever it was made.
+    """Returns whether the result of a run exists; with precision ``auto``, in whichever precision it was made.
 
     Raises:
         UsageError: If it was made with another configuration; the first difference is named.
@@ -44,7 +44,7 @@ def check_same(path: Path, before: dict[str, Any], config: RunConfig) -> None:
     for key, was, is_now in differences(before, json.loads(json.dumps(comparable(config)))):
         if (key, is_now) == ("precision", AUTO):
             continue
-        unread = key.startswith(OF_SOME) and not (reads and key.startswith(reads))
+        unread = key.startswith(METHOD_SPECIFIC) and not (reads and key.startswith(reads))
         if key not in HARMLESS and not unread:
             raise UsageError(
                 f"{path} was made with {key} {was!r}, not {is_now!r}; delete it to have the trial done again, or give "
@@ -58,7 +58,7 @@ def check_identity(results: Path, config: RunConfig, now: Identity) -> None:
     Args:
         results: The folder.
         config: Of a trial.
-        now: What it belongs to, as :func:`xpruner.run.identity.in_short` returns it.
+        now: Its model and images, as :func:`xpruner.run.identity.in_short` returns them.
     """
     asked = json.loads(json.dumps(comparable(config)))
     for path in sorted(results.glob("*.json")):
@@ -67,15 +67,15 @@ def check_identity(results: Path, config: RunConfig, now: Identity) -> None:
             continue
         difference = first_difference(result.get("identity", {}), now)
         if difference:
-            raise UsageError(f"{path} was made on {difference}; delete it to have the run done anew, or give another "
+            raise UsageError(f"{path} was made on {difference}; delete it to run it again, or give another "
                              "output.")  # fmt: skip
 
 
 def begin(folder: Path, config: RunConfig) -> RunConfig:
-    """Marks the folder of an unfinished run as that of a configuration, and returns this with its precision settled.
+    """Marks a folder as an unfinished run of a configuration, and returns this with its precision resolved.
 
     Raises:
-        UsageError: If it holds what another configuration left.
+        UsageError: If it holds the state of another configuration.
     """
     path = folder / "config.json"
     begun = None
@@ -100,7 +100,7 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
 
     Raises:
         UsageError: If there are none.
-        XPrunerError: If one cannot be read, or those of a row are of different models.
+        XPrunerError: If one cannot be read, or those of one row are of different models.
     """
     results = [read_result(path) for path in sorted(folder.glob("*.json"))]
     if not results:
@@ -113,7 +113,7 @@ def read_result(path: Path) -> dict[str, Any]:
     """Returns the result of one run.
 
     Raises:
-        XPrunerError: If it cannot be read, or is none.
+        XPrunerError: If it cannot be read, or is not a result.
     """
     with reading(path, "delete it to have the trial done again, or give the folder of a comparison"):
         result = json.loads(path.read_text(encoding="utf-8"))

@@ -22,14 +22,14 @@ class StudyConfig:
         title: Above the tables.
         note: What a reader of the tables must know, such as which images these are.
         output: Folder of the results, one JSON a trial.
-        work: Folder of what unfinished trials need to go on.
+        work: Folder of the state that unfinished trials need to resume.
         budgets: What the pruned models may cost.
         seeds: Of every trial, unless its entry has its own.
         length: Which of the ``lengths`` to run.
         lengths: Options of a trial by the name of a length, such as the steps of search and of fine-tuning.
         base: Options of all trials.
         entries: For each row of the tables its own options, with ``seeds`` and ``budgets`` where they differ, and
-            ``lengths`` where it needs options of its own at one of them.
+            ``lengths`` where an entry needs other options at one of them.
     """
 
     title: str = "Comparison"
@@ -104,8 +104,8 @@ class Study:
 
         Args:
             length: Of their trials; the file's own choice when absent.
-            labels: Of the rows, or beginnings of labels; all when empty. A whole label means that row alone, even where
-                others begin so.
+            labels: Of the rows, or beginnings of labels; all when empty. A complete label means that row alone, even
+                where other labels begin with it.
 
         Raises:
             UsageError: If the length, a label or an option is unknown.
@@ -185,7 +185,7 @@ def read_study(path: str) -> Study:
 
 
 def trials_of(entries: Sequence[Entry], seeds: Sequence[int], budgets: Sequence[str], length: str) -> Iterator[Trial]:
-    """Yields the trials, all entries at one seed and budget before the next, so that early tables are whole ones."""
+    """Yields the trials, all entries at one seed and budget before the next, so that early tables are complete."""
     for seed in seeds:
         for budget in budgets:
             for entry in entries:

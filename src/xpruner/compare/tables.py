@@ -36,7 +36,7 @@ class Row:
         return [figures[what] for figures in stages if what in figures]
 
     def percent(self, stage: str, what: str = "top1") -> str:
-        """Returns mean and sample standard deviation in percent, or a dash where there is nothing."""
+        """Returns mean and sample standard deviation in percent, or a dash where there is no value."""
         values = [100 * value for value in self.values(stage, what)]
         if not values:
             return "–"
@@ -56,7 +56,7 @@ class Row:
 
     @property
     def precisions(self) -> set[str]:
-        """Those in which its results were made."""
+        """The precisions in which its results were made."""
         return {result["config"]["precision"] for result in self.results}
 
     @property

@@ -1,4 +1,4 @@
-"""What a configuration alone tells to be wrong with it, said before anything is computed."""
+"""Checks of a configuration that need neither model nor images, made before anything is computed."""
 
 import dataclasses
 from collections.abc import Callable
@@ -18,10 +18,10 @@ from xpruner.config.typed import typed
 from xpruner.errors import UsageError
 
 Rule = tuple[str, Callable[[Any], bool], str]
-"""A field, whether its value is right (the whole dataclass is handed over), and what it must be."""
+"""A field, a predicate on the whole dataclass, and what the field must be."""
 
 LARGEST_SEED = 2**32 - 1
-"""What numpy, torch and Python's random all take."""
+"""The largest that numpy, torch and Python's random all accept."""
 MOST_ROUNDS = 100
 
 
@@ -62,7 +62,7 @@ RULES: dict[type, list[Rule]] = {
         _at_least("val_size", 0),
         _at_least("test_size", 1),
         _inside("test_share"),
-        _at_least("calibration_size", 2),  # one image says nothing about the units
+        _at_least("calibration_size", 2),  # the units do not vary over one image
         _at_least("batch_size", 1),
         _at_least("workers", 0),
         _at_least("max_unreadable", 0),
@@ -134,7 +134,7 @@ def check(config: Any, prefix: str = "") -> None:
 
     Args:
         config: A RunConfig, one of its parts, or any dataclass that holds some of them.
-        prefix: In front of the names of its fields, such as ``finetune.``, for messages.
+        prefix: Put before the names of its fields in messages, such as ``finetune.``.
     """
     for name, kind in get_type_hints(type(config)).items():
         value = getattr(config, name)

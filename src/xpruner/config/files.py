@@ -1,4 +1,4 @@
-"""Between plain values, as YAML and Python dicts hold them, and the dataclasses of a configuration."""
+"""Converts plain values, as in YAML and Python dicts, to the dataclasses of a configuration."""
 
 import dataclasses
 import os
@@ -23,12 +23,12 @@ def from_dict(options: type[Options], values: Any, base: Options | None = None, 
 
     Args:
         options: The dataclass.
-        values: By the names of its fields; or such a dataclass already, which is returned.
-        base: Where what is not among the values comes from; the defaults when absent.
-        prefix: In front of the names, such as ``finetune.``, for messages.
+        values: By the names of its fields; an instance of the dataclass is returned as it is.
+        base: Gives the fields that the values lack; the defaults when absent.
+        prefix: Put before the names in messages, such as ``finetune.``.
 
     Raises:
-        UsageError: If a name is none of its fields, or the values are not by name.
+        UsageError: If a name is not one of its fields, or the values are not a mapping.
     """
     if isinstance(values, options):
         return values
@@ -49,7 +49,7 @@ def from_dict(options: type[Options], values: Any, base: Options | None = None, 
 
 
 def expanded(options: Options) -> Options:
-    """Returns a dataclass with ``~`` in its paths, and in those of the dataclasses in it, as the home folder."""
+    """Returns a dataclass with ``~`` expanded in its paths and in those of nested dataclasses."""
     changed: dict[str, Any] = {}
     for field in dataclasses.fields(options):  # type: ignore[arg-type]
         value = getattr(options, field.name)
@@ -61,10 +61,10 @@ def expanded(options: Options) -> Options:
 
 
 def read_config(path: Path) -> RunConfig:
-    """Returns the configuration of a run; what is not there keeps its default.
+    """Returns the configuration of a run; missing options keep their defaults.
 
     Raises:
-        XPrunerError: If the file is missing or no YAML, a key is unknown, or a value has the wrong type or is out of
+        XPrunerError: If the file is missing or not YAML, a key is unknown, or a value has the wrong type or is out of
             range.
     """
     values = stored_values(path)
@@ -78,7 +78,7 @@ def stored_values(path: Path) -> dict[str, Any]:
     """Returns the configuration of a run as the plain values that were written.
 
     Raises:
-        XPrunerError: If the file is missing, or no YAML of keys and values.
+        XPrunerError: If the file is missing, or is not YAML of keys and values.
     """
     with reading(path, REMEDY):
         try:

@@ -11,20 +11,20 @@ class ModelConfig:
     Attributes:
         name: A timm model name, a folder written by ``xpruner.save``, a folder written by transformers'
             ``save_pretrained``, or ``transformers:`` and a name on its hub.
-        checkpoint: Weights to load into it: safetensors, or what else timm's ``load_checkpoint`` reads, pickles with
-            ``weights_only=True``; averaged weights come first, as in timm.
+        checkpoint: Weights to load into it: safetensors, or another format of timm's ``load_checkpoint``, pickles with
+            ``weights_only=True``; averaged weights are preferred, as in timm.
         pretrained: Ask timm for its published weights (needs a network).
         num_classes: Outputs of the classifier; the data's number of classes when absent.
         img_size: Input side in pixels; the model's own when absent.
-        mean: Of each channel, for pixels in 0..1, in place of what the model's folder or its library says; likewise
-            the four below.
+        mean: Of each channel, for pixels in 0..1; overrides the value of the model's folder or library, as do the four
+            below.
         std: Of each channel, for pixels in 0..1.
         interpolation: Of resizing.
         crop_pct: Side of the crop over the side of the resized image; 1 for no crop.
-        crop_mode: How other aspect ratios are met, in timm's words: cut off (``center``), distorted (``squash``) or
-            filled up (``border``).
+        crop_mode: How other aspect ratios are handled, in timm's words: cropped (``center``), distorted (``squash``) or
+            padded (``border``).
         kwargs: Further arguments of an architecture of timm, such as ``depths`` or ``embed_dim``, or fields of a
-            configuration of transformers; plain values, none that run code or fetch files.
+            configuration of transformers; plain values only, none that run code or fetch files.
     """
 
     name: str = "deit_tiny_patch16_224"
@@ -48,21 +48,21 @@ class DataConfig:
         name: ``digits``, ``cifar10``, ``imagenet``, or a path: a folder of class folders (or of ``train`` and
             ``test``/``val`` folders of class folders), a folder of parquet files, or any dataset name that
             ``timm.data.create_dataset`` reads, such as ``hfds/user/name``.
-        root: Where a named dataset lies on disk; absent, it is asked from the hub.
-        class_order: Which label the folder of a class has, where the model does not know the names of its classes:
+        root: Where a named dataset lies on disk; absent, it is fetched from the hub.
+        class_order: How class folders are ordered into labels, where the model does not know the names of its classes:
             ``natural`` (``2`` before ``10``, as timm), ``alphabetical`` (as torchvision and datasets), or a text file
-            with a class on each line.
+            with one class on each line.
         train_size: At most this many training images (after the held-out ones are set aside); all when absent.
-        val_size: Images held out of the training set for tuning, the same whatever the seed; 0 for none.
+        val_size: Images held out of the training set for tuning, the same for every seed; 0 for none.
         test_size: At most this many test images; all when absent.
-        test_share: Of the training images, held out for testing where a dataset has no test images of its own.
+        test_share: Share of the training images held out for testing where a dataset has no test images of its own.
         calibration_size: Training images for compensation statistics and first-order evidence.
         batch_size: Images a step.
         workers: Loader processes.
-        cache: Keep images in memory once they are decoded and resized, in the process that loads them: for small images
-            and many epochs, without loader processes. At 96 px 50,000 images take 1.4 GB.
+        cache: Keep decoded and resized images in the memory of the process that loads them: for small images and many
+            epochs, without loader processes. At 96 px 50,000 images take 1.4 GB.
         augment: ``light`` (flip and a shift of 1/32 of the side), ``timm`` (RandAugment and random erasing), ``none``.
-        max_unreadable: Unreadable images skipped before the data are refused.
+        max_unreadable: Unreadable images that are skipped; with more, the data are refused.
     """
 
     name: str = "digits"
@@ -85,15 +85,16 @@ class MaskConfig:
     """How the explainability-aware masks are learned; the weights are frozen meanwhile.
 
     Attributes:
-        evidence: Where the masks start: ``none`` opens all to ``init``; the others take class evidence from the
-            calibration images: first-order, of the whole unit (``taylor``), of what the others cannot make up for
-            (``irreplaceable``), or of what those that stay longer cannot (``at_removal``); or relevance propagated to
-            units (``relevance``); or what ``signals.register_signal`` has under that name.
-        whole: Share that evidence of the whole unit has in evidence at the moment of removal: 0 trusts compensation
-            to make up for all that it can, 1 expects nothing of it, as where ``compensate.mode`` is ``none``.
-        temperature: Divides the logits in whose cross-entropy evidence is measured: a model that is certain of most
-            training images says little about them at 1.
-        steps: Updates by gradient.
+        evidence: Initial masks: ``none`` sets all to ``init``; the others are class evidence from the calibration
+            images. First-order evidence of the whole unit (``taylor``), of the part that the other units cannot
+            compensate for (``irreplaceable``), or of the part that the units still kept cannot, by backward elimination
+            (``at_removal``, sequential evidence); relevance propagated to units (``relevance``); or a signal registered
+            under that name by ``signals.register_signal``.
+        whole: Share of whole-unit (``taylor``) evidence in sequential evidence: 0 assumes that compensation recovers
+            all that it can, 1 that it recovers nothing, as where ``compensate.mode`` is ``none``.
+        temperature: Divides the logits in the cross-entropy that evidence is measured by; at 1, training images of
+            which the model is certain give little evidence.
+        steps: Gradient updates.
         lr: Learning rate of Adam on the mask logits.
         init: Value of every mask at the start, when there is no evidence.
         rank: Rank of the class-by-unit table; absent for a full one.
@@ -126,17 +127,18 @@ class ThresholdConfig:
         mode: ``learned`` layer-wise thresholds, or ``global_rank`` by the masks alone (the first version of the paper).
         form: Pruning operation: ``power`` s^n / (s^n + theta^n), or ``sigmoid`` of n (s - theta).
         importance: How a unit's masks over the classes become one number s.
-        slope_start: Slope n at the start; where a search begins open, per spread of a layer's importance.
+        slope_start: Slope n at the start; where a search starts with all gates open, relative to the spread of a
+            layer's importance.
         slope_end: Slope n at the end.
-        steps: Updates by gradient.
+        steps: Gradient updates.
         lr: Learning rate of Adam on the thresholds.
         mask_lr: Learning rate on the masks, refined together with the thresholds; 0 leaves them as they are.
-        constraint: How the budget acts: augmented ``lagrangian``, squared ``hinge``, or ``projected``, an offset
-            common to all thresholds that meets it at every step.
+        constraint: How the budget is enforced: augmented ``lagrangian``, squared ``hinge``, or ``projected``, a common
+            offset of all thresholds that meets it at every step.
         warmup: Share of the steps during which the allowed cost falls from the dense model's to the budget.
-        compensated: Search the hard network as compensation will make it (straight-through), instead of a soft one.
+        compensated: Search on the hard-pruned, compensated network (straight-through) instead of a soft-gated one.
         refit_every: Steps between two solves of that compensation.
-        distill: Learn from the dense model's outputs; else from the labels.
+        distill: Learn from the dense model's outputs instead of the labels.
     """
 
     mode: Literal["learned", "global_rank"] = "learned"
@@ -156,12 +158,12 @@ class ThresholdConfig:
 
 @dataclass
 class SearchConfig:
-    """What the other methods' searches may use; X-Pruner has ``rounds``, ``masks`` and ``thresholds``.
+    """Options of the other methods' searches; X-Pruner has ``rounds``, ``masks`` and ``thresholds``.
 
     Attributes:
         allocation: How a method that only scores units shares the budget among layers: ``uniform``, ``global`` (per
-            cost) or ``block`` (per cost, each block's scores normalised); ``own`` is the method's own way.
-        steps: Updates of a search that trains.
+            cost) or ``block`` (per cost, each block's scores normalised); ``own`` is the method's default.
+        steps: Updates of a search that trains weights.
         options: A method's own options by name, where it has some.
     """
 
@@ -172,14 +174,14 @@ class SearchConfig:
 
 @dataclass
 class CompensateConfig:
-    """How the consumers of what was cut make up for it.
+    """How the consumers of cut units compensate for them.
 
     Attributes:
         mode: ``affine`` and ``mean`` fit on the dense model's activations; ``sequential`` fits block by block on the
             pruned model's, aiming at the dense residual stream; ``none`` leaves the weights alone.
-        ridge: Smallest ridge, as a share of the mean variance of what is read.
-        focus: In ``sequential``, the share of a token's weight that is how much the logits hang on tokens at its place;
-            the rest all tokens have alike. Absent, none of it.
+        ridge: Smallest ridge, as a share of the mean variance of the consumer's input.
+        focus: In ``sequential``, the share of a token's weight that comes from the sensitivity of the logits to tokens
+            at its position; the rest is equal for all tokens. Absent, all of it is equal.
     """
 
     mode: Literal["affine", "mean", "none", "sequential"] = "sequential"
@@ -193,16 +195,16 @@ class FinetuneConfig:
 
     Attributes:
         epochs: Passes over the training images; 0 leaves the compensated model as it is.
-        steps: Updates in all, where that is set, whatever ``epochs`` says.
+        steps: Updates in all; overrides ``epochs`` where set.
         lr: Peak learning rate of AdamW.
         min_lr: Learning rate at the end of the cosine.
         warmup: Share of all steps with a rising rate.
         weight_decay: For weight matrices; biases, norms and tokens are exempt.
         clip_grad: Largest gradient norm.
-        distill: Weight of the distillation loss; the rest goes to the labels.
+        distill: Weight of the distillation loss; the rest is that of the loss on labels.
         teacher: A timm model with its published weights, or a saved folder, to distil from; absent, the dense model.
         temperature: Softmax temperature of the distillation.
-        features: Weight of the distance to what the dense model's last block hands on, as a share of its variance,
+        features: Weight of the distance to the output of the dense model's last block, as a share of its variance,
             added to the losses above; 0 for none.
         label_smoothing: Of the cross-entropy on labels.
         mixup: timm's mixup alpha; 0 for none.
@@ -237,19 +239,19 @@ class RunConfig:
     """A whole run: what is pruned, on which images, how far and how.
 
     Attributes:
-        preset: Where the defaults of ``masks``, ``thresholds``, ``compensate`` and ``finetune`` come from:
-            ``default`` (what measures best) or ``paper`` (only what the sources say).
-        budget: What the pruned model may cost: ``0.5``, ``600M``, ``params:0.4``, ...
-        output: The run directory; the same command continues what lies there.
+        preset: Where the defaults of ``masks``, ``thresholds``, ``compensate`` and ``finetune`` come from: ``default``
+            (what measures best) or ``paper`` (only what the sources state).
+        budget: Largest cost of the pruned model: ``0.5``, ``600M``, ``params:0.4``, ...
+        output: The run directory; the same command resumes an unfinished run in it.
         model: The dense model.
         data: The images.
         units: Kinds of unit to prune: ``head``, ``hidden``, ``qk``, ``v``, ``embed``, ``block``; absent, those of the
             method that the model offers, for X-Pruner the first four.
-        round_to: For a kind of unit the number of which every kept width is a multiple, such as ``{hidden: 16}``.
-        rotate: Where ``qk`` or ``v`` are pruned, first sort every head's dimensions by what they contribute; absent,
-            as the method does by itself: X-Pruner and CORP do.
-        method: What makes the plan.
-        rounds: How often X-Pruner looks, cuts and compensates before the plan is final.
+        round_to: Makes every kept width of a kind of unit a multiple of a number, such as ``{hidden: 16}``.
+        rotate: Where ``qk`` or ``v`` are pruned, first rotate every head so that its dimensions are sorted by
+            contribution; absent, the method's default: X-Pruner and CORP rotate.
+        method: Pruning method that makes the plan.
+        rounds: Iterative rounds of X-Pruner: importance is re-estimated after each cut and compensation.
         max_class_drop: Percentage points of top-1 that no class may lose under X-Pruner's plan, after compensation and
             before training, measured on training images; absent, classes are not guarded.
         masks: Stage 1 of X-Pruner.
@@ -259,8 +261,8 @@ class RunConfig:
         finetune: After compensation.
         seed: Of everything.
         precision: Of forward passes in training and search: ``fp32``, ``bf16`` or ``fp16``; ``auto`` is the faster of
-            bf16 and fp32 on this machine, and that in which it was begun for a run that goes on.
-        latency: Batch sizes at which dense and pruned are timed; empty for none.
+            bf16 and fp32 on this machine; a resumed run keeps its precision.
+        latency: Batch sizes at which the dense and the pruned model are timed; empty for none.
     """
 
     preset: Literal["default", "paper"] = "default"

@@ -1,4 +1,4 @@
-"""Where the defaults of a run come from: one run a preset."""
+"""The presets: for each a run with its defaults."""
 
 from copy import deepcopy
 
@@ -20,7 +20,7 @@ PRESETS = {
         finetune=FinetuneConfig(distill=0.0),
     ),
 }  # fmt: skip
-"""``default`` is what measures best. ``paper`` keeps to what the sources say: masks that start open and are learned
+"""``default`` is what measures best. ``paper`` keeps to what the sources state: masks that start open and are learned
 with the true class as the gate, sparsity and smoothness regularisers, thresholds learned by the differentiable pruning
 operation under a cost constraint with a threshold regulariser, and fine-tuning on labels."""
 

@@ -1,4 +1,4 @@
-"""Options from YAML files: nested keys by dotted key, and a dataclass with these laid over its defaults."""
+"""Options from YAML files: nested keys as dotted keys, applied over the defaults of a dataclass."""
 
 import argparse
 import dataclasses
@@ -22,9 +22,9 @@ def overlaid(defaults: Options, settings: Mapping[str, Any], place: str) -> Opti
     """Returns options with some settings, checked.
 
     Args:
-        defaults: The options that the settings leave as they are.
+        defaults: The values of options that no setting changes.
         settings: Dotted keys and their values, as from :func:`dotted`.
-        place: Where the settings are from, for messages.
+        place: Where the settings come from, for messages.
 
     Raises:
         UsageError: If a value has the wrong type or is out of range.
@@ -38,7 +38,7 @@ def overlaid(defaults: Options, settings: Mapping[str, Any], place: str) -> Opti
 
 
 def built(options: type[Options], parser: ArgumentParser, parsed: Any) -> Options:
-    """Returns the dataclass that was parsed, with ``~`` in its paths as the home folder, and checked.
+    """Returns the parsed dataclass, checked, with ``~`` expanded in its paths.
 
     Raises:
         UsageError: If a value is out of range.
@@ -63,7 +63,7 @@ def read_yaml(path: str | Path, options: type) -> dict[str, Any]:
 
 
 def load_yaml(path: str | Path) -> Any:
-    """Returns what a YAML file holds; an empty one holds no keys.
+    """Returns the content of a YAML file; an empty file has no keys.
 
     Raises:
         UsageError: If the file cannot be read.

@@ -1,4 +1,4 @@
-"""Plain values, as JSON and YAML hold them, read by the types that they are to have."""
+"""Converts plain values, as in JSON and YAML, to the types that they must have."""
 
 import dataclasses
 import reprlib
@@ -8,13 +8,13 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 
 def typed(kind: Any, value: Any, place: str = "", *, whole: bool = False) -> Any:
-    """Returns a plain value as its type wants it, with objects as dataclasses.
+    """Returns a plain value as its type, with objects as dataclasses.
 
     Args:
         kind: A type, such as ``dict[str, list[int]]``, ``float | None``, a ``Literal`` or a dataclass.
         value: As read.
         place: Where it stands, such as ``data.batch_size``, for messages.
-        whole: Every field of a dataclass has to be there, also one with a default.
+        whole: Whether every field of a dataclass must be given, also one with a default.
 
     Raises:
         ValueError: If it has another type, is a number that is not finite, or an object lacks a key or has an unknown
@@ -35,7 +35,7 @@ def typed(kind: Any, value: Any, place: str = "", *, whole: bool = False) -> Any
 
 
 def part_of(kind: Any, values: Mapping[str, Any], place: str) -> Any:
-    """Returns the dataclass that some of an object's keys make; the others are not looked at.
+    """Returns the dataclass built from its keys of an object; other keys are ignored.
 
     Raises:
         ValueError: As :func:`typed`.

@@ -1,4 +1,4 @@
-"""Images counted class by class, and an order of them from which each class can give its share."""
+"""Counts of images by class, and stratified orders of them."""
 
 import numpy as np
 import torch
@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def place_in_class(labels: Tensor) -> Tensor:
-    """Returns of each image how many of its class come before it, (images,)."""
+    """Returns for each image how many of its class come before it, (images,)."""
     order = labels.argsort(stable=True)
     counts = torch.bincount(labels)
     places = torch.empty_like(order)
@@ -15,14 +15,14 @@ def place_in_class(labels: Tensor) -> Tensor:
 
 
 def absent(labels: Tensor, classes: int) -> list[int]:
-    """Returns the classes, 0 to ``classes`` - 1, that none of the labels (images,) names."""
+    """Returns the classes, 0 to ``classes`` - 1, that none of the labels (images,) has."""
     return (torch.bincount(labels, minlength=classes) == 0).nonzero().flatten().tolist()
 
 
 def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
     """Returns the numbers of images in a random order whose first ones hold the same share of every class.
 
-    One of each class that has two comes before all others, and the last one of each class behind all others.
+    One image of each class that has two comes before all others, and the last one of each class after all others.
 
     Args:
         labels: int64 (images,), not negative.
@@ -39,7 +39,7 @@ def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
 
 
 def last_of_class_last(labels: np.ndarray) -> np.ndarray:
-    """Returns the numbers of images in their order, but for the last one of each class, which come behind all others.
+    """Returns the numbers of images in their order, with the last one of each class moved behind all others.
 
     Args:
         labels: int64 (images,), not negative.
@@ -49,9 +49,9 @@ def last_of_class_last(labels: np.ndarray) -> np.ndarray:
 
 
 def size_to_hold_out(labels: np.ndarray, share: float) -> int:
-    """Returns how many of the images of :func:`stratified_order` are about a share of each class.
+    """Returns how many images of :func:`stratified_order` make up about this share of each class.
 
-    A class with two images or more has one at least on either side, and all others stay whole.
+    A class with two images or more has at least one on either side; other classes are not divided.
     """
     counts = np.bincount(labels)
     least, most = (counts > 1).sum(), len(labels) - (counts > 0).sum()

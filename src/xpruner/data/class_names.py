@@ -1,4 +1,4 @@
-"""Brings the classes of data and model together: the same names in another order are mapped, others are refused."""
+"""Matches the classes of data and model: the same names in another order are mapped, others are refused."""
 
 import logging
 import re
@@ -14,14 +14,14 @@ from xpruner.errors import UsageError
 log = logging.getLogger("xpruner")
 
 SYNSET = re.compile(r"n\d{8}")
-"""WordNet's names of ImageNet's classes, which say nothing of the words for them."""
+"""WordNet's codes of ImageNet's classes, which cannot be compared with words."""
 SHOWN = 3
-"""So many names that one side lacks are listed."""
+"""Missing names listed in a message, at most."""
 
 
 @dataclass(frozen=True)
 class Classes:
-    """What a classifier tells apart.
+    """The classes of a classifier.
 
     Attributes:
         count: Outputs.
@@ -36,12 +36,12 @@ def match(sources: Sequence[Source], classes: Classes, dataset: str) -> list[str
     """Gives the images of all sources the labels that a model has for their classes, in place; returns the names.
 
     Args:
-        sources: The training images and, behind them, any others with the same classes.
+        sources: The training images, then any others with the same classes.
         classes: Of the model.
         dataset: Its name, for messages.
 
     Raises:
-        UsageError: If the model has other classes, or as many of another number.
+        UsageError: If the model has other classes, or another number of them.
     """
     found = sources[0].class_names
     names = found or [str(label) for label in range(int(sources[0].labels.max()) + 1)]
@@ -49,7 +49,7 @@ def match(sources: Sequence[Source], classes: Classes, dataset: str) -> list[str
         order = mapping(found, classes.names, dataset)
         if order != list(range(len(order))):
             log.info(
-                "The classes of %s lie in another order than the model's; their labels are mapped by name.", dataset
+                "The classes of %s are in another order than the model's; their labels are mapped by name.", dataset
             )
         for source in sources:
             source.labels = np.array(order)[source.labels]
@@ -66,7 +66,7 @@ def match(sources: Sequence[Source], classes: Classes, dataset: str) -> list[str
 def mapping(names: Sequence[str], wanted: Sequence[str], dataset: str) -> list[int]:
     """Returns for each of the data's classes the label that the model has for it.
 
-    Capitals, spaces, hyphens and underscores make no other name.
+    Case, spaces, hyphens and underscores are ignored.
 
     Raises:
         UsageError: If the names are not the same set; the first that one side lacks are named.
@@ -88,7 +88,7 @@ def mapping(names: Sequence[str], wanted: Sequence[str], dataset: str) -> list[i
 
 
 def likely_cause(source: Source) -> str:
-    """Returns what may be wrong where data have another number of classes than the model, with a colon; or nothing."""
+    """Returns why data may have another number of classes than the model, with a remedy; empty if unknown."""
     if source.class_names is None and not (source.labels == 0).any():
         return "no image has label 0, so the labels may start at 1 where they must start at 0: correct them, or "
     if source.found.empty:
@@ -97,7 +97,7 @@ def likely_cause(source: Source) -> str:
 
 
 def _comparable(names: Sequence[str], wanted: Sequence[str]) -> bool:
-    """Tells whether names are of the same kind: numbers and WordNet's codes say nothing of words."""
+    """Returns whether names can be compared: numbers and WordNet's codes cannot be compared with words."""
     kinds = []
     for group in (names, wanted):
         codes = all(SYNSET.fullmatch(name) for name in group)
@@ -115,6 +115,6 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def unique_names(names: Sequence[str]) -> list[str]:
-    """Returns names that are all different: those that several classes share get the number of the class."""
+    """Returns names that are all different: a name that several classes share gets the number of the class."""
     counts = Counter(names)
     return [f"{name} ({label})" if counts[name] > 1 else name for label, name in enumerate(names)]

@@ -1,4 +1,4 @@
-"""Which label the folder of a class has, where nothing but the folders tells."""
+"""The labels of class folders, where only the folders' names are known."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,7 +19,7 @@ def class_order(names: Iterable[str], order: str = NATURAL) -> list[str]:
             datasets sort folders; or a text file with a name on each line.
 
     Raises:
-        UsageError: If there is no such file, or its names are others.
+        UsageError: If there is no such file, or its names differ from those of the folders.
     """
     found = sorted(names)
     if order == NATURAL:
@@ -29,7 +29,7 @@ def class_order(names: Iterable[str], order: str = NATURAL) -> list[str]:
     path = Path(order)
     if not path.is_file():
         raise UsageError(
-            f"data.class_order is {order!r}; it must be natural, alphabetical, or a text file with a class a line."
+            f"data.class_order is {order!r}; it must be natural, alphabetical, or a text file with one class a line."
         )
     lines = [line.strip() for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     if sorted(lines) != found:

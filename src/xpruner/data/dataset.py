@@ -1,4 +1,4 @@
-"""Some of a source's images as tensors, and the batches of them."""
+"""Images of a source as tensors, and their batches."""
 
 import copy
 import logging
@@ -25,17 +25,17 @@ class UnreadableImagesError(XPrunerError):
     """Too many images of a source cannot be read."""
 
     def __init__(self, message: str) -> None:
-        # A loader process hands an error on as the text of its traceback, whose last line is the sentence.
+        # A loader process forwards an error as the text of its traceback, whose last line is this sentence.
         super().__init__(message.strip().rpartition(f"{type(self).__name__}: ")[2])
 
 
 class Reader:
-    """Reads the images of a source; the unreadable ones are logged by name, up to a limit.
+    """Reads the images of a source; unreadable ones are logged by name, up to a limit.
 
     Args:
         source: The images.
         max_unreadable: How many of them may be unreadable.
-        cache: Whether datasets keep what they have decoded and resized.
+        cache: Whether datasets keep decoded and resized images in memory.
     """
 
     def __init__(self, source: Source, max_unreadable: int, cache: bool = False) -> None:
@@ -47,7 +47,7 @@ class Reader:
         self._tried = np.zeros(count, bool)
 
     def read(self, record: int) -> Image.Image | None:
-        """Returns an image upright and as RGB, or nothing if it is unreadable.
+        """Returns an image upright and as RGB, or None if it is unreadable.
 
         Raises:
             UnreadableImagesError: It is one unreadable image too many.
@@ -61,7 +61,7 @@ class Reader:
     def readable(self, records: np.ndarray, count: int | None = None) -> np.ndarray:
         """Returns the records whose images can be read, in their order, or the first ``count`` of them.
 
-        They are decoded for it, each once in the life of the reader.
+        Each is decoded for this check, once in the life of the reader.
 
         Raises:
             UnreadableImagesError: One image too many is unreadable, or none can be read.
@@ -82,7 +82,7 @@ class Reader:
         return int(self._unreadable.sum())
 
     def without_unreadable(self, records: np.ndarray) -> np.ndarray:
-        """Returns the records but for those whose images are known to be unreadable; decodes nothing."""
+        """Returns the records without those whose images are known to be unreadable; decodes nothing."""
         return records[~self._unreadable.numpy()[records]]
 
     def _decoded(self, record: int) -> Image.Image | Exception:
@@ -126,8 +126,8 @@ def _nothing_readable(count: int) -> UnreadableImagesError:
 class ImageDataset(Dataset[tuple[Tensor, int]]):
     """Images as normalised float tensors (3, height, width), each with its label.
 
-    What augmentation does to an image depends on the seed, the epoch and the image alone, so that neither the number
-    of loader processes nor an interruption changes what a model sees.
+    The augmentation of an image depends only on the seed, the epoch and the image, so that neither the number of loader
+    processes nor an interruption changes the model's inputs.
 
     Args:
         reader: Reads the images.
@@ -146,8 +146,8 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         self.seed = seed
         self.epoch = 0
         self._transform = make_transform(augment, spec, reader.source.mirror)
-        self._places: np.ndarray | None = None  # by the source's label, where the images are of some classes alone
-        self._kept: dict[int, Any] = {}  # by record, what chance has no part in
+        self._places: np.ndarray | None = None  # by the source's label, where the images are of some classes only
+        self._kept: dict[int, Any] = {}  # by record, the deterministic half of the transform
 
     @property
     def labels(self) -> Tensor:
@@ -177,8 +177,8 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         return self._of(self.records[list(numbers)])
 
     def readable(self, count: int | None = None) -> "ImageDataset":
-        """Returns the images that can be read, or the first ``count`` of them, as figures need them: in a batch of the
-        others, as training has it, a neighbour stands for an image that cannot be read.
+        """Returns the readable images, or the first ``count`` of them, for figures: in training, a neighbour replaces
+        an unreadable image of a batch.
 
         Raises:
             UnreadableImagesError: One image too many is unreadable, or none can be read.
@@ -219,7 +219,7 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
 
 
 class _AtEpoch(Dataset[tuple[Tensor, int]]):
-    """A dataset at one epoch, without a ``set_epoch``: accelerate's loaders would call it with a count of their own."""
+    """A dataset at one epoch, without a ``set_epoch``: accelerate's loaders would call it with their own count."""
 
     def __init__(self, dataset: Any, epoch: int) -> None:
         self._dataset = copy.copy(dataset)
@@ -245,7 +245,7 @@ def batches(
 ) -> DataLoader:
     """Returns the batches of one epoch: images (batch, 3, height, width) and labels (batch,).
 
-    Their order depends on the seed and the epoch alone, and the global random state is neither read nor changed.
+    Their order depends only on the seed and the epoch; the global random state is neither read nor changed.
 
     Args:
         dataset: The images; any map-style dataset, whose ``set_epoch`` is called on a copy if it has one.
@@ -270,17 +270,17 @@ def batches(
 
 
 def calibration_batches(images: Dataset, batch_size: int, workers: int = 0) -> list[tuple[Tensor, Tensor]]:
-    """Returns all batches of some images in their order, once it is known that they differ.
+    """Returns all batches of some images in their order, after checking that the images differ.
 
     Raises:
-        UsageError: There is one image alone, or all are the same.
+        UsageError: There is only one image, or all are the same.
     """
     found = list(batches(images, batch_size, seed=0, shuffle=False, workers=workers))
     first, count = found[0][0][:1], sum(len(labels) for _, labels in found)
     if all((batch == first).all() for batch, _ in found):
         alike = "there is only one" if count == 1 else f"all {count} are the same"
         raise UsageError(
-            f"The calibration images say nothing about the units, as {alike}; look at the images of the data, or raise "
+            f"The calibration images give no evidence about the units, as {alike}; check the images, or raise "
             "data.calibration_size."
         )
     return found

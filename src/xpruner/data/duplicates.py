@@ -1,4 +1,4 @@
-"""Finds images that are trained on and measured on alike."""
+"""Finds images that are both trained on and measured on."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -9,21 +9,21 @@ from xpruner.data.dataset import ImageDataset
 from xpruner.data.sources import Source
 
 MOST_IMAGES, MOST_BYTES = 20_000, 2_000_000_000
-"""Of training and other images together; larger data are not looked through."""
+"""Of training and other images together; larger data are not searched."""
 
 
 def find_duplicates(train: ImageDataset, others: Iterable[ImageDataset]) -> list[tuple[str, str]]:
     """Returns the images that are also among the training images, byte for byte.
 
-    Only images of equal size are read. Nothing is found where images are not stored as files or encoded, or where they
-    are more than :data:`MOST_IMAGES` or take more than :data:`MOST_BYTES`.
+    Only images of equal size are read. Images that are not stored encoded are skipped; nothing is searched where there
+    are more than :data:`MOST_IMAGES` or more than :data:`MOST_BYTES`.
 
     Args:
         train: The training images.
         others: Images that figures are measured on.
 
     Returns:
-        The name of each such image behind that of one training image that is the same.
+        Pairs of names: a training image and the same image among the others.
     """
     parts = [(part.reader.source, part.records) for part in (train, *others)]
     if sum(len(records) for _, records in parts) > MOST_IMAGES:
@@ -45,5 +45,5 @@ def _hashed(source: Source, records: np.ndarray, sizes: np.ndarray, wanted: np.n
     for record in records[np.isin(sizes, wanted[wanted >= 0])].tolist():
         try:
             yield hashlib.sha256(source.stored(record)).digest(), source.name(record)
-        except OSError:  # it is unreadable, which is told elsewhere
+        except OSError:  # it is unreadable, which is reported elsewhere
             continue

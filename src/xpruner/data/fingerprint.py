@@ -1,4 +1,4 @@
-"""What a source of images is known by: its classes, how many images each has, and a checksum of them all."""
+"""Fingerprint of a source of images: its classes, how many images each has, and a checksum of them all."""
 
 import hashlib
 from typing import Any
@@ -9,7 +9,7 @@ from xpruner.data.sources import Source
 from xpruner.data.splits import Splits
 
 SIZES, CONTENTS = 100_000, 256
-"""Of so many images, evenly spread, the sizes and the contents go into the checksum."""
+"""Images, evenly spread, whose sizes and contents enter the checksum."""
 
 
 def fingerprints(data: Splits) -> dict[str, dict[str, Any]]:
@@ -21,7 +21,7 @@ def fingerprints(data: Splits) -> dict[str, dict[str, Any]]:
 def fingerprint(source: Source) -> dict[str, Any]:
     """Returns ``classes``, ``images a class`` and a ``checksum`` of labels, sizes and the contents of some images.
 
-    Where the images lie plays no part, so that they can be moved.
+    The location of the images is not part of it, so that they can be moved.
     """
     digest = hashlib.sha256(source.labels.astype(np.int64).tobytes())
     digest.update(source.sizes(_spread(len(source.labels), SIZES)).astype(np.int64).tobytes())
@@ -39,5 +39,5 @@ def _spread(size: int, most: int) -> np.ndarray:
 def _content(source: Source, record: int) -> bytes:
     try:
         return source.stored(record)
-    except OSError:  # an unreadable image is told elsewhere
+    except OSError:  # an unreadable image is reported elsewhere
         return b""

@@ -1,4 +1,4 @@
-"""Finds the image files in class folders, and counts what is passed over."""
+"""Finds the image files in class folders, and counts the files that are skipped."""
 
 import os
 from collections import Counter
@@ -12,9 +12,9 @@ from xpruner.data.rgb import image_extensions
 from xpruner.errors import XPrunerError
 
 HIDDEN, OUTSIDE, NO_FILE, NO_EXTENSION = "hidden", "outside of class folders", "not a file", "no extension"
-"""Kinds of what is passed over, besides extensions; links that lead nowhere are no files."""
+"""Kinds of skipped files, besides extensions; broken links are "not a file"."""
 LEFT_BEHIND = ("__macosx", "@eadir", "$recycle.bin", "thumbs.db", "desktop.ini")
-"""Names without a leading dot that archives, network drives and Windows leave behind; they count as hidden."""
+"""Names without a leading dot that archives, network drives and Windows create; they count as hidden."""
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class Found:
     """How many files lie in a folder of class folders.
 
     Attributes:
-        read: The image files, by extension in small letters.
-        left_out: The files that are passed over, by kind: their extension, or one of the words above.
+        read: The image files, by extension in lower case.
+        left_out: The skipped files, by kind: their extension, or one of the words above.
         empty: The class folders without an image file, each with its files by kind.
     """
 
@@ -33,7 +33,7 @@ class Found:
 
 
 def is_hidden(name: str) -> bool:
-    """Tells whether a file or folder of this name is no part of any data, such as ``.git`` or ``__MACOSX``."""
+    """Returns whether a file or folder of this name never belongs to the data, such as ``.git`` or ``__MACOSX``."""
     return name.startswith(".") or name.lower() in LEFT_BEHIND
 
 
@@ -52,7 +52,7 @@ def visible_folders(folder: Path) -> list[Path]:
 def find_images(folder: Path) -> tuple[dict[str, list[str]], Found]:
     """Returns the image files of each class folder that has some, in natural order, and how many files were found.
 
-    Folders that are links are followed, but never back to where the link lies in.
+    Links to folders are followed, except to a folder that contains the link.
 
     Args:
         folder: The folder of class folders.
@@ -87,14 +87,14 @@ def _kind_beside_classes(kind: str, known: frozenset[str]) -> str:
 
 
 def _files(folder: str | Path, seen: set[str], deep: bool = True) -> Iterator[tuple[str, str]]:
-    """Yields the path and the kind of each file below a folder; of a folder whose real path is seen already, none."""
+    """Yields the path and the kind of each file below a folder; none where its real path was seen already."""
     real = os.path.realpath(folder)
     if real in seen:
         return
     seen.add(real)
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
-            at = Path(entry) if entry.is_symlink() else entry  # an entry cannot tell of a link that leads nowhere
+            at = Path(entry) if entry.is_symlink() else entry  # an entry does not detect a broken link
             if is_hidden(entry.name):
                 yield from ((entry.path, HIDDEN) for _ in range(_count(entry)))
             elif at.is_dir():

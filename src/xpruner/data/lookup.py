@@ -1,4 +1,4 @@
-"""Finds the images that a dataset's name stands for, and which of them are for testing."""
+"""Finds the images of a dataset by its name, and which of them are for testing."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -18,23 +18,23 @@ SPLITS = {
     "test": ("test", "testing", "testset"),
     "validation": ("val", "valid", "validation", "dev", "eval"),
 }
-"""What splits are called, whatever the case."""
+"""Names of splits; case is ignored."""
 STREAMS = ("wds", "tfds", "hfids")
-WRITTEN = ("torch/mnist", "torch/kmnist", "torch/qmnist")  # mirrored writing is other writing
+WRITTEN = ("torch/mnist", "torch/kmnist", "torch/qmnist")  # mirrored writing changes its class
 
 Sources = tuple[Source, Source | None]
 T = TypeVar("T")
 
 
 def find_sources(name: str, root: str | None = None, order: str = NATURAL) -> Sources:
-    """Returns the training images of a dataset, and its test images if it sets some aside itself.
+    """Returns the training images of a dataset, and its test images if it has its own.
 
-    The test images are its test split or else its validation split; ImageNet's are those for validation, as its
-    test split is published without labels. What splits are called, :data:`SPLITS` tells.
+    The test images are its test split, else its validation split; ImageNet's are its validation split, as its test
+    split is published without labels. :data:`SPLITS` lists the names of splits.
 
     Args:
         name: As in ``DataConfig``.
-        root: The folder of a named dataset, or where to keep what is fetched.
+        root: The folder of a named dataset, or where to store a fetched one.
         order: Of class folders, as for ``class_order``.
 
     Raises:
@@ -71,7 +71,7 @@ def _in_folder(folder: Path, test_splits: Sequence[str], order: str) -> Sources:
         if folders and all(map(split_of, named)):
             raise UsageError(
                 f"The folders in {folder} are named like splits ({', '.join(named)}), but none holds class folders of "
-                f"training images; give a folder such as {folder / 'train' / 'cat' / '1.jpg'} lies in."
+                f"training images; give a folder that holds files such as {folder / 'train' / 'cat' / '1.jpg'}."
             )
         return ClassFolders(folder, order=order), None
     train_folder, test_folder = _train_and_test(named, test_splits, f"Folder {folder}")
@@ -80,12 +80,12 @@ def _in_folder(folder: Path, test_splits: Sequence[str], order: str) -> Sources:
 
 
 def split_of(name: str) -> str | None:
-    """Returns which of the :data:`SPLITS` something of this name is; None for another thing."""
+    """Returns which of the :data:`SPLITS` a name stands for; None if none."""
     return next((split for split, names in SPLITS.items() if name.lower() in names), None)
 
 
 def _train_and_test(named: Mapping[str, T], test_splits: Sequence[str], place: str) -> tuple[Any, T | None]:
-    """Returns what there is for training and, of the first of the splits that is there, for testing."""
+    """Returns the training split and, for testing, the first of the other splits that exists."""
     tests = (_of_split(named, split, place) for split in test_splits)
     return _of_split(named, "train", place), next((test for test in tests if test is not None), None)
 
@@ -113,7 +113,7 @@ def _in_parquet(folder: Path, files: list[Path], test_splits: Sequence[str]) -> 
 
 
 def _split_of_file(file: Path) -> str | None:
-    """Returns the split of which the first word in a file's name tells, or else in that of the folder it lies in."""
+    """Returns the split that the first word of a file's name, or else of its folder's name, stands for."""
     words = re.findall("[a-z]+", f"{file.stem} {file.parent.name}".lower())
     return next(filter(None, map(split_of, words)), None)
 

@@ -1,4 +1,4 @@
-"""What was found of a run's data and how images are prepared: one line that shows what is wrong with them."""
+"""An overview of a run's data and preprocessing in one line, in which mistakes show."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,7 @@ from typing import Any
 from xpruner.data.splits import Splits
 
 SHOWN = 6
-"""So many class names at the most stand in the line."""
+"""Class names in the line, at most."""
 
 
 def overview(data: Splits) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def in_one_line(found: Mapping[str, Any], spec: object) -> str:
 
     Args:
         found: As from :func:`overview`.
-        spec: How images are prepared, said by its ``str``.
+        spec: How images are prepared, described by its ``str``.
     """
     names = found["classes"]
     listed = ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")

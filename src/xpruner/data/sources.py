@@ -1,4 +1,4 @@
-"""Kinds of places that images come from, each read through the same few names: ``Source``."""
+"""Sources of images, all with the interface of ``Source``."""
 
 import io
 from collections.abc import Iterable, Sequence
@@ -27,9 +27,9 @@ class Source(Protocol):
 
     Attributes:
         labels: int64 (images,).
-        class_names: By label, where the source tells them.
+        class_names: By label, where the source knows them.
         mirror: Whether a mirrored image still shows its class.
-        found: How many files were read and passed over, where images are files of their own.
+        found: How many files were read and skipped, where images are separate files.
     """
 
     labels: np.ndarray
@@ -38,24 +38,24 @@ class Source(Protocol):
     found: Found
 
     def open(self, record: int) -> Image.Image:
-        """Returns an image in any mode; raises whatever its decoder does if it is damaged."""
+        """Returns an image in any mode; raises whatever its decoder raises if it is damaged."""
         ...
 
     def name(self, record: int) -> str:
-        """Returns what an image is called in messages."""
+        """Returns the name of an image in messages."""
         ...
 
     def sizes(self, records: np.ndarray) -> np.ndarray:
-        """Returns the bytes that images take as they are stored, int64 (records,); -1 where they are not."""
+        """Returns the size of stored images in bytes, int64 (records,); -1 where an image is not stored."""
         ...
 
     def stored(self, record: int) -> bytes:
-        """Returns an image as it is stored, or its pixels where none is; raises OSError if that cannot be read."""
+        """Returns an image as stored, or its pixels where none is stored; raises OSError if it cannot be read."""
         ...
 
 
 class _NotStored(Source):
-    """What sources have in common that hold pixels, not encoded images."""
+    """Base of the sources that hold pixels instead of encoded images."""
 
     found = Found()
 
@@ -87,14 +87,14 @@ class Digits(_NotStored):
 
 
 class ClassFolders:
-    """Image files below one folder for each class; the classes lie in :func:`class_order`.
+    """Image files below one folder for each class; the labels follow :func:`class_order`.
 
-    A folder without an image file is no class.
+    A folder without an image file is not a class.
 
     Args:
         folder: The folder of class folders.
         class_names: The classes by label; those found, when absent.
-        order: Of those found, as for :func:`class_order`.
+        order: Of the classes found, as for :func:`class_order`.
 
     Raises:
         UsageError: There are no images, or some of a class that ``class_names`` lacks.
@@ -110,7 +110,7 @@ class ClassFolders:
             raise UsageError(
                 f"Folder {folder} holds no images ({', '.join(sorted(image_extensions()))}) in class folders"
                 f"{there and f', but {there}'}; "
-                f"give a folder of parquet files, or one such as {folder / 'cat' / '1.jpg'} lies in."
+                f"give a folder of parquet files, or one that holds files such as {folder / 'cat' / '1.jpg'}."
             )
         names = class_names or class_order(images, order)
         if strange := sorted(images.keys() - set(names)):
@@ -140,9 +140,9 @@ class Table:
     """The rows of a ``datasets`` table, one image and one label each.
 
     Args:
-        table: A table on disk or in memory; only rows that are asked for are read.
-        title: What it is called in messages.
-        places: Folders in which image files may lie that the table names instead of holding them; no other is opened.
+        table: A table on disk or in memory; only requested rows are read.
+        title: Its name in messages.
+        places: Folders in which files that the table names may lie; files elsewhere are not opened.
 
     Raises:
         UsageError: It has no column of images or none of whole-number labels.
@@ -190,13 +190,13 @@ class Table:
         return self._file_named(cell) if encoded is None else encoded
 
     def _file_named(self, cell: Any) -> bytes:
-        """Returns the file that a row without an image names; what a stranger's table names may be any file."""
+        """Returns the file that a row without an image names; an untrusted table may name any file."""
         named = cell and cell.get("path")
         for place in self._places if named else ():
             path = (place / named).resolve()
             if path.is_relative_to(place):
                 return path.read_bytes()
-        raise OSError(f"its row holds no image, and {named!r} is no file of the data set")
+        raise OSError(f"its row holds no image, and {named!r} is not a file of the data set")
 
 
 def _holds_bytes(kind: "pyarrow.DataType") -> bool:
@@ -218,7 +218,7 @@ def _preferred(found: list[str], names: tuple[str, ...], what: str, columns: Ite
 
 @dataclass
 class Torchvision(_NotStored):
-    """A torchvision dataset, which must know its ``targets`` and may know its ``classes``."""
+    """A torchvision dataset, which must have ``targets`` and may have ``classes``."""
 
     dataset: Any
     title: str

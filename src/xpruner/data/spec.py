@@ -22,8 +22,8 @@ class InputSpec:
         std: Of each channel, for pixels in 0..1.
         interpolation: ``bicubic``, ``bilinear`` or ``lanczos``.
         crop_pct: Side of the crop over the side of the resized image; 1.0 for no crop.
-        crop_mode: How other aspect ratios are met, in timm's words: ``center``, ``squash`` or ``border``.
-        channels: Of the first layer.
+        crop_mode: How other aspect ratios are handled, in timm's words: ``center``, ``squash`` or ``border``.
+        channels: Input channels of the first layer.
     """
 
     size: tuple[int, int]
@@ -35,7 +35,7 @@ class InputSpec:
     channels: int = 3
 
     def __post_init__(self) -> None:
-        """Raises UsageError where no image could be prepared so."""
+        """Raises UsageError where no image could be prepared this way."""
         for name, values in (("size", self.size), ("std", self.std), ("crop_pct", (self.crop_pct,))):
             if not all(math.isfinite(value) and value > 0 for value in values):
                 raise UsageError(f"The preprocessing has {name} {getattr(self, name)}; it must be finite and above 0.")
@@ -48,7 +48,7 @@ class InputSpec:
         return (self.channels, *self.size)
 
     def __str__(self) -> str:
-        """Says it in one line."""
+        """Describes it in one line."""
         crop = (
             f"{self.crop_mode} crop {self.crop_pct:.4g}"
             if self.crop_pct != 1 or self.crop_mode != "center"
@@ -61,9 +61,9 @@ class InputSpec:
     def of(cls, model: nn.Module) -> "InputSpec":
         """Reads the input of a model of timm or transformers.
 
-        What was noted of the model (``models.about``), such as its own preprocessing, wins. Else the size that the
-        model was built for wins over the one of its published weights. The crop belongs to those weights: with another
-        size, or where none were published, images are taken whole.
+        Notes on the model (``models.about``), such as its own preprocessing, take precedence. Otherwise the size that
+        the model was built for takes precedence over that of its published weights. The crop belongs to those weights:
+        with another size, or without published weights, images are not cropped.
         """
         noted = getattr(getattr(model, "xpruner_about", None), "input", None)
         if noted is not None:
@@ -85,7 +85,7 @@ class InputSpec:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns it as JSON in the keys of timm's ``pretrained_cfg``, which can be updated with it."""
+        """Returns it as JSON values under the keys of timm's ``pretrained_cfg``, which can be updated with it."""
         return {
             "input_size": [self.channels, *self.size],
             "mean": list(self.mean),

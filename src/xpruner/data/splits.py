@@ -19,7 +19,7 @@ from xpruner.errors import UsageError, XPrunerError
 
 logger = logging.getLogger("xpruner")
 
-# Not the run's: what a dense model was never shown must stay unseen when it is pruned with other seeds.
+# Not the run's seed: images that a dense model has not seen must remain unseen when it is pruned with other seeds.
 TEST_SEED = 0
 VAL_SEED = 0
 
@@ -44,18 +44,18 @@ class Splits:
 
     @property
     def parts(self) -> dict[str, ImageDataset]:
-        """The images by what they are for: ``training``, ``held out`` where there are such, and ``test``."""
+        """The images by purpose: ``training``, ``held out`` where there are any, and ``test``."""
         held_out = {} if self.val is None else {"held out": self.val}
         return {"training": self.train, **held_out, "test": self.test}
 
     @property
     def num_classes(self) -> int:
-        """How many classes there are."""
+        """Number of classes."""
         return len(self.class_names)
 
     @property
     def measured(self) -> ImageDataset:
-        """Those that accuracy is measured on: held out for tuning where there are such, else the test images."""
+        """The images that accuracy is measured on: those held out for tuning if any, else the test images."""
         return self.test if self.val is None else self.val
 
     def of_classes(self, labels: Sequence[int], calibration: int) -> "Splits":
@@ -63,7 +63,7 @@ class Splits:
 
         Args:
             labels: The chosen classes.
-            calibration: Training images for calibration, the first ones that can be read, if there are as many.
+            calibration: Number of training images for calibration, at most: the first readable ones.
         """
         train = self.train.of_classes(labels)
         return Splits(
@@ -78,19 +78,19 @@ class Splits:
 def load_data(config: DataConfig, spec: InputSpec, seed: int, classes: Classes | None = None) -> Splits:
     """Finds the images of a dataset and divides them.
 
-    The seed decides which images are left when fewer are asked for, their order, and the augmentation. Neither the
-    images that are held out for tuning nor the test images depend on it: a model that was trained without them has not
-    seen them in a run with another seed either. Test images are held out by class, and no class gives its last training
-    image for tuning while another has two.
+    The seed decides which images are used when fewer are asked for, their order, and the augmentation. Neither the
+    images held out for tuning nor the test images depend on it: a model trained without them has not seen them in a run
+    with another seed either. Test images are held out by class, and no class gives its last training image for tuning
+    while another has two.
 
-    Images for figures are decoded once before anything is computed: those that cannot be read are left out. What a
-    user should know of the data is logged.
+    Images for figures are decoded once before anything is computed: unreadable ones are left out. Likely mistakes in
+    the data are logged.
 
     Args:
         config: Which images, and how many of them for what.
         spec: The input that the model expects.
         seed: Not negative.
-        classes: Those of the model, whose labels the images are given; absent, they keep their own.
+        classes: The model's, whose labels the images get; absent, they keep their own.
 
     Raises:
         UsageError: An option is out of range, or the dataset does not exist, is not laid out as it must be, has fewer
@@ -141,13 +141,13 @@ def _sources(config: DataConfig, classes: Classes | None) -> tuple[Source, Sourc
 
 
 def _warn(splits: Splits) -> None:
-    """Logs what is likely to be other than a user thinks: classes without images, and images on both sides."""
+    """Logs likely mistakes in the data: classes without images, and images that are both trained and measured on."""
     for name, kinds in splits.train.reader.source.found.empty.items():
         there = ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "nothing"
-        logger.warning("Folder %r holds no image and is no class: %s lies in it.", name, there)
+        logger.warning("Folder %r holds no image and is not a class; it holds %s.", name, there)
     if unseen := [splits.class_names[label] for label in absent(splits.train.labels, splits.num_classes)]:
         logger.warning(
-            "%d of %d classes have no training images, so that nothing is known of them: %s.",
+            "%d of %d classes have no training images, so there is no evidence about them: %s.",
             len(unseen), splits.num_classes, _abridged(unseen),
         )  # fmt: skip
     pairs = find_duplicates(splits.train, [part for part in (splits.val, splits.test) if part is not None])
@@ -169,11 +169,11 @@ def class_names(config: DataConfig) -> list[str]:
 
 
 def _hold_out_test(labels: np.ndarray, config: DataConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the records that are left and those held out for testing."""
+    """Returns the records for training and those held out for testing."""
     size = size_to_hold_out(labels, config.test_share)
     if not size:
         raise UsageError(
-            f"Dataset {config.name!r} has one image of each class and no test images, so that none can be held out; "
+            f"Dataset {config.name!r} has one image of each class and no test images, so none can be held out; "
             "add images."
         )
     logger.info(
@@ -199,7 +199,7 @@ def _check_test(source: Source, train: Source, class_names: list[str], name: str
             f"{_abridged(train.class_names)}; give both the same classes in the same order."
         )
     if len(source.labels) == 0:
-        raise UsageError(f"The test images of {name!r} are none; add some, or remove the empty split.")
+        raise UsageError(f"Dataset {name!r} has an empty test split; add images, or remove the split.")
     _check_labels(source, class_names, name)
 
 
@@ -216,13 +216,13 @@ def _checked(option: str, asked: int | None, least: int, most: int) -> int:
     if asked is None:
         return most
     if not least <= asked <= most:
-        raise UsageError(f"{option} is {asked}, but must lie in {least}..{most} with the images that are there.")
+        raise UsageError(f"{option} is {asked}, but must lie in {least}..{most} with the images available.")
     return asked
 
 
 def _calibration_size(asked: int, train_size: int) -> int:
     if asked > train_size:
-        logger.info("calibration_size %d is cut to the %d training images that are there.", asked, train_size)
+        logger.info("calibration_size %d is reduced to the %d training images available.", asked, train_size)
     return min(asked, train_size)
 
 

@@ -1,8 +1,7 @@
 """From a PIL image to a normalised tensor, plain or augmented.
 
-Every transform has two halves. What nothing is left to chance in comes first, so that it can be kept in memory; then a
-key, a few integers, alone decides what chance does to the image: no global random state is read, and none is left
-changed.
+Every transform has two halves: a deterministic one, whose result can be kept in memory, then a random one, which
+depends only on a key of a few integers. No global random state is read, and none is left changed.
 """
 
 import contextlib
@@ -28,16 +27,16 @@ class Transform(Protocol):
     """Makes a tensor (3, height, width) of an RGB image."""
 
     def settle(self, image: Image.Image) -> Any:
-        """Returns what is the same whatever the key, as bytes."""
+        """Returns the result of the deterministic half, as bytes."""
         ...
 
     def vary(self, settled: Any, key: Key) -> Tensor:
-        """Makes the tensor of it."""
+        """Returns the tensor: the random half, decided by the key."""
         ...
 
 
 class Plain:
-    """Resizes, crops and normalises as the model expects; nothing is left to chance."""
+    """Resizes, crops and normalises as the model expects; nothing is random."""
 
     def __init__(self, spec: InputSpec) -> None:
         self._to_pixels = create_transform(
@@ -61,7 +60,7 @@ class Plain:
 
 
 class Light(Plain):
-    """A flip for every other image, if ``mirror``, and a shift by up to 1/32 of the side that repeats the edge."""
+    """A flip with probability 1/2, if ``mirror``, and a shift by up to 1/32 of the side that repeats the edge."""
 
     def __init__(self, spec: InputSpec, mirror: bool) -> None:
         super().__init__(spec)
@@ -78,7 +77,7 @@ class Light(Plain):
 
 
 def _shifts(side: int) -> list[np.ndarray]:
-    """Returns for each shift along a side the pixels that are seen, the last one again beyond the edge."""
+    """Returns for each shift along a side the indices of the pixels, with the last one repeated beyond the edge."""
     reach = round(side * LARGEST_SHIFT)
     return [(np.arange(side) + shift).clip(0, side - 1) for shift in range(-reach, reach + 1)]
 
@@ -129,7 +128,7 @@ def make_transform(augment: str, spec: InputSpec, mirror: bool) -> Transform:
 
 @contextlib.contextmanager
 def _seeded(key: Key) -> Iterator[None]:
-    """Seeds the global generators of Python, numpy and torch on the CPU by ``key``, and puts them back at the end."""
+    """Seeds the global generators of Python, numpy and torch on the CPU by ``key``, and restores them at the end."""
     states = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
     seed = int(np.random.SeedSequence(key).generate_state(1)[0])
     random.seed(seed)

@@ -35,15 +35,15 @@ def read_masks(
 
     Args:
         path: Of the file.
-        units: The groups that each has to have a table, where they are known.
-        classes: How many there are, where that is known.
-        remedy: What helps where it cannot be read.
+        units: The groups, each of which must have a table; absent where they are not known.
+        classes: Number of classes; absent where it is not known.
+        remedy: The remedy if it cannot be read, for the message.
 
     Raises:
-        XPrunerError: If the file is missing or no such tables, a mask is not from 0 to 1, or groups or classes are
-            others than those of the run.
+        XPrunerError: If the file is missing or not such tables, a mask is not from 0 to 1, or groups or classes differ
+            from those of the run.
     """
-    with reading(path, remedy or f"delete {path.parent}, and the same command makes it anew"):
+    with reading(path, remedy or f"delete {path.parent}, and the same command creates it again"):
         try:
             masks = safetensors.torch.load_file(path)
         except SafetensorError as error:
@@ -58,7 +58,7 @@ def read_masks(
 
 
 def _check_shapes(found: dict[str, tuple[int, ...]], units: Units | None, classes: int | None) -> None:
-    """Raises ValueError unless all shapes are of as many classes, and are those of the groups."""
+    """Raises ValueError unless all shapes have the same number of classes and match the groups."""
     rows = classes or next(iter(found.values()), (0,))[0]
     wanted = {group.key: (rows, group.size) for group in units or ()} or {k: (rows, s[1]) for k, s in found.items()}
     if found.keys() != wanted.keys():
@@ -87,7 +87,7 @@ def read_outcome(folder: Path) -> Outcome | None:
     """
     if not (folder / "plan.json").exists():
         return None
-    masks, remedy = folder / MASKS, f"delete {folder}, and the same command makes it anew"
+    masks, remedy = folder / MASKS, f"delete {folder}, and the same command creates it again"
     with reading(folder / "figures.json", remedy):
         figures = typed(dict[str, Any], json.loads((folder / "figures.json").read_text(encoding="utf-8")))
     return Outcome(Plan.load(folder / "plan.json", remedy=remedy), read_masks(masks) if masks.exists() else {}, figures)

@@ -18,7 +18,7 @@ from xpruner.units import Units
 
 @dataclass(frozen=True)
 class Problem:
-    """What a method is asked to solve; it leaves the model as it is.
+    """What a method is asked to solve; it does not change the model.
 
     Attributes:
         model: The dense model.
@@ -28,7 +28,7 @@ class Problem:
         num_classes: Of the labels.
         budget: The cost to meet.
         config: Seed, precision, batches and the method's own options.
-        state_dir: Where the method keeps what it needs to go on after a stop; absent, nothing is kept.
+        state_dir: Where the method stores the state that it needs to resume; absent, nothing is stored.
         on_step: Called after every update with its number and figures.
         options: The method's own, where it has some.
     """
@@ -50,12 +50,12 @@ class Outcome:
     """What a method found.
 
     Attributes:
-        plan: Which units stay.
+        plan: Which units are kept.
         masks: (classes, units) tables by group key; empty for a method that learns none.
         figures: What it logs, such as the leak.
-        model: The pruned model as the search leaves it, where the search changes weights or more than units; absent,
-            it is the dense model cut by the plan.
-        dense_masks: The masks of the whole dense model, where ``masks`` holds some of a model that was cut meanwhile.
+        model: The pruned model, where the search changes weights or more than units; absent, it is the dense model cut
+            by the plan.
+        dense_masks: The masks of the whole dense model, where ``masks`` holds some that were learned after a cut.
     """
 
     plan: Plan

@@ -1,4 +1,4 @@
-"""Methods by name: what each is made for, and what a run has to know of it."""
+"""Methods by name: what each supports, and what a run must know about it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -21,18 +21,18 @@ class Method:
 
     Attributes:
         name: Under which it is registered.
-        search: From a problem to an outcome; the problem's model is left as it is.
-        kinds: Kinds of unit that it was made for.
-        options: A dataclass of options of its own, which a run gives as ``search.options`` and the search finds as
-            ``problem.options``; None for a method without.
+        search: From a problem to an outcome; the problem's model is not changed.
+        kinds: Kinds of unit that it prunes by default.
+        options: A dataclass of the method's own options: a run sets them as ``search.options``, the search reads them
+            as ``problem.options``; None for a method without.
         saveable: Whether its pruned model is a stock one that a plan describes, so that it can be saved.
         rotates: Whether heads whose dimensions it prunes are first rotated, unless a run says otherwise.
         changes_weights: Whether its outcomes hold a model, whose weights are no longer the dense ones.
         learns_masks: Whether its outcomes hold class-wise masks.
         guards_classes: Whether it keeps to ``max_class_drop``.
-        reads: Options of a run that it reads and most methods do not, or beginnings of some, such as ``masks.``.
+        reads: Options of a run that it reads and most methods do not, or prefixes of some, such as ``masks.``.
         kinds_under: Returns the kinds that it can prune under a configuration, where these are not all of ``kinds``.
-        check: Raises UsageError for a problem that it cannot solve, as far as that shows without images.
+        check: Raises UsageError for a problem that it cannot solve, as far as that is known without images.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Method:
         return self.search(problem)
 
     def own_options(self, config: RunConfig) -> Any:
-        """Returns the method's own options as a run gives them; None for a method without.
+        """Returns the method's own options as a run sets them; None for a method without.
 
         Raises:
             UsageError: If an option is unknown, or of a wrong type or out of range.
@@ -107,7 +107,7 @@ def list_methods() -> list[str]:
 
 
 def kinds_for(config: RunConfig, dense: nn.Module) -> list[str]:
-    """Returns the kinds of unit that a run asks for; absent, those of its method that the dense model offers."""
+    """Returns the kinds of unit that a run asks for; absent, its method's kinds that the dense model offers."""
     if config.units is not None:
         return config.units
     method = find_method(config.method)

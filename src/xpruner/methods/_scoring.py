@@ -1,4 +1,4 @@
-"""Methods that only score units: how their scores become a plan, for all of them in the same three ways."""
+"""Methods that only score units: three allocations, common to all, that turn scores into a plan."""
 
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
@@ -13,7 +13,7 @@ from xpruner.plan.solver import plan_from_scores
 from xpruner.units import DEFAULT_KINDS, UnitGroup, Units
 
 Scores = dict[str, Tensor]
-"""For each group's key (units,) scores; higher stays."""
+"""For each group's key (units,) scores; the highest are kept."""
 Score = Callable[[Problem], Scores]
 
 
@@ -24,7 +24,7 @@ def register_score(
 
     Args:
         name: Of the method.
-        kinds: Kinds of unit that it was made for.
+        kinds: Kinds of unit that it prunes by default.
         allocation: The method's own, for a run that asks for no other.
         **properties: Others of :class:`Method`.
     """
@@ -51,15 +51,15 @@ def allocate(scores: Mapping[str, Tensor], units: Units, allocation: str, resour
     """Makes scores comparable across groups, so that one common threshold shares the budget among them.
 
     Args:
-        scores: For each group's key (units,) scores; not below zero, save for ``uniform``.
+        scores: For each group's key (units,) scores; not below zero, except for ``uniform``.
         units: The groups.
         allocation: ``uniform`` keeps the same share of every group, ``global`` compares scores per cost, ``block``
             does so after dividing each block's scores by their sum.
         resource: The cost: ``macs`` or ``params``.
 
     Raises:
-        UsageError: If the allocation is unknown, or compares per cost what falls below zero: of two such scores the
-            lower one would count as the higher where its unit costs more.
+        UsageError: If the allocation is unknown, or compares negative scores per cost: the lower of two would rank
+            higher where its unit costs more.
     """
     if allocation == "uniform":
         return {key: rank_shares(score) for key, score in scores.items()}
@@ -105,7 +105,7 @@ def _refuse_negative(scores: Mapping[str, Tensor]) -> None:
     for key, score in scores.items():
         if (score < 0).any():
             raise UsageError(
-                f"The scores of {key!r} fall to {score.min().item():.3g}, and what is below 0 cannot be compared per "
+                f"The scores of {key!r} fall to {score.min().item():.3g}, and scores below 0 cannot be compared per "
                 "cost; use allocation uniform."
             )
 

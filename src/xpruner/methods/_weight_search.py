@@ -1,4 +1,4 @@
-"""What methods share that train during their search: one recipe for the weights, one loop, one identity."""
+"""Shared by methods that train during their search: one recipe for the weights, one loop, one identity."""
 
 import copy
 from collections.abc import Iterable
@@ -21,14 +21,14 @@ MIN_LR = 1e-6
 
 
 class WeightRecipe:
-    """How every search that trains weights trains them: AdamW, a warm-up and a cosine, and clipped gradients.
+    """The recipe of every search that trains weights: AdamW, a warm-up and a cosine, and clipped gradients.
 
-    The rate depends on the number of the update alone, so that a search that goes on needs nothing stored for it.
+    The rate depends only on the number of the update, so that resuming needs no stored state for it.
 
     Args:
         model: Whose weights are trained, and whose gradients are clipped.
         problem: Gives the number of updates, the weight decay and the largest gradient norm.
-        others: Further parameter groups whose rates rise and fall alike, each with its own peak.
+        others: Further parameter groups with the same schedule, each with its own peak.
 
     Attributes:
         optimizer: Groups that are added to it later keep a constant rate.
@@ -43,20 +43,21 @@ class WeightRecipe:
         self._schedule = make_schedule(self.optimizer, config, max(problem.config.search.steps, 1))
 
     def before(self, step: int) -> float:
-        """Readies update number ``step``, counted from 1: its rates and gradients; returns their norm unclipped."""
+        """Sets the rates and clips the gradients of update number ``step``, counted from 1; returns the norm before
+        clipping."""
         self._schedule.step_update(step - 1)
         return nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_grad).item()
 
 
 def trainable_copy(model: nn.Module) -> nn.Module:
-    """Returns a copy in train mode, all of whose parameters learn, whatever is frozen in the model."""
+    """Returns a copy in train mode with all parameters trainable, also those frozen in the model."""
     return copy.deepcopy(model).train().requires_grad_(True)
 
 
 def loop_options(problem: Problem, name: str) -> LoopOptions:
-    """Returns how the loop of one stage of a search runs, and where its state is kept.
+    """Returns the options of the loop of one stage of a search, with the folder of its state.
 
-    The seed is not that of fine-tuning, which would go over the same batches again.
+    The seed differs from that of fine-tuning, which would otherwise repeat the same batches.
     """
     folder = problem.state_dir / name if problem.state_dir else None
     options = LoopOptions.of(problem.config, folder, problem.on_step)
@@ -75,16 +76,16 @@ def check_precision(precision: str, name: str) -> None:
 
 
 def check_training(problem: Problem) -> None:
-    """Raises UsageError where a search that trains by gradient cannot: see :func:`check_precision`."""
+    """Raises UsageError where a search cannot train by gradient: see :func:`check_precision`."""
     check_precision(problem.config.precision, problem.config.method)
 
 
 def identity(problem: Problem, **more: Any) -> dict[str, Any]:
-    """Returns what two searches must share for one to go on where the other stopped, besides their loops.
+    """Returns what two searches must share, besides their loops, for one to resume the other.
 
     Args:
-        problem: What is asked.
-        **more: What else the method hangs on, or another value for what is here, such as ``lr``; JSON values.
+        problem: The problem of the search.
+        **more: What else the method depends on, or another value for an entry here, such as ``lr``; JSON values.
     """
     config = problem.config.finetune
     return {

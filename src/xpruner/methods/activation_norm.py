@@ -1,7 +1,8 @@
-"""Activation norm: a unit is worth how much it hands to the layer that reads it, whatever that layer makes of it.
+"""Activation norm: a unit's score is the norm of its output, whatever the weights of its consumer.
 
 The norm is squared, so that it adds up over a unit's channels, as its cost does [our choice]; the order within a layer
-stays. By its own allocation every layer keeps the same share, for activations of different layers differ in scale.
+is unchanged. By its own allocation every layer keeps the same share, because activations of different layers differ in
+scale.
 """
 
 from collections.abc import Callable
@@ -20,11 +21,11 @@ ChannelScore = Callable[[Moments, Tensor], Tensor]
 
 
 def check_consumers(problem: Problem) -> None:
-    """Raises UsageError where units have no layer that reads them, such as blocks and query-key dimensions."""
+    """Raises UsageError where units have no consumer, such as blocks and query-key dimensions."""
     for group in problem.units:
         if group.consumer is None:
             raise UsageError(
-                f"{problem.config.method!r} looks at the layer that reads a unit and {group.key!r} has none; "
+                f"{problem.config.method!r} scores units at their consumer and {group.key!r} has none; "
                 "prune kinds of unit that have one, such as head and hidden, or take another method."
             )
 
@@ -36,15 +37,15 @@ def activation_norm(problem: Problem) -> Scores:
 
 
 def sum_over_channels(problem: Problem, score: ChannelScore) -> Scores:
-    """Returns for each unit the sum of a score over those input channels of its consumer that it makes."""
+    """Returns for each unit the sum of a score over its channels of the consumer's input."""
     return {key: channels.sum(1) for key, channels in score_channels(problem, score).items()}
 
 
 def score_channels(problem: Problem, score: ChannelScore) -> Scores:
-    """Returns for each group's key (units, channels of one) scores of the consumer's input channels that they make.
+    """Returns for each group's key (units, channels of one) scores of the units' channels of the consumer's input.
 
     Args:
-        problem: Of groups that :func:`check_consumers` passes.
+        problem: Of groups that :func:`check_consumers` accepts.
         score: Of each channel.
     """
     model, units = problem.model, problem.units
@@ -69,5 +70,5 @@ def mean_square(moments: Moments) -> Tensor:
 
 
 def variance(moments: Moments) -> Tensor:
-    """Returns the (channels,) variance of x, nowhere below zero by rounding."""
+    """Returns the (channels,) variance of x, clamped at zero against rounding."""
     return (mean_square(moments) - moments.mean.square()).clamp(min=0)

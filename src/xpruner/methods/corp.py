@@ -1,19 +1,20 @@
 """CORP-style pruning: closed-form, one-shot, representation-preserving (Zhang and Yang, arXiv 2602.05243, 2026).
 
-Kept: MLP hidden units and query-key dimensions go without labels, gradients or training; what is lost is taken to be an
-affine function of what is left, and the ridge regressions that say which one are folded into the weights. For hidden
-units that is the affine compensation of ``fc2``. For query-key dimensions the logits are matched: with those of the
-removed dimensions P regressed on the kept ones S, q_P = B_q q_S + c_q and k_P = B_k k_S + c_k,
+Kept: MLP hidden units and query-key dimensions are pruned without labels, gradients or training; the removed
+activations are modelled as an affine function of the kept ones, and the ridge regressions that fit it are folded into
+the weights. For hidden units that is the affine compensation of ``fc2``. For query-key dimensions the logits are
+matched: with those of the removed dimensions P regressed on the kept ones S, q_P = B_q q_S + c_q and k_P = B_k k_S +
+c_k,
 
-    q_P' k_P = (B_q q_S + c_q)' B_k k_S + (what is the same for all keys, which no softmax sees),
+    q_P' k_P = (B_q q_S + c_q)' B_k k_S + (a term equal for all keys, which softmax ignores),
 
-so that queries (I + B_k' B_q) q_S + B_k' c_q in place of q_S make up for it.
+so that queries (I + B_k' B_q) q_S + B_k' c_q in place of q_S compensate for them.
 
-Adapted: dimension j goes from all heads of a layer together (where the run rotates heads, each head's dimensions are
-sorted before); queries and keys are regressed each by itself, which is the least squares of their products when query
+Adapted: dimension j is removed from all heads of a layer together (where the run rotates heads, each head's dimensions
+are sorted first); queries and keys are regressed separately, which is the least squares of their products when query
 and key are drawn independently; every layer keeps the same share. Hidden units rank by their variance times the squared
 norm of their column, dimensions by the mean of (q_j (k_j - mean k_j))^2, summed over the heads. With 8 hidden units and
-4 dimensions left in every layer, a quarter of DeiT-tiny's MACs remain, and a fifth of DeiT-B's. Heads or value
+4 dimensions kept in every layer, a quarter of DeiT-tiny's MACs remain, and a fifth of DeiT-B's. Heads or value
 dimensions, where a run asks for them, are treated like hidden units, with ``proj`` for ``fc2`` [our choice].
 """
 
@@ -46,14 +47,15 @@ HeadMoments = dict[str, list[Moments]]
 """For each attention's path the moments of every head's [q; k], 2 x width variables."""
 
 
-def check_readers(problem: Problem) -> None:
-    """Raises UsageError for units that are neither query-key dimensions nor read by a layer, such as blocks."""
+def check_units(problem: Problem) -> None:
+    """Raises UsageError for units without a consumer that are not query-key dimensions, such as blocks."""
     check_consumers(_without_queries(problem))
 
 
-@register_method("corp", ("hidden", "qk"), rotates=True, changes_weights=True, check=check_readers)
+@register_method("corp", ("hidden", "qk"), rotates=True, changes_weights=True, check=check_units)
 def search(problem: Problem) -> Outcome:
-    """Keeps the same share of every layer, or as another allocation asks, and folds what is lost into the rest."""
+    """Keeps the same share of every layer, or as another allocation asks, and folds the regressions into the
+    weights."""
     moments = query_key_moments(problem)
     allocation = allocation_of(problem, "uniform")
     scores = allocate(energies(problem, moments), problem.units, allocation, problem.budget.resource)
@@ -72,7 +74,7 @@ def _without_queries(problem: Problem) -> Problem:
 
 
 def energies(problem: Problem, moments: HeadMoments) -> Scores:
-    """Returns for each unit the energy of what it adds to the logits, or to the output of the layer that reads it."""
+    """Returns for each unit the energy that it adds to the logits, or to the output of its consumer."""
     scores = sum_over_channels(_without_queries(problem), fluctuation)
     for path, heads in moments.items():
         scores[f"{path}:qk"] = sum((logit_energy(head) for head in heads), torch.zeros(()))

@@ -1,10 +1,10 @@
 """FLAP (An et al., "Fluctuation-based Adaptive Structured Pruning for Large Language Models", AAAI 2024).
 
-Kept: a channel is worth the variance of what it hands on times the squared norm of the column that reads it. These
-scores are standardised over the channels of each layer and module; a head is worth the mean of its channels, and all
-units are ranked together, whatever they cost. What the removed units are on average goes into the bias of their reader.
-Adapted: the common solver meets the budget; an allocation other than the method's own, which compares per cost, takes
-the sum over a unit's channels as they are. The method is made for use without training; here fine-tuning may follow.
+Kept: a channel's score is the variance of its output times the squared norm of its consumer's column. Scores are
+standardised over the channels of each layer and module; a head's score is the mean of its channels', and all units are
+ranked together, whatever they cost. The mean output of the removed units is added to the bias of their consumer.
+Adapted: the common solver meets the budget; an allocation other than the method's own, which compares per cost, sums a
+unit's channels without standardising. The method is designed for use without training; here fine-tuning may follow.
 """
 
 from torch import Tensor
@@ -33,19 +33,19 @@ def flap(problem: Problem) -> Outcome:
 
 
 def fluctuation(moments: Moments, columns: Tensor) -> Tensor:
-    """Returns (channels,) variances times the squared norms of the (channels, weights) columns that read them."""
+    """Returns (channels,) variances times the squared norms of the consumer's (channels, weights) columns."""
     return variance(moments) * columns.square().sum(1)
 
 
 def standardised(scores: Tensor) -> Tensor:
-    """Returns scores with mean 0 and variance 1 over all of them; zeros where they are all alike."""
+    """Returns scores with mean 0 and variance 1 over all of them; zeros where they are all equal."""
     centred = scores - scores.mean()
     deviation = centred.square().mean().sqrt()
     return centred / deviation if deviation > 0 else centred
 
 
 def with_means_in_biases(problem: Problem, scores: Scores, method: str) -> Outcome:
-    """Returns the plan of the highest scores, and its model with the removed units' means in their readers' biases."""
+    """Returns the plan of the highest scores; its model has the removed units' means in their consumers' biases."""
     plan = plan_from_scores(problem.units, scores, problem.budget, method)
     model = compensate(
         apply(problem.model, plan), problem.model, plan, problem.calibration, CompensateConfig(mode="mean"),

@@ -3,8 +3,8 @@
 A head's importance is the mean over the images of the absolute gradient of the loss with respect to its gate,
 l2-normalised within each layer, and the heads of all layers are ranked together. Hidden units are scored in the same
 way [our choice]. So that a layer of three heads and one of a thousand hidden units can be ranked together, the
-normalised importance is squared [our choice]: the order within a layer, and of all heads of a ViT, stays the paper's,
-and every layer's scores sum to one, whatever its size.
+normalised importance is squared [our choice]: the order within a layer, and of all heads of a ViT, is the paper's, and
+every layer's scores sum to one, whatever its size.
 """
 
 import torch

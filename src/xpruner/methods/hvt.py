@@ -3,13 +3,13 @@
 Kept of the paper: max pooling along the sequence of tokens with kernel 3 and stride 2 (without padding: 196 tokens
 become 97, which gives the published 2.40 G of HVT-S-1), a new learned position embedding after every pool, no class
 token, and a head that reads the mean of the tokens. Adapted: the paper trains from scratch; here the dense weights are
-taken over, less the prefix tokens, the new embeddings start at zero, and the network is trained for ``search.steps``
-updates by the recipe of fine-tuning, as its share of the search [our choice].
+reused, without the prefix tokens, the new embeddings start at zero, and the network is trained for ``search.steps``
+updates by the recipe of fine-tuning, as part of the search [our choice].
 
-Where the pools stand follows from the budget [our choice]: of all sets of at most four places between blocks that cost
-at most the budget and miss it by no more than 1 %, the one with the fewest pools, then the closest. Where there is
-none, the last pool goes to an exact number of tokens (an adaptive max pool), and, where even that does not do, a pool
-may stand before the first block.
+The budget determines where the pools stand [our choice]: of all sets of at most four places between blocks that cost at
+most the budget and miss it by no more than 1 %, the one with the fewest pools, then the closest. If there is none, the
+last pool leaves an exact number of tokens (an adaptive max pool), and if that is not enough, a pool may stand before
+the first block.
 """
 
 import copy
@@ -43,11 +43,11 @@ NEAR = 0.01
 """Largest share of the budget that may be left unspent."""
 
 Pools = Mapping[int, int]
-"""For the number of each block that a pool stands before, how many tokens it leaves; ascending."""
+"""Number of tokens that a pool leaves, by the number of the block that it stands before; ascending."""
 
 
 def check_tokens(problem: Problem) -> None:
-    """Raises UsageError for a model whose tokens cannot be pooled, or a budget that pooling does not touch."""
+    """Raises UsageError for a model whose tokens cannot be pooled, or a budget that pooling cannot meet."""
     model: Any = problem.model
     if problem.budget.resource != "macs":
         raise UsageError(f"HVT removes no parameters but the budget is in {problem.budget.resource}; give one in MACs.")
@@ -63,7 +63,7 @@ def search(problem: Problem) -> Outcome:
     """Places the pools and trains the pooled network; the plan removes nothing.
 
     Raises:
-        UsageError: If no pools come near the budget.
+        UsageError: If no pools come close enough to the budget.
     """
     size, target = problem.units.input_size, problem.budget.target(problem.units)
     pools = choose_pools(cost_of_pools(problem.model, size), *_shape(problem.model), target)
@@ -71,7 +71,7 @@ def search(problem: Problem) -> Outcome:
     model = PooledViT(problem.model, pools).requires_grad_(True)
     config = replace(problem.config.finetune, steps=problem.config.search.steps, lr=LR)
     options = LoopOptions.of(problem.config, problem.state_dir and problem.state_dir / "hvt", problem.on_step)
-    with _staying(problem.model):
+    with _device_restored(problem.model):
         finetune(
             model, problem.model if config.distill > 0 else None, problem.train, config,
             replace(options, seed=options.seed + 1),
@@ -85,7 +85,7 @@ class TokenPool(nn.Module):
 
     Args:
         before: Tokens that come in.
-        after: Tokens that go out; where kernel 3 and stride 2 leave as many, those are used, else an adaptive pool.
+        after: Tokens that go out; kernel 3 and stride 2 where they leave that many, else an adaptive pool.
         like: A parameter with the width as its last dimension, and the device and type to use.
     """
 
@@ -107,7 +107,7 @@ class PooledViT(VisionTransformer):
     The blocks keep their names, so that every weight is found where it was; a pool before block 4 is ``blocks.pool4``.
 
     Args:
-        dense: Whose weights are taken over; it stays as it is.
+        dense: Model whose weights are reused; it is not changed.
         pools: Where the pools stand and how many tokens each leaves.
     """
 
@@ -120,7 +120,7 @@ class PooledViT(VisionTransformer):
         self.cls_token = self.reg_token = None
         self.has_class_token, self.num_prefix_tokens, self.num_reg_tokens = False, 0, 0
         self.global_pool = "avg"
-        self.add_module("patch_drop", nn.Identity())  # a pool counts on every token
+        self.add_module("patch_drop", nn.Identity())  # a pool needs every token
         self.blocks = self._with_pools(pools)
 
     def _with_pools(self, pools: Pools) -> nn.Sequential:
@@ -145,7 +145,8 @@ def pooled(tokens: int) -> int:
 def cost_of_pools(model: nn.Module, size: tuple[int, int, int]) -> Callable[[Pools], float]:
     """Returns the function that gives the MACs of the pooled network.
 
-    A block's MACs at n tokens are a n + b n^2, its layers and its attention; two counts by torch's counter tell both.
+    A block's MACs at n tokens are a n + b n^2, its layers and its attention; two counts by torch's counter give a and
+    b.
 
     Args:
         model: A VisionTransformer.
@@ -181,7 +182,7 @@ def choose_pools(cost: Callable[[Pools], float], tokens: int, depth: int, target
         target: MACs.
 
     Raises:
-        UsageError: If no pools come that near.
+        UsageError: If no pools come that close.
     """
     nearest: Pools = {}
     for places, exact in ((range(1, depth), False), (range(1, depth), True), (range(depth), True)):
@@ -191,7 +192,7 @@ def choose_pools(cost: Callable[[Pools], float], tokens: int, depth: int, target
             if (1 - NEAR) * target <= cost(nearest) <= target:
                 return nearest
     raise UsageError(
-        f"HVT's token pools come no nearer to {target:,.0f} MACs than {cost(nearest):,.0f}; ask for a budget of that, "
+        f"HVT's token pools come no closer to {target:,.0f} MACs than {cost(nearest):,.0f}; ask for that budget, "
         "or choose another method."
     )
 
@@ -217,8 +218,8 @@ def candidate_pools(tokens: int, places: range, count: int, exact: bool) -> Iter
 
 
 @contextmanager
-def _staying(model: nn.Module) -> Iterator[None]:
-    """Brings a model back to its device, should the block move it."""
+def _device_restored(model: nn.Module) -> Iterator[None]:
+    """Moves a model back to its device if the block moved it."""
     device = next(model.parameters()).device
     try:
         yield

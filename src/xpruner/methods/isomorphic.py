@@ -1,10 +1,10 @@
-"""Isomorphic pruning (Fang et al., ECCV 2024): units are compared only with units that are built alike.
+"""Isomorphic pruning (Fang et al., ECCV 2024): units are compared only with units of the same structure.
 
-Kept: a unit is worth its Taylor score |w dL/dw|, summed over each of its coupled tensors and averaged over the tensors,
-from a few batches; heads, hidden units and embedding channels are never compared with each other, and the same share of
-every ranking scope goes, the lowest. Adapted: groups are isomorphic when their units are of one kind, size and cost,
-which is what comparing coupled sub-graphs comes to in a vision transformer; the share is found by the solver, and what
-is left of the budget below the cost of one embedding channel goes to smaller units [our choice].
+Kept: a unit's score is its Taylor score |w dL/dw|, summed over each of its coupled tensors and averaged over the
+tensors, from a few batches; heads, hidden units and embedding channels are never compared with each other, and the same
+share of every ranking scope is pruned, the lowest. Adapted: groups are isomorphic when their units are of one kind,
+size and cost, which is equivalent to comparing coupled sub-graphs in a vision transformer; the solver finds the share,
+and the rest of the budget, less than the cost of one embedding channel, is spent on smaller units [our choice].
 """
 
 import torch

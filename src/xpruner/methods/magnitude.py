@@ -1,7 +1,7 @@
-"""Magnitude: a unit is worth the norm of its weights, those that make it and those that read it (Li et al. 2017).
+"""Magnitude: a unit's score is the norm of its weights, those of its producer and of its consumer (Li et al. 2017).
 
 The Euclidean norm is squared, so that it adds up over a unit's weights, as its cost does [our choice]; the order within
-a layer stays.
+a layer is unchanged.
 """
 
 import torch

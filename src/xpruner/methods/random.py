@@ -1,8 +1,8 @@
-"""Chance: the control that no criterion may fall below.
+"""Random: the control that every criterion must beat.
 
-A unit's worth per cost is drawn uniformly [our choice]: were it the worth itself, what costs much, such as a head,
-would nearly always go before what costs little wherever scores are compared per cost. By its own allocation every layer
-keeps the same share.
+A unit's score per cost is drawn uniformly [our choice]: if the score itself were, expensive units, such as heads, would
+nearly always be pruned before cheap ones wherever scores are compared per cost. By its own allocation every layer keeps
+the same share.
 """
 
 import torch
@@ -13,7 +13,7 @@ from xpruner.methods._scoring import Scores, register_score
 
 @register_score("random", allocation="uniform")
 def random(problem: Problem) -> Scores:
-    """Returns for each unit its cost times a number that is uniform on [0, 1), the same for the same seed."""
+    """Returns for each unit its cost times a number that is uniform on [0, 1), reproducible by the seed."""
     generator = torch.Generator().manual_seed(problem.config.seed)
     resource = problem.budget.resource
     return {

@@ -1,15 +1,16 @@
-"""S2ViTE (NeurIPS 2021), S2ViTE-style: the network is trained sparse, and which units are active changes meanwhile.
+"""S2ViTE (NeurIPS 2021), S2ViTE-style: the network is trained sparse, and the set of active units changes during
+training.
 
 Kept: whole heads and hidden units are masked; every few updates a share of the active ones of each layer is dropped and
 as many are grown; heads are dropped by their gradient and hidden units by their weights, both are grown by gradient;
-that share decays by a cosine and the exploration ends before the training does. Adapted [our choice]: the weights are
-the trained dense model's and not fresh ones; the gradient is that of a unit's gate, in mean magnitude over the images
+that share decays by a cosine and the exploration ends before the training. Adapted [our choice]: the weights are the
+trained dense model's, not freshly initialised; the gradient is that of a unit's gate, in mean magnitude over the images
 of one batch; a grown unit begins with the weights that it was dropped with; the first mask keeps the largest weights,
 the same share in every layer, so that the budget is met from the first update on.
 
 The mask changes seldom and by little [our choice]: the paper gives weights 7,000 to 20,000 updates between two changes.
-Here a whole search has a few hundred, each of which moves a weight by about 1e-4: were half of the units to go every 20
-of them, they would be torn out faster than those that are grown could come to be of use.
+Here a whole search has a few hundred, each of which moves a weight by about 1e-4: dropping half of the units every 20
+of them would remove units faster than grown ones could become useful.
 """
 
 import math
@@ -36,14 +37,14 @@ from xpruner.units.weights import unit_weights
 DROPPED = 0.2
 """Share of a layer's active units that is dropped at the start."""
 EXPLORATION = 0.8
-"""Share of the updates after which the mask stays."""
+"""Share of the updates after which the mask is fixed."""
 ROUNDS = 8
-"""How often the mask changes at most."""
+"""Number of times that the mask changes, at most."""
 
 
 @register_method("s2vite", changes_weights=True, check=check_training)
 def search(problem: Problem) -> Outcome:
-    """Trains a copy of the model under a mask that changes, and cuts it by the last one.
+    """Trains a copy of the model under a changing mask, and cuts it by the last one.
 
     Raises:
         UsageError: If the budget is out of reach.
@@ -76,24 +77,25 @@ def _first_plan(problem: Problem) -> Plan:
 
 
 def dropped_share(step: int, steps: int) -> float:
-    """Returns which share of the active units goes after an update: cosine from ``DROPPED`` to 0; mostly none."""
+    """Returns the share of the active units dropped after an update: cosine from ``DROPPED`` to 0; mostly none."""
     end = EXPLORATION * steps
     every = max(1, math.ceil(end / (ROUNDS + 1)))
     return DROPPED / 2 * (1 + math.cos(math.pi * step / end)) if step < end and step % every == 0 else 0.0
 
 
 class Explorer(nn.Module):
-    """A model in training with a mask of its units, which begins with those that a plan keeps.
+    """A model in training with a mask of its units, which starts from a plan.
 
     Args:
         model: The weights.
         units: Its groups.
-        plan: The first mask. Every group keeps its number of active units, so what the plan costs, every mask costs.
+        plan: The first mask. Every group keeps its number of active units, so every mask costs as much as the plan.
 
     Attributes:
         mask: (all units,) 1 for active units, 0 for the others.
         grown: (all units,) whether a unit has ever been grown.
-        owed: (groups,) units that are still to be exchanged: shares of few heads are less than one head.
+        owed: (groups,) fractions of units carried over to the next exchange: shares of few heads are less than one
+            head.
     """
 
     mask: Tensor
@@ -116,15 +118,15 @@ class Explorer(nn.Module):
         return dict(zip([group.key for group in self.units], parts, strict=True))
 
     def open_gates(self, batch: int) -> dict[str, Tensor]:
-        """Returns (batch, units) gates of 0 and 1, whose gradients the next exploration reads."""
+        """Returns (batch, units) gates of 0 and 1, whose gradients the next exploration uses."""
         self._gates = {key: mask.expand(batch, -1).clone().requires_grad_() for key, mask in self.masks.items()}
         return self._gates
 
     @torch.no_grad()
     def explore(self, share: float) -> None:
-        """Drops a share of each group's active units, the least worthy, and grows as many of the inactive ones.
+        """Drops a share of each group's active units, the lowest-scoring, and grows as many inactive ones.
 
-        What is left after rounding to whole units is carried over to the next time.
+        The remainder after rounding to whole units is carried over.
         """
         weights, before = unit_weights(self.model, self.units), self.mask.clone()
         for i, (key, mask) in enumerate(self.masks.items()):
@@ -142,7 +144,7 @@ class Explorer(nn.Module):
         return {key: mask.nonzero()[:, 0].tolist() for key, mask in self.masks.items()}
 
     def grown_kept(self) -> float:
-        """Returns the share that is active of the units that have ever been grown; 1 where none was."""
+        """Returns the active share of the units that have ever been grown; 1 where none was."""
         return self.mask[self.grown].mean().item() if self.grown.any() else 1.0
 
 
@@ -156,13 +158,13 @@ def gate_gradient(gates: Tensor) -> Tensor:
 
 
 def dropped_and_grown(mask: Tensor, worth: Tensor, slope: Tensor, count: int) -> Tensor:
-    """Returns the mask (units,) after some of the inactive units took the places of as many active ones.
+    """Returns the mask (units,) after inactive units replaced as many active ones.
 
     Args:
         mask: 1 for active units, 0 for the others.
-        worth: (units,) the least of the active units go.
-        slope: (units,) the greatest of the inactive units come, never one that has just gone.
-        count: How many; no more than are active, and than are inactive.
+        worth: (units,) the lowest of the active units are dropped.
+        slope: (units,) the highest of the inactive units are grown, never one just dropped.
+        count: How many; at most the number of active and of inactive units.
     """
     active = mask.bool()
     count = min(count, int(active.sum()), int((~active).sum()))

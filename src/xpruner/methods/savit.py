@@ -1,15 +1,15 @@
 """SAViT-style pruning (Zheng et al., NeurIPS 2022): heads, hidden units and embedding channels are cut together.
 
-Kept: a gate g on every head, hidden unit and channel of the shared embedding; a unit's score is (g dL/dg)^2; how the
-kinds of unit act on each other is told by their 3 x 3 curvature, by double backward; an evolutionary search chooses the
-ratios of heads and of channels, and the ratio of hidden units follows from the budget; within a kind units are compared
-over the whole network.
+Kept: a gate g on every head, hidden unit and channel of the shared embedding; a unit's score is (g dL/dg)^2;
+interactions between the kinds of unit are measured by their 3 x 3 curvature, by double backward; an evolutionary search
+chooses the ratios of heads and of channels, and the budget determines the ratio of hidden units; within a kind units
+are compared over the whole network.
 
 Adapted: the paper prunes by training statistics of a tenth of ImageNet; here the calibration images give the scores,
 and a tenth of them the curvature. The curvature is between three gates, one common to all units of a kind; a plan that
-removes some units of a kind is taken to move its gate by the share of the kind's slopes, the roots of the scores, that
-goes with these units [our choice]. The ratio of hidden units is bisected with the real cost of every layer; the last
-percent is left to the solver, so that the budget is met.
+removes some units of a kind is modelled as moving its gate by their share of the kind's slopes, the roots of the scores
+[our choice]. The ratio of hidden units is bisected with the real cost of every layer; the solver decides the last
+percent, so that the budget is met.
 """
 
 import math
@@ -33,7 +33,7 @@ from xpruner.units import Units
 from xpruner.units.gates import gating
 
 Ratios = tuple[float, ...]
-"""The removed share of every kind but the one that follows from the budget."""
+"""The removed share of every kind except the one that the budget determines."""
 CURVATURE_EVERY = 10
 """One image in so many is used for the curvature."""
 POPULATION, PARENTS, GENERATIONS = 16, 4, 8
@@ -55,7 +55,7 @@ def search(problem: Problem) -> Outcome:
     def increase(ratios: Ratios) -> float:
         wanted = dict(zip(chosen, ratios, strict=True))
         wanted[follows] = fitting_ratio(problem.units, shares, wanted, follows, problem.budget)
-        return loss_increase(gone_at(shares, wanted), scores, matrix, kinds) if wanted[follows] < 1 else math.inf
+        return loss_increase(removed_at(shares, wanted), scores, matrix, kinds) if wanted[follows] < 1 else math.inf
 
     best = evolve(increase, len(chosen), problem.config.seed)
     layers = layered(shares, dict(zip(chosen, best, strict=True)))
@@ -67,7 +67,7 @@ def curvature(problem: Problem, kinds: list[str]) -> Tensor:
 
     The attention kernel is the plain one and the precision fp32: fused kernels have no second derivative.
 
-    Negative curvature is left out: it would reward removing more than the quadratic is good for [our choice].
+    Negative curvature is dropped: it would reward removal beyond the range where the quadratic holds [our choice].
     """
     model, units = problem.model, problem.units
     device = next(model.parameters()).device
@@ -95,27 +95,27 @@ def _every(batches: Iterable[tuple[Tensor, Tensor]], step: int) -> Iterator[tupl
     return ((images[::step], labels[::step]) for images, labels in batches)
 
 
-def gone_at(shares: Scores, ratios: Mapping[str, float]) -> dict[str, Tensor]:
-    """Returns for each group's key which of its (units,) are among the removed share of their kind."""
+def removed_at(shares: Scores, ratios: Mapping[str, float]) -> dict[str, Tensor]:
+    """Returns for each group's key which of its (units,) are in the removed share of their kind."""
     return {key: share <= ratios[_kind(key)] for key, share in shares.items()}
 
 
 def fitting_ratio(units: Units, shares: Scores, ratios: Mapping[str, float], follows: str, budget: Budget) -> float:
-    """Returns the least removed share of one kind with which the budget is met; 1 where none is enough.
+    """Returns the smallest removed share of one kind that meets the budget; 1 where none is enough.
 
     Args:
         units: The groups.
         shares: The rank of every unit within its kind.
         ratios: Removed shares of the other kinds.
-        follows: The kind.
+        follows: The kind that the budget determines.
         budget: The cost to meet.
     """
     target = budget.target(units)
     low, high = 0.0, 1.0
     while high - low > 1e-3:
         middle = (low + high) / 2
-        gone = gone_at(shares, {**ratios, follows: middle})
-        kept = {key: 1 - each.double().mean().item() for key, each in gone.items()}
+        removed = removed_at(shares, {**ratios, follows: middle})
+        kept = {key: 1 - each.double().mean().item() for key, each in removed.items()}
         if units.cost_of(kept, budget.resource) > target:
             low = middle
         else:
@@ -128,9 +128,10 @@ def _kind(key: str) -> str:
 
 
 def layered(shares: Scores, ratios: Mapping[str, float]) -> Scores:
-    """Returns scores by which the solver first keeps the chosen kinds up to their ratios and then the best of the rest.
+    """Returns scores by which the solver first keeps the chosen kinds up to their ratios, then the best of the rest.
 
-    The chosen kinds' removed units come last, for a budget that the other kind alone cannot spend.
+    The removed units of the chosen kinds rank last; they are kept only if the other kind alone cannot use up the
+    budget.
     """
 
     def layer(share: Tensor, kind: str) -> Tensor:
@@ -140,10 +141,10 @@ def layered(shares: Scores, ratios: Mapping[str, float]) -> Scores:
 
 
 def loss_increase(gone: Mapping[str, Tensor], scores: Scores, matrix: Tensor, kinds: list[str]) -> float:
-    """Returns half the scores of what is removed plus half m' C m, with m the share of each kind's slopes that goes.
+    """Returns half the scores of the removed units plus half m' C m, with m the removed share of each kind's slopes.
 
     Args:
-        gone: For each group's key which of its (units,) go.
+        gone: For each group's key which of its (units,) are removed.
         scores: The squared slopes.
         matrix: C, the (kinds, kinds) curvature.
         kinds: Their names.
@@ -162,7 +163,7 @@ def loss_increase(gone: Mapping[str, Tensor], scores: Scores, matrix: Tensor, ki
 def evolve(increase: Callable[[Ratios], float], length: int, seed: int) -> Ratios:
     """Returns the ratios with the least increase that an evolutionary search finds.
 
-    The first generation is drawn evenly from 0 to ``MOST_REMOVED``. Of each generation the best ``PARENTS`` live on,
+    The first generation is drawn evenly from 0 to ``MOST_REMOVED``. The best ``PARENTS`` of each generation survive,
     and the others are replaced by the mean of two of them, mutated.
 
     Args:

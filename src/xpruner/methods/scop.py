@@ -1,10 +1,10 @@
-"""SCOP (Tang et al., NeurIPS 2020), SCOP-style: a unit is worth how much it prefers real images to knockoffs of them.
+"""SCOP (Tang et al., NeurIPS 2020), SCOP-style: a unit's score is its preference for real images over knockoffs.
 
-Kept: the weights are frozen; every unit mixes what it computes of an image with what it computes of the image's
-knockoff, and learns in which proportion; its score is |scale| (beta - (1 - beta)), and the least of each layer go.
-Adapted [our choice]: the units are heads and hidden units instead of filters, mixed where their consumer reads them;
-the scale is the norm of the consumer's weights instead of a batch norm's; and the knockoffs are other images of the
-batch with scrambled phases instead of a GAN's.
+Kept: the weights are frozen; every unit mixes its output on an image with its output on the image's knockoff, and
+learns the proportion; its score is |scale| (beta - (1 - beta)), and the lowest of each layer are pruned. Adapted [our
+choice]: the units are heads and hidden units instead of filters, mixed at the input of their consumer; the scale is the
+norm of the consumer's weights instead of a batch norm's; and the knockoffs are other images of the batch with scrambled
+phases instead of a GAN's.
 """
 
 from collections.abc import Mapping
@@ -30,26 +30,26 @@ from xpruner.units.gates import channel_axis, expand_gates
 START = 0.5
 """Share of the real images at the start."""
 LR = 4e-3
-"""Of Adam, the paper's; an update moves a share by about as much at most."""
+"""Learning rate of Adam, the paper's; an update moves a share by at most about as much."""
 TRAVEL = 2.4
-"""How far a share can move in a whole search: what the paper's rate gives in 600 updates, where 0.5 lie between the
-start and either end. Shorter searches make up for it by a higher rate [our choice]."""
+"""How far a share can move in a whole search: the paper's rate times 600 updates; the start is 0.5 from either end.
+Shorter searches compensate by a higher rate [our choice]."""
 
 
 def check_consumers(problem: Problem) -> None:
-    """Raises UsageError where units are not read by one layer, in which knockoffs could be mixed, or in fp16."""
+    """Raises UsageError where units have no single consumer at which knockoffs can be mixed, or in fp16."""
     check_training(problem)
     for group in problem.units:
         if group.consumer is None:
             raise UsageError(
-                f"scop mixes what a layer reads of its units, and the {group.kind} units of {group.module!r} are not "
-                "read by one layer alone; leave them out, or choose another method."
+                f"scop mixes units at the input of their consumer, and the {group.kind} units of {group.module!r} have "
+                "no single consumer; leave them out, or choose another method."
             )
 
 
 @register_score("scop", allocation="uniform", check=check_consumers)
 def scop(problem: Problem) -> Scores:
-    """Returns for each unit what :func:`score` makes of its scale and of its learned share of the real images."""
+    """Returns for each unit the :func:`score` of its scale and its learned share of the real images."""
     model, units = problem.model, problem.units
     shares = _learn_shares(problem)
     return {
@@ -58,7 +58,7 @@ def scop(problem: Problem) -> Scores:
 
 
 def rate(steps: int) -> float:
-    """Returns the learning rate of a search of so many updates."""
+    """Returns the learning rate of a search of this many updates."""
     return max(LR, TRAVEL / max(steps, 1))
 
 
@@ -88,9 +88,9 @@ def _learn_shares(problem: Problem) -> dict[str, Tensor]:
 
 
 def knockoffs(images: Tensor) -> Tensor:
-    """Returns images (batch, channels, height, width) of no class: each another's amplitudes with random phases.
+    """Returns images (batch, channels, height, width) of no class: each has another's amplitudes and random phases.
 
-    All channels are turned by the same phases, so that colours stay together, and the mean stays.
+    All channels get the same phases, which keeps colours together; the mean is unchanged.
     """
     noise = torch.rand(len(images), 1, *images.shape[2:], device=images.device)
     turned = torch.fft.rfft2(images[torch.randperm(len(images))]) * torch.fft.rfft2(noise).sgn()
@@ -101,9 +101,9 @@ def mixing(model: nn.Module, units: Units, shares: Mapping[str, Tensor]) -> Abst
     """Mixes each unit's output on real images with that on their knockoffs while the block runs.
 
     Args:
-        model: Given the real images and then as many knockoffs, the n-th that of the n-th image.
-        units: Its groups, each read by a consumer.
-        shares: For a group's key (units,) shares of the real images; the knockoffs' own half stays as it is.
+        model: Called with the real images followed by as many knockoffs, in the same order.
+        units: Its groups, each with a consumer.
+        shares: For a group's key (units,) shares of the real images; the knockoffs' own half is unchanged.
     """
     gates = ((units[key].gates[0], share) for key, share in shares.items())
     return hooked(model.get_submodule(gate.path).register_forward_pre_hook(_mix(gate, share)) for gate, share in gates)

@@ -1,7 +1,7 @@
 """Taylor: the squared gradient of the loss with respect to a unit's gate (Molchanov et al., CVPR 2019).
 
-A gate multiplies what the unit hands on; its gradient is the first-order change of the loss when the unit goes. It is
-squared for each calibration image and averaged over them: every image counts alike, whatever its class.
+A gate multiplies the unit's output; its gradient is the first-order change of the loss when the unit is removed. It is
+squared for each calibration image and averaged over them: every image counts equally, whatever its class.
 """
 
 from collections.abc import Callable
@@ -33,7 +33,7 @@ def mean_over_images(problem: Problem, of: Callable[[Tensor], Tensor]) -> Scores
 
 
 def weight_times_gradient(parameter: nn.Parameter) -> Tensor:
-    """Returns w dL/dw in the shape of the parameter; zeros for one that the loss does not hang on."""
+    """Returns w dL/dw in the shape of the parameter; zeros for one that the loss does not depend on."""
     if parameter.grad is None:
         return torch.zeros_like(parameter)
     return parameter.detach() * parameter.grad

@@ -1,10 +1,10 @@
 """DepGraph (Fang et al., CVPR 2023), by the authors' own package Torch-Pruning: an independent peer.
 
 Kept: the package traces the model, groups what must be cut together, scores by its Taylor importance and chooses what
-goes, set up as in its examples for timm's ViTs: the same ratio for the embedding channels and for the hidden units and
-heads of every layer. Adapted: the package knows ratios and no budget, so its ratio is bisected until the budget lies
-between two; units that go at the one and stay at the other are then kept in turn until the budget is spent. Only the
-choice is the package's: the surgery is ours, so that the pruned model is a stock one.
+to prune, configured as in its examples for timm's ViTs: the same ratio for the embedding channels and for the hidden
+units and heads of every layer. Adapted: the package knows ratios and no budget, so its ratio is bisected until the
+budget lies between two; units pruned at one ratio and kept at the other are then kept in turn until the budget is
+spent. Only the choice is the package's: the surgery is ours, so that the pruned model is a stock one.
 """
 
 import warnings
@@ -29,20 +29,20 @@ KINDS = ("head", "hidden", "embed")
 HALVINGS = 6
 """The two ratios between which the budget lies are 1 / 64 apart."""
 Removed = dict[str, Tensor]
-"""For each group's key which of its (units,) go."""
+"""For each group's key which of its (units,) are removed."""
 
 
 def check_package(problem: Problem) -> None:
-    """Raises UsageError without the package, or for a model or kinds that it cannot prune, or not as we read it."""
+    """Raises UsageError without the package, or for a model or kinds that it cannot prune."""
     _package()
     model = problem.model
     strange = next((group.kind for group in problem.units if group.kind not in KINDS), None)
     if strange:
-        raise UsageError(f"The method torch_pruning does not know units of the kind {strange!r}; leave them out.")
+        raise UsageError(f"The method torch_pruning does not support units of the kind {strange!r}; leave them out.")
     attentions = [model.get_submodule(group.module) for group in problem.units if group.kind == "head"]
     if not (isinstance(model, VisionTransformer) and all(map(_is_plain, attentions))):
         raise UsageError(
-            f"The package torch-pruning cannot prune this {type(model).__name__}: it follows timm's VisionTransformer "
+            f"The package torch-pruning cannot prune this {type(model).__name__}: it supports timm's VisionTransformer "
             "where attention has neither tables of relative positions nor norms of queries; take the method isomorphic."
         )
 
@@ -68,7 +68,7 @@ def search(problem: Problem) -> Outcome:
 
 
 def _note(scores: Scores, removed: Removed, ratio: float) -> None:
-    """Lowers the score of what goes to the ratio; a unit's score is the least ratio at which it was seen to go."""
+    """Lowers the scores of removed units to the ratio; a unit's score is the least ratio at which it was removed."""
     for key, gone in removed.items():
         scores[key][gone] = scores[key][gone].clamp(max=ratio)
 
@@ -96,16 +96,16 @@ def removed_at(package: ModuleType, model: nn.Module, problem: Problem, ratio: f
 def _pruner(package: ModuleType, model: Any, size: tuple[int, int, int], ratio: float) -> Any:
     attentions: list[Any] = [module for module in model.modules() if isinstance(module, Attention)]
     for attention in attentions:
-        attention.fused_attn = False  # the package cannot look into the fused kernel
+        attention.fused_attn = False  # the package cannot trace the fused kernel
     classifiers = model.get_classifier()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Unwrapped parameters")  # tokens and positions, which it cuts rightly
+        warnings.filterwarnings("ignore", "Unwrapped parameters")  # tokens and positions, which it cuts correctly
         return package.pruner.BasePruner(
             model, torch.zeros(1, *size, device=next(model.parameters()).device),
             importance=package.importance.GroupTaylorImportance(), pruning_ratio=ratio, head_pruning_ratio=ratio,
             num_heads={each.qkv: each.num_heads for each in attentions}, prune_num_heads=True, prune_head_dims=False,
             ignored_layers=list(classifiers) if isinstance(classifiers, tuple) else [classifiers],
-            in_channel_groups={}, out_channel_groups={},  # its defaults would carry what this run adds into the next
+            in_channel_groups={}, out_channel_groups={},  # its mutable defaults would carry state over to the next call
         )  # fmt: skip
 
 

@@ -1,11 +1,11 @@
 """Variance-Based Pruning (Berisha et al., "Variance-Based Pruning for Accelerating and Compressing Trained Networks",
 ICCV 2025), extended to heads.
 
-Kept: the hidden units of an MLP whose activation, behind the non-linearity, varies least go, ranked over all layers
-together, and their mean goes into the bias of the layer that reads them. Adapted [our choice]: a head is scored alike,
-by the variance summed over its channels, because MLPs alone cannot give up as much as small budgets ask; and scores are
-compared per cost, which leaves the order of a ViT's hidden units as it is, for all of them cost the same. Asked for the
-kind ``hidden`` alone, it is the paper's.
+Kept: the hidden units of an MLP whose activation, after the non-linearity, varies least are pruned, ranked over all
+layers together, and their mean is added to the bias of their consumer. Adapted [our choice]: heads are scored the same
+way, by the variance summed over their channels, because pruning MLPs alone cannot meet small budgets; and scores are
+compared per cost, which does not change the order of a ViT's hidden units, because all of them cost the same. With the
+kind ``hidden`` alone, it is the paper's method.
 """
 
 from xpruner.methods._problem import Outcome, Problem
@@ -17,7 +17,7 @@ from xpruner.methods.flap import with_means_in_biases
 
 @register_method("vbp", changes_weights=True, check=check_consumers)
 def vbp(problem: Problem) -> Outcome:
-    """Removes the units that vary least and adds their means to the biases that read them."""
+    """Removes the units that vary least and adds their means to their consumers' biases."""
     variances = sum_over_channels(problem, lambda moments, _columns: variance(moments))
     chosen = allocation_of(problem, "global")
     return with_means_in_biases(

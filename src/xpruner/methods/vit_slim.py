@@ -1,12 +1,12 @@
-"""ViT-Slim (CVPR 2022), ViT-Slim-style: gates on all dimensions are trained with the weights, and idle ones shrink.
+"""ViT-Slim (CVPR 2022), ViT-Slim-style: gates on all dimensions are trained with the weights under an L1 penalty.
 
 Kept: gates that start at 1 multiply continuous values in every forward pass and are trained together with the weights,
 under an L1 penalty of one weight for attention and one for the MLPs; nothing is cut before one global sort for each
 kind of unit. Adapted [our choice]: the paper has a gate for every dimension of every head, common to its query, key and
-value; ours are the units of the kinds ``qk`` and ``v``, dimensions that all heads of a layer share, as they lie in
-the model unless a run asks for its heads to be turned first, so that heads stay equally wide. Of each kind goes the
-same share, the one that meets the budget. What the gates have learned is written into the weights before the cut, so
-that the cut alone changes the network.
+value; ours are the units of the kinds ``qk`` and ``v``, dimensions that all heads of a layer share, so that heads keep
+equal widths; heads are not rotated first unless a run asks for it. The same share of each kind is pruned, the one that
+meets the budget. The learned gates are folded into the weights before the cut, so that only the cut changes the
+network.
 """
 
 from collections.abc import Mapping
@@ -33,30 +33,30 @@ ATTENTION_PENALTY = 2e-4
 MLP_PENALTY = 5e-5
 GATE_LR = 5e-3
 """The paper trains gates for 50 epochs at the rate of the weights, 5e-4; ours have a few hundred updates, and ten times
-that rate carries a gate that nothing holds from 1 to 0 in 200 of them."""
+that rate moves an unopposed gate from 1 to 0 in 200 of them."""
 
 
 def check_gates(problem: Problem) -> None:
-    """Raises UsageError where a gate cannot be written into weights, or in fp16."""
+    """Raises UsageError where a gate cannot be folded into weights, or in fp16."""
     check_training(problem)
     for group in problem.units:
         layer: Any = problem.model.get_submodule(group.gates[0].path)
         foldable = group.gates[0].at in ("input", "output") and len(group.gates) == 1
         if not foldable or getattr(layer, "groups", 1) > 1:
             raise UsageError(
-                f"vit_slim writes gates into the weights of one layer, which those of the {group.kind} units of "
+                f"vit_slim folds gates into the weights of one layer, which those of the {group.kind} units of "
                 f"{group.module!r} do not allow; leave {group.kind!r} out of the kinds of unit."
             )
 
 
 @register_method("vit_slim", ("qk", "v", "hidden"), changes_weights=True, check=check_gates)
 def search(problem: Problem) -> Outcome:
-    """Trains a copy of the model together with its gates, writes them into its weights, and cuts the smallest.
+    """Trains a copy of the model together with its gates, folds them into its weights, and cuts the smallest.
 
     Raises:
         UsageError: If the budget is out of reach.
     """
-    problem.budget.target(problem.units)  # out of reach is known before anything is trained
+    problem.budget.target(problem.units)  # fail before training if the budget is out of reach
     options, model = loop_options(problem, "vit_slim"), trainable_copy(problem.model)
     device = next(model.parameters()).device
     gates = nn.ParameterList([torch.ones(group.size, device=device) for group in problem.units])
@@ -93,9 +93,9 @@ def ranked_by_kind(gates: Mapping[str, Tensor], units: Units) -> Scores:
 
 @torch.no_grad()
 def fold(model: nn.Module, units: Units, gates: Mapping[str, Tensor]) -> None:
-    """Multiplies the weights by the gates (units,), in place, so that the model computes what it did under them.
+    """Multiplies the weights by the gates (units,), in place; the model then computes what it computed with the gates.
 
-    A gate on what a layer reads goes into its columns; one on what it puts out goes into its rows and its bias.
+    A gate on a layer's input multiplies its columns; one on its output multiplies its rows and its bias.
     """
     for key, values in gates.items():
         gate = units[key].gates[0]

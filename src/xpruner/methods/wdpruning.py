@@ -2,24 +2,24 @@
 
 Kept of the paper: every head and hidden unit has a saliency and every group a threshold theta; the mask keeps the top
 ceil(sigmoid(theta) n) units by saliency, theta starts at 10 (dense), gradients pass straight through; the loss is the
-cross-entropy of the network and of shallow classifiers, plus lam1 (rho - R) + lam2 (rho - R)^2 only while the share rho
-of the cost is above the budget R, with ascent on both lam; AdamW trains all weights, class token and position embedding
+cross-entropy of the network and of shallow classifiers, plus lam1 (rho - R) + lam2 (rho - R)^2 while the share rho of
+the cost is above the budget R, with ascent on both lam; AdamW trains all weights, class token and position embedding
 among them, and never decays saliencies and thresholds.
 
 Adapted [our choice]:
 
-- proj and fc2 lose no output rows: these are channels of the residual stream, which no stock model can lose in one
-  layer alone.
+- proj and fc2 lose no output rows: these are channels of the residual stream, which a stock model cannot lose in a
+  single layer.
 - The rates of the thresholds and of the ascent are divided by the number of updates, so that after about half of them
   the share of the cost is at most 0.05 above the budget, however few they are. Thresholds have no momentum, which at
-  such rates would carry them far past it. As in the paper, nothing pulls the cost up again once it is below.
+  such rates would overshoot the budget by far. As in the paper, nothing raises the cost again once it is below.
 - Saliencies start at up to ``TIE_BREAK``, in the order of Taylor's evidence from the labels of the calibration images;
-  the paper's are all 0, ties that training alone breaks. The ranking begins as that of another method, which helps this
-  one against the paper's, the more so the shorter the search.
+  the paper's are all 0, ties that only training breaks. The ranking starts as another method's, which gives this
+  version an advantage over the paper's, the more so the shorter the search.
 - Hidden counts are multiples of 16 in groups of at least 256 units, where that is no more than a sixteenth; smaller
   groups and heads count by one. The plan itself rounds as the budget asks.
-- The shallow classifiers read the mean of a block's tokens and only teach: no block is removed, since a classifier
-  that takes the place of later blocks would change more than units.
+- The shallow classifiers read the mean of a block's tokens and serve only as training losses: no block is removed,
+  since a classifier that takes the place of later blocks would change more than units.
 - The plan continues the thresholds: one common offset of all theta meets the budget.
 """
 
@@ -48,14 +48,14 @@ from xpruner.units.gates import gating
 
 THETA_START = 10.0
 THETA_TRAVEL = 100.0
-"""Rate of the thresholds times the number of updates: the way of 10 from dense to a half takes at least a tenth of
-them. The paper's 0.0025 in 100 epochs of ImageNet makes it 625: the same way in fewer, longer steps."""
+"""Rate of the thresholds times the number of updates: the distance of 10 from dense to a half takes at least a tenth of
+them. The paper's 0.0025 in 100 epochs of ImageNet makes it 625: the same distance in fewer, longer steps."""
 SALIENCY_LR, TIE_BREAK = 1e-3, 0.1
 LAMBDA_RATE = 20.0
-"""Ascent rate of lam1 times the number of updates; with more, all thresholds fall in step whatever the task says, with
-less, the cost stays far above the budget."""
+"""Ascent rate of lam1 times the number of updates; with more, all thresholds fall together regardless of the task, with
+less, the cost remains far above the budget."""
 SHALLOW = (2 / 3, 5 / 6)
-"""Shares of the depth at which shallow classifiers read."""
+"""Shares of the depth at which shallow classifiers are attached."""
 
 
 @register_method("wdpruning", changes_weights=True, check=check_training)
@@ -78,7 +78,8 @@ def search(problem: Problem) -> Outcome:
 
 
 class _Run:
-    """The loss of a step, and all that it needs: what is learned lies in ``learned``, so that a search can resume."""
+    """The loss of a step, and all that it needs; all state that changes is in ``learned``, so that a search can
+    resume."""
 
     def __init__(self, problem: Problem):
         self.problem, self.steps = problem, max(problem.config.search.steps, 1)
@@ -122,7 +123,7 @@ class TopShare(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, saliency: Tensor, theta: Tensor, count: int) -> Tensor:
-        """Returns a (units,) mask of 0 and 1 that keeps ``count`` units, which is what theta says."""
+        """Returns a (units,) mask of 0 and 1 that keeps ``count`` units, the number given by theta."""
         mask = torch.zeros_like(saliency)
         mask[saliency.argsort(descending=True, stable=True)[:count]] = 1
         ctx.save_for_backward(mask)
@@ -159,7 +160,8 @@ class Widths(nn.Module):
 
     @torch.no_grad()
     def margins(self) -> dict[str, Tensor]:
-        """Returns for each group (units,) margins: raising every theta by one offset keeps those above minus it.
+        """Returns for each group (units,) margins: raising every theta by an offset keeps the units with margins above
+        minus the offset.
 
         The unit of rank r, from 0 for the best, is among sigmoid(theta) n once theta is above logit(r / n).
         """
@@ -219,7 +221,7 @@ def _widths_below(problem: Problem, paths: Iterable[str]) -> dict[str, int]:
 
 
 def _tie_breaks(problem: Problem) -> dict[str, Tensor]:
-    """Returns for each unit ``TIE_BREAK`` times the share of its group whose evidence is less."""
+    """Returns for each unit ``TIE_BREAK`` times the share of its group with less evidence."""
     evidence = class_evidence(
         problem.model, problem.units, problem.calibration, problem.num_classes, precision=problem.config.precision
     )

@@ -1,4 +1,4 @@
-"""Models: the dense model of a run wherever its weights lie, and models on disk."""
+"""Models: the dense model of a run, from any source of weights, and models on disk."""
 
 from typing import TYPE_CHECKING
 

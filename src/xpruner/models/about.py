@@ -13,19 +13,19 @@ from xpruner.runtime.outputs import classes_of
 log = logging.getLogger("xpruner")
 
 FAR, ERRORS = 0.03, 3
-"""So much less top-1 than was noted, and so many standard errors, are more than other kernels or images explain."""
+"""A drop from the noted top-1, and a number of standard errors, that other kernels or images do not explain."""
 FEW = 20
-"""Fewer images tell nothing."""
+"""With fewer images, no warning."""
 UNNAMED = "LABEL_"
-"""What transformers calls classes of which it knows no name, before their number."""
+"""Prefix, before a number, of the names that transformers gives to unnamed classes."""
 
 
 @dataclass(frozen=True)
 class About:
-    """What came with a model; a copy of the model has it too.
+    """Notes that come with a model; copies of the model keep them.
 
     Attributes:
-        input: The images that it expects, where something more than its architecture says so.
+        input: The images that it expects, where that is known from more than its architecture.
         class_names: Of its outputs in order.
         top1: Its accuracy, 0 to 1, as noted beside it.
     """
@@ -36,12 +36,12 @@ class About:
 
 
 def about(model: nn.Module) -> About:
-    """Returns what was noted of a model; nothing where nothing was."""
+    """Returns the notes on a model; empty ones where there are none."""
     return getattr(model, "xpruner_about", None) or About()
 
 
 def note(model: Any, **known: Any) -> None:
-    """Notes something of a model, by the names of :class:`About`."""
+    """Adds notes to a model, by the names of :class:`About`."""
     model.xpruner_about = replace(about(model), **known)
 
 
@@ -53,12 +53,12 @@ def known_classes(model: Any) -> Classes:
 
 
 def warn_of_accuracy(model: nn.Module, top1: float, images: int) -> None:
-    """Logs a warning where a dense model does hardly better than chance, or far worse than was noted beside it.
+    """Logs a warning where a dense model is hardly better than chance, or far worse than noted beside it.
 
     Args:
         model: The model.
         top1: Its accuracy on the data at hand, 0 to 1.
-        images: On how many images that was measured.
+        images: Number of images that it was measured on.
     """
     if images < FEW:
         return

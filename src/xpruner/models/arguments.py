@@ -1,4 +1,4 @@
-"""Which arguments and configurations from a file may reach timm and transformers: plain values that run and fetch
+"""Checks of arguments and configurations from files for timm and transformers: plain values that run and fetch
 nothing."""
 
 import inspect
@@ -16,18 +16,18 @@ OF_THE_FACTORY = {
     for name, parameter in inspect.signature(build).parameters.items()
     if parameter.kind is not parameter.VAR_KEYWORD
 } | {"device", "dtype"}
-"""What timm's factory itself acts on, such as ``checkpoint_path``; all else reaches the architecture's constructor."""
+"""Arguments of timm's factory, such as ``checkpoint_path``; all others reach the architecture's constructor."""
 
 RUNNING = ("auto_map", "quantization_config", "use_kernels", "kernel_config", "backbone", "use_pretrained_backbone")
 """Keys in a configuration of transformers that make it run or fetch something."""
 ATTENTION = ("eager", "sdpa")
 """Implementations of attention that come with transformers and torch; others may be fetched from a hub."""
 BEYOND_THE_FIELDS = ("attn_implementation", "num_labels")
-"""Arguments of ``from_pretrained`` that are no fields of a configuration and harmless."""
+"""Harmless arguments of ``from_pretrained`` that are not fields of a configuration."""
 
 
 def check_timm(arguments: Mapping[str, Any], where: str) -> None:
-    """Raises UsageError unless arguments of ``timm.create_model`` reach the architecture alone, as plain values.
+    """Raises UsageError unless arguments of ``timm.create_model`` reach only the architecture, as plain values.
 
     Args:
         arguments: From a configuration or a file.
@@ -37,7 +37,7 @@ def check_timm(arguments: Mapping[str, Any], where: str) -> None:
         if name in OF_THE_FACTORY:
             raise UsageError(
                 f"{where} gives timm the argument {name!r}, which could run code or fetch files; leave it out: only "
-                "arguments of the architecture are taken, and weights as model.checkpoint or model.pretrained."
+                "arguments of the architecture are accepted, and weights as model.checkpoint or model.pretrained."
             )
         _check_plain(name, value, where)
 
@@ -56,8 +56,8 @@ def check_transformers(arguments: Mapping[str, Any], config_class: Any, where: s
         if name not in allowed:
             hint = str(unknown("field", name, allowed)).partition("; ")[2]
             raise UsageError(
-                f"{where} gives transformers the argument {name!r}, which is no field of {config_class.__name__} and "
-                f"could run code or fetch files; leave it out ({hint.rstrip('.')})."
+                f"{where} gives transformers the argument {name!r}, which is not a field of {config_class.__name__} "
+                f"and could run code or fetch files; leave it out ({hint.rstrip('.')})."
             )
     check_config(arguments, where)
 

@@ -1,4 +1,4 @@
-"""Models on disk: ``model.safetensors`` beside ``structure.json``, from which the library rebuilds what was cut."""
+"""Models on disk: ``model.safetensors`` beside ``structure.json``, from which the library rebuilds the cut model."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -39,19 +39,19 @@ def save(
     class_names: Sequence[str] | None = None,
     top1: float | None = None,
 ) -> None:
-    """Writes a model, dense or pruned; the folder is complete once its ``structure.json`` is there.
+    """Writes a model, dense or pruned; the folder is complete once its ``structure.json`` exists.
 
-    Before anything is written the model is rebuilt as :func:`load` will do it, and the outputs are compared.
+    Before anything is written the model is rebuilt as in :func:`load`, and the outputs are compared.
 
     Args:
         model: Made by ``timm.create_model`` or of a class of transformers, and pruned any number of times.
-        folder: Where to; made if absent.
+        folder: To write to; created if absent.
         kwargs: The arguments given to ``timm.create_model``; deduced from the model when absent. A model of
-            transformers knows its configuration itself; where that can express what was cut, the folder can be read by
-            ``from_pretrained`` too.
-        input_spec: The images that the model expects; as the model says when absent.
-        class_names: Of the classifier's outputs in order; as the model knows them when absent.
-        top1: Its accuracy, 0 to 1, to be noted beside it.
+            transformers has its own configuration; where that can express the cut, ``from_pretrained`` can read the
+            folder too.
+        input_spec: The images that the model expects; as noted on the model when absent.
+        class_names: Of the classifier's outputs in order; as noted on the model when absent.
+        top1: Its accuracy, 0 to 1, stored beside it.
 
     Raises:
         UsageError: If the model cannot be rebuilt from its architecture and arguments, or its weights are not finite or
@@ -64,7 +64,7 @@ def save(
     weights = {name: tensor.cpu().clone().contiguous() for name, tensor in model.state_dict().items()}  # some are tied
     config = _own_config(model, structure, weights)
 
-    def write_weights(temporary: Path) -> None:  # safetensors' own save_file does not tell a full disk by its errno
+    def write_weights(temporary: Path) -> None:  # safetensors' save_file hides the errno of a full disk
         temporary.write_bytes(safetensors.torch.save(weights, {"format": "pt"}))
         for older in (STRUCTURE, CONFIG, PROCESSOR):  # must never stand beside these weights
             (folder / older).unlink(missing_ok=True)
@@ -81,8 +81,8 @@ def save(
 def load(folder: str | Path) -> nn.Module:
     """Returns a saved model on the CPU in eval mode; its outputs are bit for bit those of the model saved there.
 
-    Its attention is fused where timm fuses it by default, whatever the saved model had set, and weights saved in half
-    or double precision are read in float32. Nothing is fetched, and no code in the folder runs.
+    Its attention is fused where timm fuses it by default, whatever the saved model used, and weights saved in half or
+    double precision are read in float32. Nothing is fetched, and no code in the folder runs.
 
     Raises:
         UsageError: If the folder holds no saved model, one of an architecture that timm does not know, arguments that
@@ -93,7 +93,7 @@ def load(folder: str | Path) -> nn.Module:
     structure = read_structure(folder)
     path = Path(folder).expanduser() / WEIGHTS
     try:
-        # own memory, whatever becomes of the file, and aligned as torch does it: alignment can change the last bit
+        # own memory, independent of the file, and aligned as by torch: alignment can change the last bit
         weights = {name: tensor.clone() for name, tensor in safetensors.torch.load_file(path).items()}
     except (SafetensorError, OSError) as error:
         raise XPrunerError(f"{path} is damaged ({error}); copy it again or save the model again.") from error
@@ -114,7 +114,7 @@ def load(folder: str | Path) -> nn.Module:
 
 
 def arguments_of(model: nn.Module, kwargs: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Returns the arguments that rebuild a model, proven by rebuilding it; best asked before the model is cut.
+    """Returns the arguments that rebuild a model, proven by rebuilding it; call it before the model is cut if possible.
 
     Args:
         model: As for :func:`save`.
@@ -127,7 +127,7 @@ def arguments_of(model: nn.Module, kwargs: Mapping[str, Any] | None = None) -> d
 
 
 def read_structure(folder: str | Path) -> Structure:
-    """Returns what the model in a folder is built of, without its weights.
+    """Returns the structure of the model in a folder, without its weights.
 
     Raises:
         UsageError: If the folder holds no saved model.
@@ -162,7 +162,7 @@ def first_difference(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) 
 
 def _describe(model: nn.Module, kwargs: Mapping[str, Any] | None, about: About) -> Structure:
     """Returns the model's structure, proven by rebuilding the model from it."""
-    prunable_parts(model)  # a model that cannot be pruned is refused before it is asked where it comes from
+    prunable_parts(model)  # refuses a model that cannot be pruned before identifying it
     library, architecture = identify(model)
     misfits = []
     for arguments in guesses(model, library, architecture) if kwargs is None else [_as_json(kwargs)]:
@@ -173,7 +173,7 @@ def _describe(model: nn.Module, kwargs: Mapping[str, Any] | None, about: About) 
     arguments, first = misfits[0]
     raise UsageError(
         f"The model cannot be rebuilt by timm.create_model({architecture!r}, **{arguments}): {first}; "
-        "pass the arguments that it was made with as kwargs=."
+        "pass the arguments that made it as kwargs=."
         if library == "timm"
         else f"The {architecture} cannot be rebuilt from its configuration: {first}; undo what changed it."
     ) from first
@@ -199,12 +199,12 @@ def _proven(
     listed = list(names) if names else None
     structure = Structure(architecture, arguments, counts, biases, spec, listed, library, made_with, about.top1)
     if not _same_outputs(_fit(dense, structure, weights), model, spec):
-        raise Misfit("its outputs are others")
+        raise Misfit("its outputs differ")
     return structure
 
 
 def _counts(model: nn.Module, dense: nn.Module) -> dict[str, int]:
-    """Returns how many units each group of the dense model has left; 0 where a branch or block is gone."""
+    """Returns how many units each group of the dense model has left; 0 where a branch or block was removed."""
     left = {key: part.size for key, part in prunable_parts(model).items()}
     whole = prunable_parts(dense)
     skipped = {key: part for key, part in whole.items() if part.is_one_unit and key not in left}
@@ -237,7 +237,7 @@ def _own_config(model: Any, structure: Structure, weights: Mapping[str, Tensor])
 
 
 def _fit(dense: Any, structure: Structure, weights: Mapping[str, Tensor], where: str = "the model") -> Any:
-    """Cuts a dense skeleton to the structure, in place, and gives it the weights, in eval mode."""
+    """Cuts a dense skeleton to the structure, in place, and loads the weights, in eval mode."""
     sizes = {key: part.size for key, part in prunable_parts(dense).items()}
     for key, count in structure.units.items():
         if not 0 <= count <= sizes.get(key, -1):
@@ -268,7 +268,7 @@ def _fit(dense: Any, structure: Structure, weights: Mapping[str, Tensor], where:
 
 @torch.no_grad()
 def _same_outputs(rebuilt: Any, model: nn.Module, spec: InputSpec) -> bool:
-    """Compares on one image, with room for the rounding of other kernels and for nothing else."""
+    """Compares on one image, with a tolerance for the rounding of other kernels only."""
     image = torch.rand(1, spec.channels, *spec.size, generator=torch.Generator().manual_seed(0))
     image = image.to(next(rebuilt.parameters()))
     outputs = []

@@ -1,4 +1,4 @@
-"""What lies in a checkpoint file, told by its content: weights by name, or in one sentence what it is instead."""
+"""Reads the weights in a checkpoint file by name; any other file is refused with a sentence that identifies it."""
 
 import argparse
 import logging
@@ -20,15 +20,15 @@ from xpruner.errors import UsageError, XPrunerError
 log = logging.getLogger("xpruner")
 
 NESTS = ("state_dict_ema", "model_ema", "state_dict", "model")
-"""Keys under which training scripts put the weights; as in timm's ``load_state_dict``, averaged ones come first."""
+"""Keys under which training scripts put the weights; as in timm's ``load_state_dict``, averaged ones are preferred."""
 STARTS = {
     b"version https://git-lfs": "a pointer of git-LFS in place of the file; run git lfs pull",
     b"\x89HDF\r\n\x1a\n": "an HDF5 file, as Keras writes it; give the weights as safetensors",
     b"\x1f\x8b": "compressed by gzip; unpack it first",
 }
-"""How files start that are taken for checkpoints, and what to do about them."""
+"""First bytes of files that are mistaken for checkpoints, with what they are and the remedy."""
 HEAD = 1024
-"""So many bytes tell what a file is."""
+"""Number of bytes that identify a file."""
 
 _SCALAR, _RECONSTRUCT = np.float64(0).__reduce__()[0], np.zeros(0).__reduce__()[0]
 HARMLESS: list[Any] = [
@@ -41,14 +41,14 @@ HARMLESS: list[Any] = [
     *((_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
     *((_RECONSTRUCT, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
 ]
-"""What training scripts leave beside the weights and what runs nothing: arguments, paths, numbers of numpy."""
+"""Harmless types that training scripts store beside the weights: arguments, paths, numbers of numpy."""
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Returns the weights in a file by name, as timm's ``load_state_dict`` finds them.
 
-    Read are safetensors, whatever the file is called, and pickles of tensors with ``weights_only=True``. Averaged
-    weights come before others; the prefixes of DistributedDataParallel and of ``torch.compile`` are taken off.
+    It reads safetensors, whatever the file's name, and pickles of tensors with ``weights_only=True``. Averaged weights
+    are preferred; the prefixes of DistributedDataParallel and of ``torch.compile`` are removed.
 
     Raises:
         UsageError: If there is no such file, or it is something else.
@@ -67,7 +67,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _refuse_others(path: Path, head: bytes) -> None:
-    """Raises UsageError where a file is something else than tensors, which is said."""
+    """Raises UsageError where a file holds no tensors; the message identifies it."""
     text = head.lstrip().lower()
     kind = next((kind for start, kind in STARTS.items() if head.startswith(start)), None)
     if kind is None and text.startswith((b"<!doctype html", b"<html")):
@@ -108,7 +108,7 @@ def _read_pickle(path: Path) -> Any:
             f"The checkpoint {path} holds {what}, as a whole pickled module does, and is not read; where it can be "
             "trusted, convert it to safetensors of its state_dict()."
         ) from error
-    except Exception as error:  # whatever unpickling raises at bytes that are no pickle
+    except Exception as error:  # unpickling bytes that are not a pickle raises nearly anything
         if "TorchScript" in str(error):
             raise UsageError(
                 f"The checkpoint {path} is a TorchScript archive, which is code; give a file of its state_dict()."
@@ -122,7 +122,7 @@ def _code_in(path: Path) -> str:
     try:
         with torch.serialization.safe_globals(HARMLESS):
             names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except Exception:  # of older formats, and of damaged files, there is no list
+    except Exception:  # older formats and damaged files have no list
         return ""
     return ", ".join(names[:3])
 
@@ -132,7 +132,7 @@ def _nested(path: Path, content: Any) -> dict[str, Tensor]:
     keys = list(content) if isinstance(content, dict) else []
     nests = [key for key in NESTS if key in keys and (content[key] is not None or key in NESTS[2:])]
     if len(nests) > 1:
-        log.info("%s holds %s; %r is taken, as timm does.", path, " and ".join(map(repr, nests)), nests[0])
+        log.info("%s holds %s; %r is read, as in timm.", path, " and ".join(map(repr, nests)), nests[0])
     weights = content[nests[0]] if nests else content
     if not _is_named(weights):
         held = f" but {', '.join(map(str, keys[:6]))}" if keys else ""

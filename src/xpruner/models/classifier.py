@@ -1,4 +1,4 @@
-"""Whether a model classifies as pruning takes it: each image into one class of several."""
+"""Checks that a model assigns each image to one class of several, and cuts its classes."""
 
 import copy
 from collections.abc import Sequence
@@ -13,17 +13,17 @@ SINGLE_LABEL = "single_label_classification"
 
 
 def check_single_label(model: Any) -> None:
-    """Raises UsageError where a model of transformers says that its outputs are no classes that exclude each other."""
+    """Raises UsageError where a model of transformers states that its outputs are not mutually exclusive classes."""
     kind = getattr(getattr(model, "config", None), "problem_type", None)
     if kind not in (None, SINGLE_LABEL):
         raise UsageError(
-            f"The {type(model).__name__} has the problem_type {kind!r}, but masks, distillation and accuracy take an "
-            f"image to be of one class; give a model for {SINGLE_LABEL}."
+            f"The {type(model).__name__} has the problem_type {kind!r}, but masks, distillation and accuracy assume "
+            f"one class an image; give a model for {SINGLE_LABEL}."
         )
 
 
 def keep_classes(model: nn.Module, labels: Sequence[int]) -> nn.Module:
-    """Returns a copy of a classifier with some of its outputs, in this order, and their logits as they were.
+    """Returns a copy of a classifier with some of its outputs, in this order, and unchanged logits.
 
     Raises:
         UsageError: If the logits do not come from linear layers.

@@ -1,4 +1,4 @@
-"""The dense model of a run: made by timm or read from a saved folder, with weights from wherever they lie."""
+"""The dense model of a run: made by timm or read from a saved folder, with weights from any source."""
 
 import logging
 from collections.abc import Mapping
@@ -28,9 +28,9 @@ from xpruner.runtime.outputs import classes_of
 log = logging.getLogger("xpruner")
 
 PREPROCESSING = ("mean", "std", "interpolation", "crop_pct", "crop_mode")
-"""The options that say how images are prepared; with all of them a model's own processor need not be read."""
+"""The options of preprocessing; with all of them set a model's own processor is not read."""
 PREFIX = "transformers:"
-"""In front of a name on the hub of transformers, to tell it from a folder."""
+"""Prefix of a name on the hub of transformers, which distinguishes it from a folder."""
 
 
 def load_model(config: ModelConfig, num_classes: int | None = None) -> tuple[nn.Module, dict[str, Any] | None]:
@@ -38,11 +38,11 @@ def load_model(config: ModelConfig, num_classes: int | None = None) -> tuple[nn.
 
     Args:
         config: Its name, its weights, its arguments.
-        num_classes: Of the data, where neither the configuration nor the weights say it.
+        num_classes: Of the data, used where neither the configuration nor the weights define it.
 
     Returns:
         The model, and the arguments of ``timm.create_model`` that made it, for ``xpruner.save``; None for a model of
-        transformers, which knows its configuration.
+        transformers, which has its own configuration.
 
     Raises:
         UsageError: If the name or an argument is unknown or could run code or fetch files, or the weights are not
@@ -74,7 +74,7 @@ def _found(config: ModelConfig, num_classes: int | None) -> tuple[nn.Module, dic
     kwargs = {**config.kwargs, **stated}
     path = Path(config.checkpoint).expanduser() if config.checkpoint else None
     weights = stored_weights(path) if path else None
-    if "num_classes" not in kwargs:  # the weights know better than the data, whose classes are compared later
+    if "num_classes" not in kwargs:  # the weights take precedence over the data, whose classes are compared later
         kwargs["num_classes"] = (classes_in(weights, config.name) if weights else None) or num_classes
     kwargs = {key: value for key, value in kwargs.items() if value is not None}
     model = _create(config, kwargs)
@@ -89,8 +89,8 @@ def load_teacher(recipe: FinetuneConfig, dense: nn.Module) -> nn.Module | None:
     """Returns what fine-tuning distils from: the model that the recipe names, else the dense one; None without either.
 
     Raises:
-        UsageError: If there is no such model, its classes are not those of the dense model, or it takes no images of
-            that size.
+        UsageError: If there is no such model, its classes are not those of the dense model, or it does not accept
+            images of that size.
         XPrunerError: If its published weights cannot be fetched.
     """
     if recipe.distill == 0:
@@ -109,20 +109,20 @@ def load_teacher(recipe: FinetuneConfig, dense: nn.Module) -> nn.Module | None:
 
 
 def _check_teacher(teacher: nn.Module, dense: nn.Module, name: str) -> None:
-    """Raises UsageError where a teacher's outputs for the dense model's images would be no answers to learn from."""
+    """Raises UsageError where a teacher cannot be distilled from on the dense model's images."""
     theirs, ours = known_classes(teacher).names, known_classes(dense).names
     if theirs and ours and theirs != ours:
         raise UsageError(f"The teacher {name} has its classes in another order than the model; give one with the same.")
     theirs_input, ours_input = InputSpec.of(teacher), InputSpec.of(dense)
     if (theirs_input.mean, theirs_input.std) != (ours_input.mean, ours_input.std):
-        log.warning("The teacher %s expects %s, but is shown images as the model: %s.", name, theirs_input, ours_input)
+        log.warning("The teacher %s expects %s, but gets the model's images: %s.", name, theirs_input, ours_input)
     try:
         with torch.no_grad():
             teacher.eval()(torch.zeros(1, *ours_input.shape))
-    except Exception as error:  # whatever the library raises at images of another size
+    except Exception as error:  # images of another size raise nearly anything
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise UsageError(
-            f"The teacher {name} does not take the model's images of {ours_input.size[0]} x {ours_input.size[1]} "
+            f"The teacher {name} does not accept the model's images of {ours_input.size[0]} x {ours_input.size[1]} "
             f"pixels ({reason}); give a teacher of that size, or leave it out."
         ) from error
 
@@ -182,17 +182,17 @@ def _from_folder(config: ModelConfig) -> tuple[nn.Module, dict[str, Any]]:
 
 
 def _create(config: ModelConfig, kwargs: Mapping[str, Any]) -> Any:
-    """Makes a model of timm; what is drawn at random, such as a head for other classes, is the same every time."""
+    """Makes a model of timm; what is drawn at random, such as a head for other classes, is reproducible."""
     check_timm(kwargs, "model.kwargs")
     try:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)
             return timm.create_model(config.name, pretrained=config.pretrained, **kwargs)
-    except Exception as error:  # from the network and the hub, or whatever timm raises at arguments it does not take
+    except Exception as error:  # from the network and the hub, or from timm about arguments
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         if config.pretrained and isinstance(error, OSError | RuntimeError):
             raise XPrunerError(
-                f"The published weights of {config.name} cannot be had ({reason}); give a file as model.checkpoint."
+                f"The published weights of {config.name} cannot be fetched ({reason}); give a file as model.checkpoint."
             ) from error
         raise UsageError(
             f"timm cannot build {config.name!r} with {dict(kwargs)} ({reason}); correct model.kwargs."

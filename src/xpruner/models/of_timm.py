@@ -15,14 +15,14 @@ WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 @dataclass(frozen=True)
 class TimmFolder:
-    """What such a folder says.
+    """The content of such a folder.
 
     Attributes:
         architecture: timm's name of the model.
         kwargs: The arguments of ``timm.create_model``.
         weights: The file of its weights.
         pretrained_cfg: timm's description of its input.
-        class_names: Of the classifier's outputs in order, where they are there.
+        class_names: Of the classifier's outputs in order, where the folder has them.
     """
 
     architecture: str
@@ -32,10 +32,10 @@ class TimmFolder:
     class_names: tuple[str, ...] | None
 
     def preprocessing(self, built: InputSpec) -> InputSpec:
-        """Returns how images are prepared: what the folder says, and the rest as the model was built.
+        """Returns the preprocessing: the folder's values, and the model's own for the rest.
 
         Raises:
-            UsageError: If no image could be prepared so.
+            UsageError: If no image could be prepared this way.
         """
         said = {name: value for name, value in self.pretrained_cfg.items() if value is not None}
         return InputSpec.from_dict({**built.to_dict(), **said})
@@ -51,7 +51,7 @@ def is_timm_folder(name: str) -> bool:
 
 
 def read_timm_folder(folder: Path) -> TimmFolder:
-    """Reads a folder that :func:`is_timm_folder` knows.
+    """Reads a folder that :func:`is_timm_folder` accepts.
 
     Raises:
         UsageError: If it has no weights.

@@ -20,11 +20,11 @@ def read_transformers(name: str, kwargs: Mapping[str, Any]) -> nn.Module:
 
     Args:
         name: A folder, or a name on the hub.
-        kwargs: Fields of the model's configuration to be other than they are there.
+        kwargs: Fields of the model's configuration to override.
 
     Raises:
-        UsageError: If there is no such model, its weights are incomplete, not finite or not of floating point, it
-            classifies otherwise than into one class of several, or something in it could run code or fetch files.
+        UsageError: If there is no such model, its weights are incomplete, not finite or not of floating point, it does
+            not assign images to one class of several, or something in it could run code or fetch files.
     """
     library = require("transformers", "load this model")
     folder = Path(name).expanduser()
@@ -42,14 +42,14 @@ def read_transformers(name: str, kwargs: Mapping[str, Any]) -> nn.Module:
         )
     except UsageError:
         raise
-    except Exception as error:  # from the hub, or whatever transformers raises at a folder that it cannot read
+    except Exception as error:  # from the hub, or from transformers about a folder that it cannot read
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise UsageError(
             f"transformers cannot load {name!r} ({reason}); give a folder or hub name of an image classifier whose "
             "weights are safetensors."
         ) from error
     if found["missing_keys"]:
-        raise UsageError(f"{name} lacks the weight {min(found['missing_keys'])!r}; give a model that is trained whole.")
+        raise UsageError(f"{name} lacks the weight {min(found['missing_keys'])!r}; give a completely trained model.")
     if local:
         check_types(folder, dict(model.named_parameters()))
     check_weights(model, name)

@@ -1,4 +1,4 @@
-"""A dense model that the caller has at hand: checked, and copied so that theirs stays as it is."""
+"""Checks a dense model that the caller passes, and copies it so that theirs is not changed."""
 
 import copy
 from typing import Any
@@ -16,7 +16,7 @@ def own_copy(model: nn.Module) -> nn.Module:
 
     Raises:
         UsageError: If something wraps the model or changed its layers, its weights are not finite or not of floating
-            point, or it classifies otherwise than into one class of several.
+            point, or it does not assign images to one class of several.
     """
     check_module(model)
     check_single_label(model)

@@ -1,4 +1,4 @@
-"""How transformers prepares images for a model, read as an InputSpec and proven against its own processor."""
+"""Reads the preprocessing of a model of transformers as an InputSpec, verified against its own processor."""
 
 import logging
 import math
@@ -21,13 +21,13 @@ INTERPOLATIONS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "b
 """Pillow's numbers, as processors write them, and timm's names."""
 BY_HAND = "give model.mean, model.std, model.interpolation, model.crop_pct and model.crop_mode"
 CONVNEXT_WHOLE, LEVIT_MARGIN = 384, 256 / 224
-"""From so many pixels on ConvNeXt's processor crops nothing; LeViT's resizes by so much more than it keeps."""
+"""Side in pixels from which ConvNeXt's processor does not crop; factor by which LeViT's resizes beyond its crop."""
 MEAN_TOLERANCE, MOST_TOLERANCE = 0.5, 8.0
-"""Of 255 levels: kernels round otherwise, and a pixel's place, another kernel or a crop changes far more."""
+"""Tolerance in levels of 255: implementations round differently; another kernel, crop or offset changes far more."""
 
 
 def read_preprocessing(place: str, local: bool) -> InputSpec | None:
-    """Returns how a model of transformers wants its images; None, with a warning, where nothing says so.
+    """Returns the preprocessing of a model of transformers; None, with a warning, where none is stored.
 
     Args:
         place: A folder, or a name on the hub.
@@ -38,14 +38,14 @@ def read_preprocessing(place: str, local: bool) -> InputSpec | None:
     """
     if local and not any((Path(place) / name).is_file() for name in FILES):
         log.warning(
-            "%s has no %s; mean, std and crop of ImageNet are taken. Where it was trained with others, %s.",
+            "%s has no %s; mean, std and crop of ImageNet are used. If it was trained with others, %s.",
             place, FILES[0], BY_HAND,
         )  # fmt: skip
         return None
     library = require("transformers", "load this model")
     try:
         processor = library.AutoImageProcessor.from_pretrained(place, trust_remote_code=False, local_files_only=local)
-    except Exception as error:  # from the hub, or whatever transformers raises at a file that it cannot read
+    except Exception as error:  # from the hub, or from transformers about a file that it cannot read
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise UsageError(
             f"The image processor of {place} cannot be read ({reason}); correct it, or {BY_HAND}."
@@ -55,10 +55,10 @@ def read_preprocessing(place: str, local: bool) -> InputSpec | None:
         spec = of_processor(processor.to_dict(), name)
         differs = _difference(spec, processor)
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise UsageError(f"The {name} of {place} cannot be followed ({error}); {BY_HAND}.") from error
+        raise UsageError(f"The {name} of {place} cannot be reproduced ({error}); {BY_HAND}.") from error
     if differs:
         raise UsageError(
-            f"The {name} of {place} prepares images otherwise than can be done here ({differs}); {BY_HAND}."
+            f"The {name} of {place} prepares images in a way that cannot be reproduced ({differs}); {BY_HAND}."
         )
     return spec
 
@@ -68,10 +68,10 @@ def of_processor(config: Mapping[str, Any], name: str = "") -> InputSpec:
 
     Args:
         config: As in ``preprocessor_config.json``, with the defaults of its class.
-        name: Of the class, for those whose resizing no key describes.
+        name: Of the class, for processors whose resizing no key describes.
 
     Raises:
-        KeyError, TypeError, ValueError: If something that is needed is not there.
+        KeyError, TypeError, ValueError: If a required key is missing.
     """
     size = config["size"]
     squash = "height" in size
@@ -99,7 +99,8 @@ def of_processor(config: Mapping[str, Any], name: str = "") -> InputSpec:
 
 
 def to_processor(spec: InputSpec) -> dict[str, Any] | None:
-    """Returns the ``preprocessor_config.json`` that lets transformers prepare images alike; None where none can."""
+    """Returns the ``preprocessor_config.json`` with which transformers prepares images the same way; None where it
+    cannot."""
     if spec.crop_mode == "border" or (spec.crop_mode == "center" and spec.size[0] != spec.size[1]):
         return None
     height, width = (math.floor(side / spec.crop_pct) for side in spec.size)
@@ -120,13 +121,13 @@ def to_processor(spec: InputSpec) -> dict[str, Any] | None:
 
 
 def crop_share(wanted: int, resized: int) -> float:
-    """Returns the crop_pct with which timm, which rounds down, resizes to just so many pixels before the crop."""
+    """Returns the crop_pct with which timm, which rounds down, resizes to exactly this many pixels before the crop."""
     share = wanted / resized
     return share if math.floor(wanted / share) == resized else wanted / (resized + 0.25)
 
 
 def _difference(spec: InputSpec, processor: Any) -> str | None:
-    """Compares on a landscape and a portrait; returns in words what differs by more than rounding, or None."""
+    """Compares on a landscape and a portrait image; describes what differs by more than rounding, or returns None."""
     scale = 255 * torch.tensor(spec.std).view(-1, 1, 1)
     for width, height in ((331, 257), (257, 331)):
         image = _scene(width, height)

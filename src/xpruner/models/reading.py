@@ -1,4 +1,4 @@
-"""Arguments of ``timm.create_model``, read off the modules of a model that it made."""
+"""Deduces the arguments of ``timm.create_model`` from the modules of a model that it made."""
 
 import math
 from collections.abc import Collection, Iterator, Sequence
@@ -14,18 +14,18 @@ from xpruner.runtime.outputs import classes_of
 from xpruner.units.modules.branch import ConstantBranch, SkippedBlock
 
 BLOCKS = (Block, ResPostBlock, SwinTransformerBlock, SkippedBlock)
-"""Blocks off which a model's arguments can be read."""
+"""Classes of blocks from which a model's arguments can be deduced."""
 ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu", "relu", "silu", "tanh", "hard_swish", "mish", "leaky_relu", "elu")
 """Names that timm gives to activations."""
 
 
 def outside(model: Any, plain: Any, recorded: Collection[str] = ()) -> dict[str, Any]:
-    """Returns what shows of a timm model's arguments whatever its family: classes, size of images, channels, pooling.
+    """Returns the arguments of a timm model that can be deduced in any family: classes, image size, channels, pooling.
 
     Args:
         model: The model.
         plain: One of the same architecture, made without arguments.
-        recorded: Arguments that are known to have been given, and may have changed since.
+        recorded: Names of arguments that are known to have been given, and may have changed since.
     """
     size = _side(getattr(getattr(model, "patch_embed", None), "img_size", None))
     shown: dict[str, Any] = {"num_classes": classes_of(model)} | ({} if size is None else {"img_size": size})
@@ -39,14 +39,14 @@ def outside(model: Any, plain: Any, recorded: Collection[str] = ()) -> dict[str,
 
 
 def readable(model: nn.Module) -> bool:
-    """Returns whether :func:`read_off` knows a model's class and all its blocks."""
+    """Returns whether :func:`read_off` supports a model's class and all its blocks."""
     return isinstance(model, VisionTransformer | SwinTransformer) and all(type(b) in BLOCKS for b in _blocks(model))
 
 
 def read_off(model: nn.Module, plain: nn.Module) -> Iterator[dict[str, Any]]:
     """Yields the arguments in which a model differs from its plain architecture, the likeliest first.
 
-    A dense model tells its own number of heads; of a model that lost some, it follows from the width of one.
+    A dense model has its original number of heads; for a model that lost some, it follows from the width of a head.
 
     Args:
         model: A VisionTransformer or SwinTransformer.
@@ -61,7 +61,7 @@ def read_off(model: nn.Module, plain: nn.Module) -> Iterator[dict[str, Any]]:
 def _deduce(own: dict[str, Any], plain: dict[str, Any]) -> dict[str, Any]:
     """Returns the arguments that differ.
 
-    The skeleton needs hidden units enough to be cut from, so a pruned MLP needs no ``mlp_ratio`` of its own.
+    The skeleton only needs at least as many hidden units, so a pruned MLP needs no ``mlp_ratio`` of its own.
     """
     kwargs = {
         name: value

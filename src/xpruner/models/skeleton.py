@@ -1,4 +1,4 @@
-"""Dense models to be cut and filled: rebuilt from a name and arguments, and the arguments read off a model."""
+"""Dense models without weights, built from a name and arguments, and the arguments deduced from a model."""
 
 import difflib
 import importlib.metadata
@@ -16,18 +16,18 @@ from xpruner.models.arguments import check_config, check_timm
 from xpruner.models.reading import outside, read_off, readable
 
 RECORD = "_model_args"
-"""Attribute in which timm keeps the arguments that made a model, in versions that do; here it is always kept."""
+"""Attribute in which some versions of timm store the arguments that made a model; here it is always set."""
 
 
 class Misfit(Exception):
-    """Why arguments, structure and weights do not go together, in words."""
+    """Arguments, structure and weights that do not fit together; the message states why."""
 
 
 def identify(model: nn.Module) -> tuple[str, str]:
-    """Returns the library that a model comes from and what the model is called there.
+    """Returns the library that a model comes from and the model's name in it.
 
     Raises:
-        UsageError: If it cannot be told.
+        UsageError: If it cannot be identified.
     """
     if type(model).__module__.startswith("transformers."):
         return "transformers", type(model).__name__
@@ -38,17 +38,17 @@ def identify(model: nn.Module) -> tuple[str, str]:
 
 
 def skeleton(library: str, architecture: str, arguments: Mapping[str, Any], where: str = "kwargs=") -> Any:
-    """Returns the dense model with parameters of the right shapes, their values undefined, and true buffers.
+    """Returns the dense model with parameters of the right shapes, undefined values, and correct buffers.
 
     Args:
         library: ``timm`` or ``transformers``.
-        architecture: What the model is called there.
+        architecture: The model's name in it.
         arguments: Of ``timm.create_model``, or the configuration of transformers.
         where: Where the arguments stand, for messages.
 
     Raises:
         UsageError: If the library does not know the architecture, or an argument could run code or fetch files.
-        Misfit: If it does not take the arguments.
+        Misfit: If the library does not accept the arguments.
     """
     check, build = (check_config, _with_transformers) if library == "transformers" else (check_timm, _with_timm)
     check(arguments, where)
@@ -57,7 +57,7 @@ def skeleton(library: str, architecture: str, arguments: Mapping[str, Any], wher
             return build(architecture, arguments)
     except UsageError:
         raise
-    except Exception as error:  # whatever the library raises at arguments that it does not take
+    except Exception as error:  # unsupported arguments raise nearly anything
         raise Misfit(f"{library} refuses the arguments ({type(error).__name__}: {error})") from error
 
 
@@ -67,7 +67,7 @@ def version_of(library: str) -> str:
 
 
 def unknown_model(name: str) -> UsageError:
-    """Returns the error for a name that is none of timm's, with the nearest one."""
+    """Returns the error for a name that timm does not know, with the nearest one."""
     longer = sorted(timm.list_models(f"{name}*"), key=len)
     near = longer[:1] or difflib.get_close_matches(name, timm.list_models(), n=1, cutoff=0.5)
     return unknown("timm model", name, near or ["vit_*", "deit*", "swin_*"])
@@ -90,7 +90,7 @@ def _with_transformers(architecture: str, config: Mapping[str, Any]) -> nn.Modul
 
 
 class _Unwritten(TorchFunctionMode):
-    """Leaves new parameters unwritten: to draw weights only to replace them takes most of the time of a load."""
+    """Leaves new parameters uninitialised: drawing weights only to replace them takes most of the time of a load."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -103,8 +103,8 @@ class _Unwritten(TorchFunctionMode):
 def guesses(model: Any, library: str, architecture: str) -> Iterator[dict[str, Any]]:
     """Yields arguments that may have made the model, the likeliest first.
 
-    What was recorded when the model was made comes before what shows: a cut model tells its own widths, not those that
-    it was cut from.
+    Arguments recorded when the model was made come before deduced ones: a cut model shows its own widths, not those
+    that it was cut from.
     """
     if library == "transformers":
         yield json.loads(model.config.to_json_string(use_diff=False))

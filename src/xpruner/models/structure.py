@@ -1,4 +1,4 @@
-"""What a saved model is built of, as data: ``structure.json``."""
+"""The structure of a saved model, as data: ``structure.json``."""
 
 import json
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ FORMAT, VERSION, LIBRARIES = "xpruner", 2, ("timm", "transformers")
 
 @dataclass(frozen=True)
 class Structure:
-    """What a model is built of; with its weights it is the whole model.
+    """The structure of a model; with the weights it defines the whole model.
 
     Attributes:
         architecture: timm's name of the dense model, or the name of its class in transformers.
         kwargs: Arguments of ``timm.create_model`` that build it, or the configuration of transformers.
-        units: For each group's key how many units are there now; 0 where the whole branch or block is gone. Groups of
-            other kinds than heads and hidden units are named only where they were cut.
+        units: For each group's key its current number of units; 0 where the whole branch or block was removed. Groups
+            of other kinds than heads and hidden units are named only where they were cut.
         biases: Paths of the linear layers with a bias that the stock model lacks; compensation adds them.
         input: The images that the model expects.
         class_names: Of the classifier's outputs in order, where known.
@@ -47,7 +47,7 @@ class Structure:
         """Reads :meth:`to_json`.
 
         Raises:
-            XPrunerError: If the text is something else, or of a newer version.
+            XPrunerError: If the text is not a structure, or of a newer version.
         """
         try:
             data = json.loads(text)
@@ -68,7 +68,7 @@ class Structure:
                 input=InputSpec.from_dict(data["input"]),
                 class_names=None if data["class_names"] is None else _texts(data["class_names"]),
                 library=library,
-                made_with=str(data["made_with"] if "made_with" in data else data["timm"]),  # as version 1 named it
+                made_with=str(data["made_with"] if "made_with" in data else data["timm"]),  # its name in version 1
                 top1=_share(data.get("top1")),
             )
         except KeyError as error:
@@ -85,7 +85,7 @@ def _whole(count: Any) -> int:
 
 def _texts(names: Any) -> list[str]:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"{names!r} is no list of names")
+        raise ValueError(f"{names!r} is not a list of names")
     return names
 
 

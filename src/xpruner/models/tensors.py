@@ -1,4 +1,4 @@
-"""Whether weights are what can be pruned: finite, of floating point, and computed with in float32."""
+"""Checks that weights can be pruned (finite, of floating point) and converts them to float32."""
 
 import logging
 from collections.abc import Collection, Mapping
@@ -20,15 +20,15 @@ def check_weights(model: nn.Module, where: str) -> None:
     """Raises UsageError unless every weight of a model is finite and of floating point.
 
     Args:
-        model: Its buffers may hold integers and infinities, as those of windows and masks do, but no NaN.
-        where: What it is called, for the message.
+        model: Its buffers may hold integers and infinities, as for windows and masks, but no NaN.
+        where: Name of the model, for the message.
     """
     parameters = dict(model.named_parameters())
     check_tensors({**parameters, **dict(model.named_buffers())}, parameters, where)
 
 
 def check_tensors(tensors: Mapping[str, Tensor], parameters: Collection[str], where: str) -> None:
-    """Raises UsageError with the name of the first tensor that is no weight to be pruned.
+    """Raises UsageError with the name of the first tensor that cannot be pruned.
 
     Args:
         tensors: By name, as in a ``state_dict``.
@@ -52,10 +52,10 @@ def check_tensors(tensors: Mapping[str, Tensor], parameters: Collection[str], wh
 
 
 def check_types(folder: Path, parameters: Collection[str]) -> None:
-    """Raises UsageError with the name of the first tensor in a folder's safetensors that is of no type to be pruned.
+    """Raises UsageError with the name of the first tensor in a folder's safetensors whose type cannot be pruned.
 
-    Transformers turns every type into the one it computes in, so that what it loaded does not tell. That weights are
-    read in float32 which lie there in another type is logged.
+    Transformers converts every type, so that the loaded weights do not show the stored one. Weights stored in another
+    type are read in float32, which is logged.
     """
     others = set()
     for path in sorted(folder.glob("*.safetensors")):
@@ -64,7 +64,7 @@ def check_types(folder: Path, parameters: Collection[str]) -> None:
                 few = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  no mapping
                 types = {name: part.get_dtype() for name, part in few.items()}
         except (SafetensorError, OSError):
-            continue  # whoever reads the weights tells
+            continue  # reported when the weights are read
         for name, kind in types.items():
             known = kind in ("F32", "F16", "BF16", "F64")
             if not known and (name in parameters or kind not in ("I64", "I32", "I16", "BOOL")):
@@ -75,18 +75,18 @@ def check_types(folder: Path, parameters: Collection[str]) -> None:
 
 
 def in_float32(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
-    """Returns tensors with those of other floating-point types turned into float32, which is logged."""
-    others = {_word(tensor.dtype) for tensor in tensors.values() if _turns(tensor)}
+    """Returns tensors with other floating-point types converted to float32, which is logged."""
+    others = {_word(tensor.dtype) for tensor in tensors.values() if _is_converted(tensor)}
     if others:
         _log_types(where, others)
-    return {name: tensor.float() if _turns(tensor) else tensor for name, tensor in tensors.items()}
+    return {name: tensor.float() if _is_converted(tensor) else tensor for name, tensor in tensors.items()}
 
 
 def _log_types(where: object, types: Collection[str]) -> None:
     log.info("%s has weights in %s; they are read in float32.", where, " and ".join(sorted(types)))
 
 
-def _turns(tensor: Tensor) -> bool:
+def _is_converted(tensor: Tensor) -> bool:
     return tensor.dtype in READ and tensor.dtype != torch.float32
 
 

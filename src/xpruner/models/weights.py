@@ -1,4 +1,4 @@
-"""A model of timm gets the weights that training left in a file."""
+"""Loads the weights of a training checkpoint into a model of timm."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,14 +27,14 @@ def stored_weights(path: Path) -> dict[str, Tensor] | None:
 
 
 def classes_in(weights: Mapping[str, Tensor], name: str) -> int | None:
-    """Returns how many classes some weights tell apart, for a model that timm knows by this name."""
+    """Returns the number of classes of some weights, for a model of timm of this name."""
     published = timm.get_pretrained_cfg(name)
     classifiers = (weights.get(f"{head}.weight") for head in _heads(published.classifier if published else None))
     return next((len(classifier) for classifier in classifiers if classifier is not None), None)
 
 
 def load_weights(model: Any, path: Path, weights: Mapping[str, Tensor] | None) -> None:
-    """Gives a model of timm the weights in a file: all that timm's ``load_checkpoint`` reads, read the same way.
+    """Loads the weights of a file into a model of timm: every format of timm's ``load_checkpoint``, read the same way.
 
     Args:
         model: Filled in place.
@@ -76,7 +76,7 @@ def _load_arrays(model: Any, path: Path) -> None:
         model.load_pretrained(str(path))
     except UsageError:
         raise
-    except Exception as error:  # whatever numpy and timm raise at other arrays
+    except Exception as error:  # other arrays raise nearly anything
         raise XPrunerError(
             f"timm cannot read the arrays in {path} into this model ({error}); convert them to safetensors."
         ) from error
@@ -87,10 +87,10 @@ def _heads(classifier: str | Sequence[str] | None) -> tuple[str, ...]:
 
 
 def _check_classes(path: Path, given: int, wanted: int) -> None:
-    """Raises UsageError where a checkpoint has other classes; a remedy that shifts labels is none."""
+    """Raises UsageError where a checkpoint has another number of classes; no remedy may shift labels."""
     if given != wanted:
         raise UsageError(
-            f"The checkpoint {path} has {given} classes where {wanted} are asked for; if the data should have {given}, "
+            f"The checkpoint {path} has {given} classes where {wanted} are requested; if the data should have {given}, "
             "look for labels that start at 1, a class folder that is empty or not read, or a stray folder such as "
             "__MACOSX, else give a checkpoint that was trained on these classes."
         )

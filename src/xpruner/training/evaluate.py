@@ -38,7 +38,7 @@ def predict(
         precision: ``fp32``, ``bf16``, or ``fp16`` on a GPU.
 
     Raises:
-        UsageError: If there are no images, or the precision cannot be had.
+        UsageError: If there are no images, or the precision is not available.
     """
     if len(dataset) == 0:  # type: ignore[arg-type]
         raise UsageError("There are no images to evaluate on; choose a dataset that has some.")

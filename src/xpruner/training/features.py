@@ -1,4 +1,4 @@
-"""Features: what a model's last block hands on, token by token, to be compared with the dense model's."""
+"""Features: the output of a model's last block, token by token, compared with the dense model's."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from xpruner.errors import UsageError
 from xpruner.plan.plan import Plan
+from xpruner.runtime.hooks import hooked
 from xpruner.runtime.outputs import tensors_of
 from xpruner.units.registry import parts_of
 from xpruner.units.streams import stream_key
@@ -28,26 +29,25 @@ def last_block(model: nn.Module) -> str:
 
 
 def kept_stream(dense: nn.Module, plan: Plan) -> list[int] | None:
-    """Returns which channels of the residual stream are left where the last block ends; None where all are."""
+    """Returns which channels of the residual stream are kept at the end of the last block; None for all."""
     cut = any(key.endswith(":embed") for key in plan.keep)
     return plan.keep.get(stream_key(dense, last_block(dense))) if cut else None
 
 
 @contextmanager
-def handed_on(models: Sequence[nn.Module], block: str) -> Iterator[list[Tensor]]:
-    """Yields a list to which each model's forward pass adds what its block at this path puts out.
+def capture_block_outputs(models: Sequence[nn.Module], block: str) -> Iterator[list[Tensor]]:
+    """Yields a list to which each model's forward pass adds the output of its block at this path.
 
     Raises:
         UsageError: If a model has no such block.
     """
-    found: list[Tensor] = []
+    outputs: list[Tensor] = []
     modules = [_module(model, block) for model in models]
-    handles = [m.register_forward_hook(lambda _module, _args, out: found.append(tensors_of(out)[0])) for m in modules]
-    try:
-        yield found
-    finally:
-        for handle in handles:
-            handle.remove()
+    with hooked(
+        module.register_forward_hook(lambda _module, _args, output: outputs.append(tensors_of(output)[0]))
+        for module in modules
+    ):
+        yield outputs
 
 
 def _module(model: nn.Module, block: str) -> nn.Module:
@@ -61,8 +61,8 @@ def _module(model: nn.Module, block: str) -> nn.Module:
 def feature_loss(student: Tensor, teacher: Tensor, stream: Tensor | None = None) -> Tensor:
     """Returns the share of the variance of the teacher's tokens that the student misses: |s - t|^2 / |t - mean t|^2.
 
-    0 where both are equal, 1 for a student that knows the mean and nothing else. Where the student has other tokens
-    than the teacher, as after pooling, the means over the tokens are compared [our choice].
+    0 where both are equal, 1 for a student that outputs only the mean. Where the student has other tokens than the
+    teacher, as after pooling, the means over the tokens are compared [our choice].
 
     Args:
         student: (batch, ..., dim).
@@ -76,8 +76,8 @@ def feature_loss(student: Tensor, teacher: Tensor, stream: Tensor | None = None)
         teacher = teacher[..., stream]
     if student.shape[-1] != teacher.shape[-1]:
         raise UsageError(
-            f"finetune.features compares blocks that hand on {student.shape[-1]} and {teacher.shape[-1]} channels; say "
-            "which channels the student kept (stream), or set it to 0."
+            f"finetune.features compares blocks with outputs of {student.shape[-1]} and {teacher.shape[-1]} channels; "
+            "give the channels that the student kept (stream), or set it to 0."
         )
     ours, theirs = (tokens.float().flatten(1, -2) for tokens in (student, teacher.detach()))
     if ours.shape != theirs.shape:

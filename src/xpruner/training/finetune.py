@@ -1,4 +1,4 @@
-"""Fine-tuning: a student learns from a dense teacher and from labels, and goes on where it was stopped."""
+"""Fine-tuning: a student learns from a dense teacher and from labels, and resumes where it was stopped."""
 
 import math
 from collections.abc import Sequence
@@ -34,9 +34,9 @@ def finetune(
 ) -> nn.Module:
     """Trains the student in place and returns it in eval mode, with averaged weights when ``ema_decay`` is positive.
 
-    A run that was stopped goes on from ``state_dir`` and ends with the weights of one that never was: on a CPU bit by
-    bit, since all randomness of a step depends on the seed and the step alone. Without a teacher, and with ``distill``
-    0, this is plain training on labels. Both models are moved to accelerate's device.
+    A stopped run resumes from ``state_dir`` and ends with the weights of an uninterrupted one: bit for bit on a CPU,
+    because the randomness of a step depends only on the seed and the step. Without a teacher, and with ``distill`` 0,
+    this is plain training on labels. Both models are moved to accelerate's device.
 
     Args:
         student: Takes images (batch, channels, height, width), returns logits (batch, classes).

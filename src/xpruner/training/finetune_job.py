@@ -1,4 +1,4 @@
-"""What one fine-tuning run is asked to do: the data in their order, and the loss on a batch."""
+"""The task of one fine-tuning run: the data in their order, and the loss on a batch."""
 
 import hashlib
 from collections.abc import Iterator
@@ -17,12 +17,12 @@ from xpruner.data import batches
 from xpruner.errors import UsageError
 from xpruner.runtime.devices import autocast
 from xpruner.runtime.outputs import logits_of
-from xpruner.training.features import feature_loss, handed_on, last_block
+from xpruner.training.features import capture_block_outputs, feature_loss, last_block
 from xpruner.training.losses import finetune_loss
 from xpruner.training.options import LoopOptions
 
-UNTOLD = ("checkpoint_every", "cuda_graph")
-"""Options of the recipe that change nothing but time."""
+WITHOUT_EFFECT = ("checkpoint_every", "cuda_graph")
+"""Options of the recipe that do not affect the weights."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class FinetuneJob:
 
     @property
     def epoch_steps(self) -> int:
-        """Steps in an epoch; the images that do not fill a last one wait for the next epoch's order."""
+        """Steps in an epoch; the images that do not fill a last one are dropped until the next epoch's order."""
         return self.images // self.batch_size
 
     @property
@@ -69,7 +69,7 @@ class FinetuneJob:
         check(self.config, "finetune.")
         size, processes = self.batch_size, self.place.num_processes
         if size < 1:
-            raise UsageError(f"A step of {size} images, of {self.images}, teaches nothing; both must be 1 or more.")
+            raise UsageError(f"A step of {size} images, of {self.images}, trains nothing; both must be 1 or more.")
         if size % processes:
             raise UsageError(f"A step of {size} images cannot be split over {processes} processes; choose a multiple.")
         if (self.config.mixup or self.config.cutmix) and size // processes % 2:
@@ -81,8 +81,8 @@ class FinetuneJob:
         autocast(self.options.precision, self.place.device)
 
     def identity(self, student: nn.Module) -> dict[str, Any]:
-        """Returns what two runs must share for one to go on where the other stopped."""
-        config = {key: value for key, value in asdict(self.config).items() if key not in UNTOLD}
+        """Returns what two runs must share for one to resume the other."""
+        config = {key: value for key, value in asdict(self.config).items() if key not in WITHOUT_EFFECT}
         shapes = str([(name, tensor.shape) for name, tensor in student.state_dict().items()])
         return {
             **config,
@@ -107,7 +107,7 @@ class FinetuneJob:
                 workers=self.options.workers,
             )
             prepared = self.place.prepare_data_loader(loader)
-            prepared.set_epoch(epoch)  # accelerate would tell the dataset epoch 0 each time
+            prepared.set_epoch(epoch)  # accelerate would set epoch 0 each time
             yield from islice(prepared, self.steps - epoch * self.epoch_steps - first)
 
     def loss(self, student: nn.Module, teacher: nn.Module | None, images: Tensor, targets: Tensor) -> Tensor:
@@ -115,7 +115,7 @@ class FinetuneJob:
         weight = self.config.features
         compared = [self.place.unwrap_model(student), teacher] if weight and teacher is not None else []
         block = last_block(compared[-1]) if compared else ""
-        with autocast(self.options.precision, self.place.device), handed_on(compared, block) as features:
+        with autocast(self.options.precision, self.place.device), capture_block_outputs(compared, block) as features:
             logits = logits_of(student(images))
             with torch.no_grad():
                 wanted = logits_of(teacher(images)).float() if teacher is not None else None

@@ -33,7 +33,7 @@ def finetune_loss(logits: Tensor, targets: Tensor, teacher: Tensor | None, confi
     Args:
         logits: The student's (batch, classes).
         targets: Class indices (batch,), or soft targets (batch, classes).
-        teacher: The teacher's logits (batch, classes); absent when only labels teach.
+        teacher: The teacher's logits (batch, classes); absent for a loss on labels alone.
         config: Gives ``distill``, ``temperature`` and ``label_smoothing``.
     """
     told = label_loss(logits, targets, config.label_smoothing)

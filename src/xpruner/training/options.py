@@ -20,7 +20,7 @@ class LoopOptions:
         seed: Of the data order and of all randomness in a step.
         precision: Of the forward passes: ``fp32``, ``bf16``, ``fp16`` on a GPU, or ``auto`` for the faster of the first
             two.
-        state_dir: Where the training state is kept, so that a loop that was stopped goes on; absent, nothing is stored.
+        state_dir: Where the training state is stored, so that a stopped loop resumes; absent, nothing is stored.
         on_step: Called in the first process after every update.
         checkpoint_every: Steps between states of a search; fine-tuning has its own in its recipe.
     """

@@ -1,4 +1,4 @@
-"""What a FinetuneConfig asks for, made of timm's pieces."""
+"""Builds the optimizer, schedule, mixup and weight average of a FinetuneConfig from timm's."""
 
 from timm.data import Mixup
 from timm.optim import create_optimizer_v2

@@ -1,4 +1,5 @@
-"""The loop in which masks and thresholds are learned: frozen weights, exact resuming, and a stop when a loss breaks."""
+"""The training loop of searches, such as of masks and thresholds: exact resuming, and a stop when a loss is not
+finite."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -26,13 +27,13 @@ class Loop:
 
     Attributes:
         name: For the progress display and messages.
-        learned: Holds all that changes from step to step, as parameters and buffers.
+        learned: Holds all state that changes from step to step, as parameters and buffers.
         optimizer: Over its parameters.
         loss: The loss of a step.
         steps: Updates in all.
-        identity: What another call must share to go on from the stored state, besides the loop's options.
-        after: Called with the number of every update once it is made, such as for a proximal step.
-        before: Called with the number of every update while its gradients are at hand, such as to clip them; returns
+        identity: What another call must share to resume from the stored state, besides the loop's options.
+        after: Called with the number of every update after it, such as for a proximal step.
+        before: Called with the number of every update once its gradients are computed, such as to clip them; returns
             their norm.
     """
 
@@ -47,7 +48,7 @@ class Loop:
 
 
 def learn(loop: Loop, train: Dataset, options: LoopOptions) -> None:
-    """Minimises the loss of a loop over what it learns, in place, and goes on where an earlier call was stopped.
+    """Minimises the loss of a loop over what it learns, in place, and resumes where an earlier call was stopped.
 
     Args:
         loop: What is learned.
@@ -55,7 +56,7 @@ def learn(loop: Loop, train: Dataset, options: LoopOptions) -> None:
         options: Batches, seed and state.
 
     Raises:
-        XPrunerError: If the loss or the norm of the gradients is not finite; what is learned is then as it was at the
+        XPrunerError: If the loss or the norm of the gradients is not finite; what is learned is then restored to the
             last good state.
         UsageError: If the stored state belongs to another search.
     """

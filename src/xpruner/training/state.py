@@ -1,4 +1,4 @@
-"""Training state on disk: one file for each checkpoint, whole or not at all, tensors and JSON only."""
+"""Training state on disk: one file for each checkpoint, written atomically, tensors and JSON only."""
 
 import json
 import logging
@@ -43,7 +43,7 @@ def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimizer(optimizer: Optimizer, snapshot: Snapshot) -> None:
-    """Puts back the state that :func:`optimizer_tensors` named; its learning rates stay as they are."""
+    """Restores the state that :func:`optimizer_tensors` returned; the learning rates are unchanged."""
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in snapshot.part("optimizer").items():
         index, key = name.split(".", 1)
@@ -57,11 +57,11 @@ def on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 class StateFolder:
-    """The two newest snapshots of one run: should the newest be broken, there is one before it.
+    """The two newest snapshots of one run: if the newest is damaged, the one before it is read.
 
     Args:
-        folder: Where they lie; made when the first is written.
-        identity: What a run must share with the one that wrote a snapshot to go on from it; JSON values.
+        folder: Where they lie; created when the first is written.
+        identity: What a run must share with the one that wrote a snapshot to resume from it; JSON values.
     """
 
     def __init__(self, folder: Path, identity: dict[str, Any]):
@@ -69,15 +69,15 @@ class StateFolder:
         self.newest: Path | None = None
 
     def write(self, snapshot: Snapshot) -> None:
-        """Adds a snapshot, then removes all but it and the one before.
+        """Adds a snapshot, then removes all except it and the one before.
 
         Raises:
-            XPrunerError: If the disk is full or the folder cannot be written; what was there stays.
+            XPrunerError: If the disk is full or the folder cannot be written; earlier snapshots are unchanged.
         """
         path = self.folder / f"step-{snapshot.step:08d}.safetensors"
         rest = {"step": snapshot.step, "scaler": snapshot.scaler, "identity": self.identity}
 
-        def fill(temporary: Path) -> None:  # safetensors' own save_file does not tell a full disk by its errno
+        def fill(temporary: Path) -> None:  # safetensors' save_file hides the errno of a full disk
             temporary.write_bytes(safetensors.torch.save(snapshot.tensors, {"state": json.dumps(rest)}))
 
         write_whole(path, fill)
@@ -86,7 +86,7 @@ class StateFolder:
         self.newest = path
 
     def read(self) -> Snapshot | None:
-        """Returns the newest snapshot that can be read, with a logged warning for each that cannot; None without one.
+        """Returns the newest readable snapshot, with a logged warning for each unreadable one; None without one.
 
         Raises:
             UsageError: If it was written by a run of another identity.
@@ -102,7 +102,7 @@ class StateFolder:
             self.newest = path
             return snapshot
         if paths:
-            log.warning("No training state in %s can be read; training begins anew.", self.folder)
+            log.warning("No training state in %s can be read; training starts from scratch.", self.folder)
         return None
 
     def _check(self, theirs: dict[str, Any]) -> None:
@@ -111,7 +111,7 @@ class StateFolder:
             if was != now:
                 raise UsageError(
                     f"The training state in {self.folder} was made with {key} {was}, not {now}; "
-                    "give another folder, or delete this one to begin anew."
+                    "give another folder, or delete this one to start from scratch."
                 )
 
 

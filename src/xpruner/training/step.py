@@ -12,11 +12,12 @@ Compute = Callable[[Tensor, Tensor], Tensor]
 """From images and targets to the loss, detached; leaves its gradients in the student's parameters."""
 
 WARM_UP = 3
-"""Passes before a graph is captured, in which libraries set themselves up."""
+"""Passes before a graph is captured, in which libraries initialise."""
 
 
 def make_step(job: FinetuneJob, train_state: TrainState, teacher: nn.Module | None) -> Compute:
-    """Returns what computes the loss and gradients of a batch, as a CUDA graph where the recipe asks for one."""
+    """Returns a function that computes the loss and gradients of a batch, as a CUDA graph if the recipe asks for
+    one."""
 
     def compute(images: Tensor, targets: Tensor) -> Tensor:
         return train_state.backward(job.loss(train_state.model, teacher, images, targets))
@@ -30,14 +31,14 @@ def can_be_graphed(job: FinetuneJob, train_state: TrainState) -> bool:
 
 
 class Graphed:
-    """A step that is captured at its first call and replayed ever after, for batches of one shape.
+    """A step that is captured at its first call and replayed from then on, for batches of one shape.
 
     A small model's step is hundreds of kernels of a few microseconds each, which take a processor longer to launch
     than a GPU to run.
 
     Args:
         compute: The step.
-        train_state: Whose student it trains; its gradients stay where the graph writes them.
+        train_state: Whose student it trains; its gradients must keep their memory, which the graph writes to.
     """
 
     def __init__(self, compute: Compute, train_state: TrainState):

@@ -1,4 +1,4 @@
-"""A model in training, with all that must be stored to go on with it."""
+"""A model in training, with all state that resuming needs."""
 
 import torch
 from accelerate import Accelerator
@@ -24,7 +24,7 @@ class TrainState:
     def __init__(self, student: nn.Module, config: FinetuneConfig, steps: int, precision: str, place: Accelerator):
         self.student, self.clip_grad = student, config.clip_grad
         self.model = place.prepare_model(student)
-        student.__dict__.pop("_is_accelerate_prepared", None)  # a stock model comes out
+        student.__dict__.pop("_is_accelerate_prepared", None)  # leaves a stock model
         self.optimizer = make_optimizer(student, config)
         self.schedule = make_schedule(self.optimizer, config, steps)
         self.ema = make_ema(student, config)
@@ -37,16 +37,16 @@ class TrainState:
         return loss.detach()
 
     def clip(self) -> float:
-        """Clips the gradients and returns their norm before, 0 where fp16 overflowed.
+        """Clips the gradients and returns their norm before clipping, 0 where fp16 overflowed.
 
-        An overflow under fp16 is no failure: the scaler skips that update and scales less.
+        An overflow under fp16 is not a failure: the scaler skips that update and lowers its scale.
         """
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.student.parameters(), self.clip_grad)
         return norm.nan_to_num(0, 0, 0).item() if self.scaler.is_enabled() else norm.item()
 
     def update(self, step: int) -> float:
-        """Makes update number ``step``, counted from 1, with the gradients at hand; returns its learning rate."""
+        """Makes update number ``step``, counted from 1, with the current gradients; returns its learning rate."""
         self.schedule.step_update(step - 1)
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -62,7 +62,7 @@ class TrainState:
         return Snapshot(step, on_cpu(tensors | optimizer_tensors(self.optimizer)), self.scaler.state_dict())
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Puts everything back as it was when the snapshot was taken."""
+        """Restores everything to the snapshot."""
         self.student.load_state_dict(snapshot.part("student"))
         if self.ema is not None:
             self.ema.module.load_state_dict(snapshot.part("ema"))
@@ -78,13 +78,13 @@ class TrainState:
 
 
 class Checkpointer:
-    """Holds on to a train_state's last good state: in memory, and on disk where there is a folder.
+    """Keeps the last good state of a TrainState: in memory, and on disk where there is a folder.
 
-    It begins with the newest state in the folder, or else with that of the train_state as it comes.
+    It starts from the newest state in the folder, else from the TrainState's own.
 
     Attributes:
         good: The last good state.
-        folder: Where it is stored too; None without one, and in all processes but the first.
+        folder: Where it is stored too; None without one, and in all processes except the first.
     """
 
     def __init__(self, train_state: TrainState, folder: StateFolder | None, place: Accelerator):
@@ -98,7 +98,7 @@ class Checkpointer:
             self.good: Snapshot = found
 
     def keep(self, step: int) -> None:
-        """Takes the present state, after ``step`` updates, for the last good one."""
+        """Takes the current state, after ``step`` updates, as the last good one."""
         self.good = self.train_state.snapshot(step)
         if self.folder is not None:
             self.folder.write(self.good)

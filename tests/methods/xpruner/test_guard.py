@@ -35,7 +35,7 @@ def test_multipliers_rise_for_the_classes_beyond_the_limit_alone():
 
 @pytest.fixture
 def speaks_for_class_0(tiny_vit) -> nn.Module:
-    """Hidden unit 0 of the last block alone says class 0; without it the model says class 1."""
+    """Hidden unit 0 of the last block alone predicts class 0; without it the model predicts class 1."""
     with torch.no_grad():
         for parameter in tiny_vit.parameters():
             parameter.zero_()
@@ -67,7 +67,8 @@ def test_units_are_worth_the_weighed_odds():
 
 
 def test_a_class_that_would_be_lost_gets_the_unit_it_needs(speaks_for_class_0):
-    """On average unit 0 is worth 3 / 5, less than the others' 1; with a weight of 5/3 or more on class 0 it stays.
+    """The mean importance of unit 0 is 3 / 5, less than the others' 1; with a weight of 5/3 or more on class 0 it is
+    kept.
 
     Under the plan without the guard all images are lost, and it is the same at each of the larger budgets.
     """

@@ -75,7 +75,7 @@ def test_a_limit_worth_less_than_one_image_is_refused(labels, seen, has, remedy)
     with pytest.raises(UsageError) as caught:
         to_measure(torch.tensor(labels), seen, 2.0)
     assert str(caught.value) == (
-        "max_class_drop is 2, for which 50 training images of each class are needed, so that one is worth no more, "
+        "max_class_drop is 2, for which 50 training images of each class are needed, so that one weighs no more, "
         f"but {has} that are not for calibration; {remedy} (data.train_size, data.calibration_size)."
     )
 

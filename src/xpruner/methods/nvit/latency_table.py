@@ -1,7 +1,7 @@
-"""How long a model's layers take as a function of their widths: a table on a grid of widths, interpolated between them.
+"""Latency of a model's layers as a function of their widths: a table on a grid of widths, interpolated between them.
 
 The times are modelled by default: multiply-accumulates of matrices whose sides are rounded up to whole tiles, as
-hardware executes them. They are the same on every machine and in every run, which measured ones are not.
+hardware executes them. Unlike measured times they are the same on every machine and in every run.
 """
 
 import itertools
@@ -15,9 +15,9 @@ from torch import Tensor
 from xpruner.units import Term, Units
 
 TILE = 16
-"""Columns that matrix units work on at once, in half precision."""
+"""Columns that matrix units process at once, in half precision."""
 INTERVALS = 8
-"""Of the grid, at most, along the width of one group."""
+"""Points of the grid along the width of one group, at most."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class LatencyTable:
     times: Tensor
 
     def at(self, kept: Mapping[str, float]) -> float:
-        """Returns the time for so many kept units of each group, linearly interpolated along every axis."""
+        """Returns the time for a number of kept units of each group, linearly interpolated along every axis."""
         times = self.times
         for key, grid in zip(self.keys, self.widths, strict=True):
             width = kept[key]
@@ -46,7 +46,7 @@ class LatencyTable:
 
 
 def model_latency(units: Units) -> list[LatencyTable]:
-    """Returns a modelled table for every layer, an attention or an MLP, and one for what lies outside of them."""
+    """Returns a modelled table for every layer, an attention or an MLP, and one for everything outside of them."""
     layers: dict[str, list[Term]] = {}
     for term in units.terms:
         inner = [units[key].module for key in term.groups if units[key].kind != "embed"]
@@ -57,12 +57,12 @@ def model_latency(units: Units) -> list[LatencyTable]:
 def latency_gains(
     tables: Sequence[LatencyTable], kept: Mapping[str, int], bundles: Mapping[str, int]
 ) -> dict[str, float]:
-    """Returns for each group the time that one of its units saves, when its next bundle goes.
+    """Returns for each group the time saved by each unit of its next bundle when that is pruned.
 
     Args:
         tables: Of all layers.
-        kept: How many units of each group there are.
-        bundles: How many units of each group go together.
+        kept: Number of kept units of each group.
+        bundles: Number of units of each group that are pruned together.
     """
     gains = dict.fromkeys(kept, 0.0)
     for table in tables:

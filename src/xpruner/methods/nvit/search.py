@@ -2,15 +2,16 @@
 (Yang et al., Global Vision Transformer Pruning with Hessian-Aware Saliency, CVPR 2023).
 
 Kept: units of five kinds compete in one ranking, the embedding channels, heads, query-key, value and hidden dimensions;
-a unit is worth (the sum of w dL/dw over all weights linked to it)^2, made comparable between groups of different size,
-less eta times the latency that it saves, from a table with linear interpolation; the scores are averaged over the steps
-with momentum; units go in bundles, a few every so many steps, while the weights learn by hard distillation and the
+a unit's score is (the sum of w dL/dw over all weights linked to it)^2, normalised between groups of different size,
+less eta times the latency that it saves, from a table with linear interpolation; scores are averaged over the steps
+with momentum; units are pruned in bundles at regular intervals, while the weights learn by hard distillation and the
 divergence from the dense model.
 
 Adapted [our choice]: the latency is a deterministic model, so that a run can be repeated; the sum is divided by the
-root of the number of weights, and saliency and latency gain each by their mean over what is left, so that one eta fits
-any model; bundles are the paper's shares of the width; the cost falls in a straight line to the budget, instead of so
-many units a time; the same network gives the hard labels that gives the soft ones, where the paper has a CNN.
+root of the number of weights, and saliency and latency gain each by their mean over the kept units, so that one eta
+fits any model; bundles are the paper's shares of the width; the cost falls linearly to the budget, instead of by a
+fixed number of units each time; the dense model gives the hard labels as well as the soft ones, where the paper uses a
+CNN.
 """
 
 import copy
@@ -42,18 +43,20 @@ KINDS = ("embed", "head", "qk", "v", "hidden")
 MOMENTUM = 0.9
 """Of the saliency, as in Molchanov et al. (CVPR 2019)."""
 ETA = 0.01
-"""What the mean latency gain of a unit weighs against the mean saliency; the paper's is on the scale of its GPU. Hidden
-units are by far the most and save the least each: from 0.1 on, channels and heads go whatever their saliency."""
+"""Weight of the mean latency gain of a unit against the mean saliency; the paper's is on the scale of its GPU. Hidden
+units are by far the most numerous and save the least each: from 0.1 on, channels and heads are pruned whatever their
+saliency."""
 BUNDLES = {"embed": 16 / 768, "head": 2 / 12, "qk": 8 / 64, "v": 8 / 64, "hidden": 16 / 3072}
-"""Shares of the width that go together: 16, 2, 8, 8 and 16 units of DeiT-B."""
+"""Shares of the width that are pruned together: 16, 2, 8, 8 and 16 units of DeiT-B."""
 START, END = 0.1, 0.7
-"""Shares of the steps after which the first units go and the last ones are gone; the rest recovers."""
+"""Shares of the steps after which the first and the last units are pruned; the rest of the training recovers."""
 PRUNINGS = 40
-"""How often units go, at most; in a search of 600 steps about every ninth, in the paper every hundredth."""
+"""Number of times that units are pruned, at most; in a search of 600 steps at about every ninth, in the paper at every
+hundredth."""
 
 
 def check_steps(problem: Problem) -> None:
-    """Raises UsageError where there are no updates in which to prune, or in fp16."""
+    """Raises UsageError without updates to prune during, or in fp16."""
     check_training(problem)
     steps = problem.config.search.steps
     if steps < 1:
@@ -62,7 +65,7 @@ def check_steps(problem: Problem) -> None:
 
 @register_method("nvit", KINDS, changes_weights=True, check=check_steps)
 def search(problem: Problem) -> Outcome:
-    """Trains a copy in which the units of least worth are gated away, and cuts it.
+    """Trains a copy in which the lowest-scoring units are gated off, and cuts it.
 
     Raises:
         UsageError: If the budget cannot be reached.
@@ -80,7 +83,7 @@ def search(problem: Problem) -> Outcome:
 
 
 def schedule(steps: int) -> dict[int, float]:
-    """Returns the updates after which units go, each with the share of the way to the budget that is then behind."""
+    """Returns the updates after which units are pruned, each with the share of the reduction that is then reached."""
     last = max(1, round(END * steps))
     first = min(round(START * steps), last - 1)
     count = min(PRUNINGS, last - first)
@@ -88,7 +91,7 @@ def schedule(steps: int) -> dict[int, float]:
 
 
 def bundle_sizes(units: Units) -> dict[str, int]:
-    """Returns for each kind how many units go together, in a model whose narrowest group of the kind sets it."""
+    """Returns for each kind how many units are pruned together, by the narrowest group of the kind."""
     narrowest: dict[str, int] = {}
     for group in units:
         narrowest[group.kind] = min(group.size, narrowest.get(group.kind, group.size))
@@ -99,21 +102,21 @@ def saliency(products: Sequence[Tensor]) -> Tensor:
     """Returns (units,): (sum of w dL/dw over a unit's weights)^2 / number of its weights.
 
     Args:
-        products: (units, numbers) of every parameter that the units own a part of.
+        products: (units, numbers) of every parameter of which the units own a part.
     """
     total = torch.stack([tensor.sum(1) for tensor in products]).sum(0)
     return total.square() / sum(tensor.shape[1] for tensor in products)
 
 
 class Ledger(nn.Module):
-    """What is known of every unit, as buffers.
+    """The state of every unit, as buffers.
 
     Args:
         sizes: Number of units by group key.
 
     Attributes:
-        saliency: (all units,) averaged over the steps with momentum, while the unit is there.
-        gone: (all units,) the update after which the unit went; 0 while it is there.
+        saliency: (all units,) averaged over the steps with momentum, while the unit is kept.
+        gone: (all units,) the update after which the unit was pruned; 0 while it is kept.
     """
 
     saliency: Tensor
@@ -130,29 +133,29 @@ class Ledger(nn.Module):
         return dict(zip(self.sizes, values.split(list(self.sizes.values())), strict=True))
 
     def observe(self, seen: Mapping[str, Tensor]) -> None:
-        """Adds the saliency (units,) of every group in one step; that of units that are gone stays what it was."""
+        """Adds the saliency (units,) of every group in one step; that of pruned units is unchanged."""
         new = torch.cat([seen[key] for key in self.sizes]).to(self.saliency)
         self.saliency.copy_(torch.where(self.gone == 0, new.lerp(self.saliency, MOMENTUM), self.saliency))
 
     def keep(self) -> dict[str, list[int]]:
-        """Returns the units that are there."""
+        """Returns the kept units."""
         return {key: (gone == 0).nonzero()[:, 0].tolist() for key, gone in self.by_group(self.gone).items()}
 
     def remove_all_but(self, keep: Mapping[str, list[int]], step: int) -> None:
-        """Notes which units went after an update; one that comes back is there again."""
+        """Records which units were pruned after an update; a restored unit counts as kept again."""
         for key, gone in self.by_group(self.gone).items():
             there = torch.zeros_like(gone, dtype=torch.bool)
             there[keep[key]] = True
             gone.copy_(torch.where(there, 0, gone.where(gone > 0, step)))
 
     def gates(self) -> dict[str, Tensor]:
-        """Returns the 0/1 gates of the groups of which something is gone."""
+        """Returns the 0/1 gates of the groups of which units are pruned."""
         return {key: (gone == 0).float() for key, gone in self.by_group(self.gone).items() if gone.any()}
 
     def scores(self, gains: Mapping[str, float]) -> dict[str, Tensor]:
         """Returns for each group (units,): saliency less eta times latency gain, each relative to its mean.
 
-        Units that are gone score lowest, the earlier the lower: one comes back only where it alone fits a gap.
+        Pruned units score lowest, the earlier the lower: one is restored only where no other fits a gap in the budget.
 
         Args:
             gains: The latency that one unit of each group saves.
@@ -172,7 +175,7 @@ class _Pruning:
         self.problem, units = problem, problem.units
         self.student = resizable_copy(problem.model, units).train().requires_grad_(True)
         kinds = list(dict.fromkeys(group.kind for group in units))
-        self.units = find_units(self.student, kinds, units.input_size)  # where the gates of the copy lie
+        self.units = find_units(self.student, kinds, units.input_size)  # located in the copy, for its gates
         self.ledger = Ledger({group.key: group.size for group in units}).to(next(self.student.parameters()).device)
         self.learned = nn.ModuleDict({"student": self.student, "ledger": self.ledger})
         self.recipe = WeightRecipe(self.student, problem)
@@ -193,7 +196,7 @@ class _Pruning:
         return label_loss(logits, dense.argmax(1)) + soft, {"divergence": soft.item(), "cost": share}
 
     def prune(self, step: int) -> None:
-        """Takes units away after an update where the schedule says so, so that the cost lies on its line."""
+        """Prunes units after an update if the schedule demands it, so that the cost follows its line."""
         if step not in self.schedule:
             return
         units, resource = self.problem.units, self.budget.resource
@@ -205,7 +208,8 @@ class _Pruning:
         self.ledger.remove_all_but(plan_from_scores(units, scores, replace(self.budget, amount=amount)).keep, step)
 
     def before(self, step: int) -> float:
-        """Weighs the units by the gradients of an update, readies it, and returns the norm of these gradients."""
+        """Updates the saliency by the gradients of an update, prepares the update, and returns the norm of the
+        gradients."""
         products = unit_weights(self.student, self.units, weight_times_gradient)
         self.ledger.observe({key: saliency(tensors) for key, tensors in products.items()})
         return self.recipe.before(step)
@@ -216,7 +220,7 @@ def restacked(student: nn.Module, model: nn.Module) -> nn.Module:
     weights = student.state_dict()
     model = copy.deepcopy(model)
     for name in model.state_dict():
-        if name not in weights:  # queries, keys and values lie in one layer here
+        if name not in weights:  # queries, keys and values are one layer here
             weights[name] = torch.cat([weights[name.replace(".qkv.", f".{part}.")] for part in ("qk", "v")])
     model.load_state_dict(weights, strict=False)
     return model

@@ -1,4 +1,5 @@
-"""What UVC learns beside the weights: how many units of each group go, which blocks run, and the duals of both."""
+"""What UVC learns besides the weights: how many units of each group are pruned, which blocks run, and the duals of
+both."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +13,7 @@ from xpruner.units import UnitGroup, Units
 RUN = 3.0
 """Logit at the start that a block runs: it is skipped in 5 of 100 updates."""
 TRAVEL = 3.0
-"""Share of a group that goes, over the whole search, at the largest gradient. The paper: SGD 0.02 on counts."""
+"""Share of a group that is pruned over the whole search at the largest gradient. The paper: SGD 0.02 on counts."""
 PROXIMAL = 2.5
 """Rate of the proximal step, summed over the search. The paper: that of the weights, 1e-4 a step."""
 DUAL = 20.0
@@ -24,7 +25,7 @@ SKIP = 1500.0
 
 
 def column_norms(model: nn.Module, group: UnitGroup) -> Tensor:
-    """Returns the (units,) squared norms of the columns of a group's consumer; a head has the sum of its own."""
+    """Returns the (units,) squared norms of the columns of a group's consumer; a head's is the sum over its columns."""
     assert group.consumer is not None
     layer: Any = model.get_submodule(group.consumer)
     weight = layer.weight.detach()
@@ -32,27 +33,28 @@ def column_norms(model: nn.Module, group: UnitGroup) -> Tensor:
 
 
 class Compression(nn.Module):
-    """The minimax problem: s units of a group go, of which the scores must be 0, until the budget is met.
+    """The minimax problem: s units of a group are pruned, whose scores must be 0, until the budget is met.
 
-    Everything is scaled so that a search of any length and a model of any size move alike [our choice]: scores are
-    relative to their group's mean in the dense model, the slope of the cost to its root mean square over the groups
-    there, so that a dual and the price weigh the same where both are 1; the excess of the cost is relative to what
-    remains or to what goes, whichever is less, and every rate is that of a whole search over its steps.
+    All quantities are scaled so that updates do not depend on the length of the search and the size of the model [our
+    choice]: scores are relative to their group's mean in the dense model, the slope of the cost to its root mean square
+    over the groups there, so that a dual and the price have equal weight where both are 1; the excess of the cost is
+    relative to the kept or the pruned share, whichever is less, and every rate is that of a whole search divided by its
+    steps.
 
     Args:
         model: The dense model.
         units: Groups with a consumer, and blocks.
         resource: ``macs`` or ``params``.
         target: Share of the dense model's cost that may remain.
-        steps: Of the search, those of the warm-up left out.
+        steps: Of the search, without those of the warm-up.
 
     Attributes:
         removed: (groups,) s or r, a number of units that is rounded up where it counts.
-        dual: (groups,) y or p, the multipliers of "the scores of what goes sum to 0".
+        dual: (groups,) y or p, the multipliers of "the scores of pruned units sum to 0".
         price: () z, the multiplier of the budget.
         run: (blocks,) logits that a block runs.
-        task_slope: (blocks,) sum of the task's slopes by these logits since their last step.
-        step: () updates so far, those of the warm-up included.
+        task_slope: (blocks,) sum of the slopes of the task's loss by these logits since their last step.
+        step: () updates so far, including those of the warm-up.
     """
 
     removed: Tensor
@@ -87,7 +89,8 @@ class Compression(nn.Module):
     def cost_and_slopes(self) -> tuple[float, Tensor, Tensor]:
         """Returns the share of the cost that remains, and its slopes by the removed shares and the blocks' logits.
 
-        Straight through, counts are rounded up, and a block counts in full while it is likelier to run than not.
+        By the straight-through estimator, counts are rounded up, and a block counts in full while it is likelier to run
+        than not.
         """
         with torch.enable_grad():
             shares = (self.removed / self.sizes).requires_grad_()
@@ -102,12 +105,12 @@ class Compression(nn.Module):
         return cost.item(), by_share, by_run
 
     def counts(self) -> list[int]:
-        """Returns how many units of each group go."""
+        """Returns how many units of each group are pruned."""
         return self.removed.ceil().long().tolist()
 
     @torch.no_grad()
     def shrink(self, model: nn.Module) -> None:
-        """The proximal step: divides the columns of the s least units of every group by 1 + 2 rate dual."""
+        """The proximal step: divides the columns of the s lowest units of every group by 1 + 2 rate dual."""
         divisors = (1 + 2 * PROXIMAL / self.steps * self.dual).tolist()
         for group, count, divisor in zip(self.groups, self.counts(), divisors, strict=True):
             if count and divisor > 1:
@@ -122,11 +125,11 @@ class Compression(nn.Module):
 
     @torch.no_grad()
     def descend(self, scores: Sequence[Tensor]) -> None:
-        """A step of s and r against dual x (score of the next unit to go) + price x slope of the cost.
+        """A step of s and r against dual x (score of the next unit to prune) + price x slope of the cost.
 
-        Where that gives units back, the next is the last that went: at 0, it holds nothing that would be saved, and s
-        rests instead of swinging about it [our choice]. The root mean square of the gradient over the groups is at
-        most 1, where the paper bounds the norm of one.
+        Where that restores units, the score is that of the last pruned unit: at 0 restoring it gains nothing, and s
+        rests instead of oscillating [our choice]. The root mean square of the gradient over the groups is at most 1,
+        where the paper bounds the norm of each gradient.
         """
         at = list(zip(scores, self.counts(), strict=True))
         cost, slopes, _ = self.cost_and_slopes()
@@ -140,7 +143,7 @@ class Compression(nn.Module):
 
     @torch.no_grad()
     def ascend(self, scores: Sequence[Tensor]) -> None:
-        """A step of the duals along what their constraints lack; none falls below 0."""
+        """A step of the duals along the violation of their constraints; none falls below 0."""
         sums = torch.stack([score[:count].sum() for score, count in zip(scores, self.counts(), strict=True)])
         self.dual += DUAL / self.steps * sums / self.sizes
         self.dual.clamp_(min=0)
@@ -149,19 +152,19 @@ class Compression(nn.Module):
         self.price.clamp_(min=0)
 
     def _price_at(self, cost: float) -> Tensor | float:
-        """Once the budget is met the price presses no more [our choice]: what it has emptied would not come back."""
+        """Returns the price, 0 once the budget is met [our choice]: units emptied by it would not recover."""
         return self.price if cost > self.target else 0.0
 
     @torch.no_grad()
     def choose_blocks(self, slope_of_task: Tensor, worth: float, share: float) -> None:
         """A step of the blocks' logits, of at most 1, against the slope of the task's loss + price x slope of the cost.
 
-        No block goes that the budget would not miss [our choice]: units that have been emptied for it would not come
-        back for a block that goes later.
+        No block is pruned unless the budget needs it [our choice]: units already emptied for the budget would not
+        recover when a block is pruned later.
 
         Args:
             slope_of_task: (blocks,) by the logits.
-            worth: What the whole cost is worth in the task's loss where the price is 1.
+            worth: Value of the whole cost in the task's loss where the price is 1.
             share: Of the search, since the last such step.
         """
         cost, _, slopes = self.cost_and_slopes()

@@ -1,13 +1,13 @@
 """UVC: weights, widths and skipped blocks from one minimax problem (Yu et al., ICLR 2022).
 
-Kept from the paper: in every layer s1 heads, s2 hidden units and r value dimensions go, and whole blocks are skipped by
-Gumbel-softmax; the squared column norms of proj and fc2 are the scores, and "the scores of the s least sum to 0" is
-the constraint, with a dual each; weights follow AdamW on the labels and the dense model's outputs and a proximal step,
-s and r descend, straight through their rounding up, and duals ascend, clamped at 0.
+Kept from the paper: in every layer s1 heads, s2 hidden units and r value dimensions are pruned, and whole blocks are
+skipped by Gumbel-softmax; the squared column norms of proj and fc2 are the scores, and "the scores of the s lowest sum
+to 0" is the constraint, with a dual each; weights follow AdamW on the labels and the dense model's outputs and a
+proximal step, s and r descend, straight through their rounding up, and duals ascend, clamped at 0.
 
-Adapted: the value dimensions that go are the same in all heads of a layer (the paper: in each head its own); the
-cost is that of the units, which the paper's released formula got wrong; 30 epochs become ``search.steps`` updates by
-rates that are scaled to them (``uvc_dual``); and the plan is solved to the budget around the learned counts.
+Adapted: the pruned value dimensions are the same in all heads of a layer (the paper: each head has its own); the cost
+is that of the units, in which the paper's released formula is wrong; 30 epochs become ``search.steps`` updates with
+rates scaled to them (``uvc/dual.py``); and the plan is solved to the budget around the learned counts.
 """
 
 import math
@@ -36,7 +36,7 @@ from xpruner.units.gates import gating
 KINDS = ("head", "hidden", "v", "block")
 DISTILL = 0.1
 TEMPERATURE = 0.5
-"""Of the Gumbel-softmax."""
+"""Temperature of the Gumbel-softmax."""
 WARMUP = 1 / 6
 """Share of the updates that train weights alone: 5 of the paper's 30 epochs."""
 CHOICES = 12
@@ -44,12 +44,12 @@ CHOICES = 12
 
 
 def check_columns(problem: Problem) -> None:
-    """Raises UsageError where a group is not read by a layer whose columns could be scored, or in fp16."""
+    """Raises UsageError where a group has no consumer whose columns can be scored, or in fp16."""
     check_training(problem)
     for group in problem.units:
         if group.kind != "block" and not _has_columns(problem.model, group):
             raise UsageError(
-                f"uvc scores the columns of the layer that reads the units, and the {group.kind} units of "
+                f"uvc scores the columns of the consumer of the units, and the {group.kind} units of "
                 f"{group.module!r} have none of their own; leave {group.kind!r} out of the kinds of unit to prune."
             )
     if all(group.kind == "block" for group in problem.units):
@@ -58,7 +58,7 @@ def check_columns(problem: Problem) -> None:
 
 @register_method("uvc", KINDS, changes_weights=True, check=check_columns)
 def search(problem: Problem) -> Outcome:
-    """Trains a copy of the model while the counts of its units, its blocks and the duals find their balance."""
+    """Trains a copy of the model together with the counts of its units, its blocks and the duals."""
     options, training = loop_options(problem, "uvc"), _Training(problem)
     recipe = WeightRecipe(training.model, problem)
     with frozen(problem.model):
@@ -80,7 +80,7 @@ def _has_columns(model: nn.Module, group: UnitGroup) -> bool:
 
 
 class _Training:
-    """The loss of a step and what follows it; what changes from step to step lies in ``learned``."""
+    """The loss of a step and the updates after it; all state that changes is in ``learned``."""
 
     def __init__(self, problem: Problem):
         self.problem, self.units = problem, problem.units
@@ -118,7 +118,7 @@ class _Training:
         return {"cost": self.compression.cost_and_slopes()[0], "price": self.compression.price.item()}
 
     def after(self, step: int) -> None:
-        """What follows an update of the weights: the proximal step, then s and r, the blocks, and the duals."""
+        """Acts after an update of the weights: the proximal step, then s and r, the blocks, and the duals."""
         self.compression.step.fill_(step)
         if step <= self.warmup:
             return
@@ -130,20 +130,20 @@ class _Training:
         compression.ascend(scores)
 
     def _choose_blocks(self, step: int) -> None:
-        """Gathers the slopes of the loss by the blocks' logits, and steps along their mean now and then."""
+        """Accumulates the slopes of the loss by the blocks' logits, and steps along their mean at intervals."""
         run, slope = self.compression.run, self.compression.task_slope
         if run.grad is not None:
             slope += run.grad
             run.grad = None
         every = max(1, round(self.steps / CHOICES))
         if step % every == 0:
-            worth = math.log(self.problem.num_classes)  # what a model loses that knows nothing
+            worth = math.log(self.problem.num_classes)  # the loss of a uniform prediction
             self.compression.choose_blocks(slope / every, worth, every / self.compression.steps)
             slope.zero_()
 
 
 def _plan(problem: Problem, trained: nn.Module, compression: Compression) -> Plan:
-    """Keeps what the learned counts keep, and meets the budget by one shift, common to all groups, of their shares."""
+    """Keeps the learned counts, and meets the budget by one common shift of all groups' shares."""
     units = problem.units
     skipped = _skipped(problem, compression)
     scores = {
@@ -157,7 +157,7 @@ def _plan(problem: Problem, trained: nn.Module, compression: Compression) -> Pla
 
 
 def _skipped(problem: Problem, compression: Compression) -> list[str]:
-    """Returns the blocks that are likelier skipped than run; fewer where the others cannot fill the budget."""
+    """Returns the blocks that are likelier skipped than run; fewer where the others cannot use up the budget."""
     order = compression.run.argsort().tolist()
     skipped = [compression.blocks[i].key for i in order if compression.run[i] < 0]
     target = problem.budget.target(problem.units)

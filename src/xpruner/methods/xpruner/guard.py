@@ -1,4 +1,4 @@
-"""The guard: no class may lose more than a limit; classes that would count more, in plan and in compensation."""
+"""The guard: no class may lose more than a limit; classes that would are weighted higher in plan and compensation."""
 
 import json
 import logging
@@ -31,26 +31,26 @@ log = logging.getLogger("xpruner")
 
 STEPS = 6
 RATE = 0.5
-"""Of the multipliers, for each percentage point that a class loses beyond the limit."""
+"""Ascent rate of the multipliers, for each percentage point that a class loses beyond the limit."""
 LARGER = (1.1, 1.2, 1.3)
 """Budgets, as multiples of the one that is asked, at which the limit is tried without multipliers."""
 
 
 @dataclass(frozen=True)
 class GuardFigures:
-    """What the guard came to, as plain numbers; drops are percentage points of top-1 after compensation alone.
+    """Figures of the guard, as plain numbers; drops are percentage points of top-1 after compensation, before training.
 
     Attributes:
-        limit: That no class may lose more than.
+        limit: Most that a class may lose.
         largest: Drop of the class that loses most.
         drops: Of each class by its label; None for a class without images.
-        weights: Multiplier of each class by its label, with a mean of 1; all are 1 where the plan held as it was.
-        images: Training images that were looked at, none of which compensation had seen where there were others.
-        price: Percentage points of top-1 over all these images that the guarded plan loses more than the one without.
+        weights: Multiplier of each class by its label, with a mean of 1; all are 1 where the limit already held.
+        images: Training images that drops were measured on; none of those used for compensation, if there are others.
+        price: Percentage points of top-1 over all these images that the guarded plan loses more than the unguarded one.
         largest_without: Drop of the class that loses most under the plan without the guard.
-        budget: That was asked, as a share of the dense model's cost.
+        budget: The requested one, as a share of the dense model's cost.
         budget_without: The least of a few larger budgets at which the limit holds without multipliers; None where it
-            holds at none of them, or the plan held as it was.
+            holds at none of them, or already held at the budget.
     """
 
     limit: float
@@ -65,16 +65,16 @@ class GuardFigures:
 
     @classmethod
     def of(cls, figures: Any, classes: int) -> "GuardFigures":
-        """Returns the figures that a run of so many classes kept.
+        """Returns the figures stored by a run of this many classes.
 
         Raises:
-            ValueError: If one is missing, of the wrong type or out of range, or they are of other classes.
+            ValueError: If one is missing, of the wrong type or out of range, or they are for another number of classes.
         """
         found = typed(cls, figures, "search.guard", whole=True)
         if not len(found.drops) == len(found.weights) == classes:
             raise ValueError(f"search.guard has {len(found.weights)} weights, but the run has {classes} classes")
         if min(found.weights) < 0 or found.images < 1:
-            raise ValueError("search.guard holds weights below 0, or speaks of no images")
+            raise ValueError("search.guard holds weights below 0, or has no images")
         return found
 
     @property
@@ -85,7 +85,7 @@ class GuardFigures:
 
 @dataclass(frozen=True)
 class Guarded:
-    """The plan that holds, and what it took."""
+    """The plan that holds the limit, and its figures."""
 
     plan: Plan
     figures: GuardFigures
@@ -93,7 +93,7 @@ class Guarded:
 
 @dataclass(frozen=True)
 class _Measured:
-    """What a plan does: the points of top-1 that each class loses, nan for one without images, and that all lose."""
+    """What a plan loses: points of top-1 of each class, nan for one without images, and over all images."""
 
     plan: Plan
     weights: Tensor
@@ -102,28 +102,28 @@ class _Measured:
 
     @property
     def worst(self) -> float:
-        """Percentage points that the class loses that loses most."""
+        """Percentage points lost by the class that loses most."""
         return self.drops.nan_to_num(-torch.inf).max().item()
 
 
 def guarded(problem: "Problem", masks: Mapping[str, Tensor], plan: Plan, limit: float) -> Guarded:
-    """Returns a plan under which no class loses more than ``limit`` points, at the budget that is asked.
+    """Returns a plan of the requested budget under which no class loses more than ``limit`` points.
 
-    The constraint drop_c <= limit has a multiplier w_c for each class; a unit is worth sum_c w_c m[c,u] / (1 - m[c,u]),
-    and compensation sees w_c times as many images of the class. From w = 1 on, w_c <- w_c exp(RATE (drop_c - limit))
-    for the classes beyond the limit, and the plan is solved anew [our choice]. Drops are measured on training images
-    that compensation does not see. A plan that is solved anew is of the masks alone: it reads their odds whatever
-    ``thresholds.importance`` says, and thresholds that were learned are no part of it.
+    The constraint drop_c <= limit has a multiplier w_c for each class; a unit's importance is sum_c w_c m[c,u] / (1 -
+    m[c,u]), and compensation uses w_c times as many images of the class. Starting at w = 1, w_c <- w_c exp(RATE (drop_c
+    - limit)) for the classes beyond the limit, and the plan is solved again [our choice]. Drops are measured on
+    training images that compensation does not use. A plan that is solved again depends on the masks alone: it uses
+    their odds whatever ``thresholds.importance`` is, and ignores learned thresholds.
 
     Args:
-        problem: The run's; its budget stays.
+        problem: The run's; its budget is unchanged.
         masks: (classes, units) by group key, on one scale.
-        plan: What the search found; taken as it is where it holds.
+        plan: The plan of the search; returned unchanged where the limit holds.
         limit: Percentage points of top-1.
 
     Raises:
-        UsageError: If no such plan was found, with what was, which a run keeps to start from with another limit; or a
-            class has too few images for the limit.
+        UsageError: If no such plan was found; the message gives the best one, whose multipliers a run stores to start
+            from with another limit. Or if a class has too few images for the limit.
         XPrunerError: If the run directory cannot be written.
     """
     return _Guard(problem, masks, limit).run(plan)
@@ -135,15 +135,15 @@ def weighed(masks: Mapping[str, Tensor], weights: Tensor) -> dict[str, Tensor]:
 
 
 class _Guard:
-    """The dense model's answers, and how a plan does beside them."""
+    """Compares the predictions of pruned models with the dense model's."""
 
     def __init__(self, problem: "Problem", masks: Mapping[str, Tensor], limit: float):
         self.problem, self.masks, self.limit, self.classes = problem, masks, limit, problem.num_classes
         self.images = unseen(problem, limit)
-        self.dense, self.labels = self._says(problem.model)
+        self.dense, self.labels = self._predictions(problem.model)
 
     def run(self, plan: Plan) -> Guarded:
-        """Reweighs the classes until the limit holds."""
+        """Reweights the classes until the limit holds."""
         best = newest = first = self._measured(plan, torch.ones(self.classes))
         earlier = self._earlier()
         for step in range(STEPS):
@@ -155,18 +155,18 @@ class _Guard:
         if best.worst > self.limit:
             if self._kept is not None:
                 write_text(self._kept, json.dumps(best.weights.tolist()))
-            raise UsageError(self._cannot(best))
+            raise UsageError(self._failure(best))
         return Guarded(best.plan, self._figures(first, best))
 
     @property
     def _kept(self) -> Path | None:
-        """Where the best multipliers lie that did not hold: with the limit that the error names, they do."""
+        """File of the best multipliers if the limit did not hold; they hold the limit that the error names."""
         return self.problem.state_dir / "guard.json" if self.problem.state_dir else None
 
     def _earlier(self) -> Tensor | None:
         if self._kept is None or not self._kept.exists():
             return None
-        with reading(self._kept, "delete it, and the same command searches anew"):
+        with reading(self._kept, "delete it, and the same command searches from scratch"):
             weights = typed(list[float], json.loads(self._kept.read_text(encoding="utf-8")))
             if len(weights) != self.classes:
                 raise ValueError(f"it has {len(weights)} weights for {self.classes} classes")
@@ -207,31 +207,32 @@ class _Guard:
         return found
 
     def _reached(self, weights: Tensor) -> _Measured:
-        """Returns what multipliers come to at the budget that is asked."""
+        """Returns what the plan of these multipliers loses at the requested budget."""
         return self._measured(self._solved(weights, self.problem.budget), weights)
 
     def _solved(self, weights: Tensor, budget: Budget) -> Plan:
         return plan_from_scores(self.problem.units, weighed(self.masks, weights), budget, "xpruner, guarded")
 
     def _lost(self, plan: Plan, weights: Tensor) -> Tensor:
-        """Returns for each image 1 where the dense model alone is right, -1 where the pruned one alone is, else 0."""
+        """Returns for each image 1 where only the dense model is correct, -1 where only the pruned one is, else 0."""
         problem, config = self.problem, self.problem.config
         images = weighed_calibration(weights, problem.train, problem.calibration, self.limit, config.data)
         model = compensate(
             apply(problem.model, plan), problem.model, plan, images, config.compensate, precision=config.precision
         )
-        said, _ = self._says(model)
-        return (self.dense == self.labels).double() - (said == self.labels).double()
+        predicted, _ = self._predictions(model)
+        return (self.dense == self.labels).double() - (predicted == self.labels).double()
 
-    def _says(self, model: nn.Module) -> tuple[Tensor, Tensor]:
+    def _predictions(self, model: nn.Module) -> tuple[Tensor, Tensor]:
         config = self.problem.config
         return predict(
             model, self.images, batch_size=config.data.batch_size, workers=config.data.workers,
             precision=config.precision,
         )  # fmt: skip
 
-    def _cannot(self, best: _Measured) -> str:
-        """Names what the asked budget can do, and the least of a few larger budgets at which the limit holds."""
+    def _failure(self, best: _Measured) -> str:
+        """Returns the message: the limit that the requested budget can hold, and the least larger budget tried that
+        holds this one."""
         asked = self.problem.budget.share(self.problem.units)
         remedy = f"set max_class_drop to {math.ceil(10 * best.worst) / 10:g} or more"
         held = self._least(torch.linspace(asked, 1.0, 6)[1:-1].tolist(), best.weights)

@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from xpruner.methods._problem import Problem
 
 IMAGES = 10_000
-"""To measure on; more where the limit needs more of a class."""
+"""Images to measure on; more where the limit needs more of a class."""
 
 
 def guarded_calibration(figures: Mapping[str, Any], train: Dataset, calibration: Batches, config: RunConfig) -> Batches:
-    """Returns what the plan of a search is to be compensated on: what its guard chose, where there was one.
+    """Returns the images to compensate a plan on: those that the guard of the search chose, where there was one.
 
     Args:
         figures: Of the search; the guard's are under ``guard``.
         train: The training images.
-        calibration: Those for calibration, the first of them.
+        calibration: The first of them, for calibration.
         config: Of the run.
     """
     if "guard" not in figures or config.max_class_drop is None:
@@ -39,9 +39,9 @@ def guarded_calibration(figures: Mapping[str, Any], train: Dataset, calibration:
 def weighed_calibration(
     weights: Tensor, train: Dataset, calibration: Batches, limit: float, config: DataConfig
 ) -> Batches:
-    """Returns calibration images of which each class has as many as its multiplier makes of what it had.
+    """Returns calibration images with the number of each class scaled by its multiplier.
 
-    Where a class gets more, they are further training images, but none on which drops are measured.
+    Additional images of a class are further training images, but none on which drops are measured.
 
     Args:
         weights: (classes,) multipliers; where all are 1 nothing changes.
@@ -68,7 +68,7 @@ def unseen(problem: "Problem", limit: float) -> Dataset:
 
 
 def _chosen(train: Dataset, numbers: list[int]) -> Dataset:
-    """Returns some of the training images without augmentation, but for those that cannot be read."""
+    """Returns some of the training images without augmentation and without unreadable ones."""
     return train.plain().only(numbers).readable() if isinstance(train, ImageDataset) else Subset(train, numbers)
 
 
@@ -79,8 +79,8 @@ def _labels(train: Any) -> Tensor:
 def to_measure(labels: Tensor, seen: int, limit: float) -> list[int]:
     """Returns the numbers of the training images on which drops are measured.
 
-    These are the first :data:`IMAGES` that are not for calibration, but no more than half of these, or the first of all
-    where there are no others; and of each class so many that one image is worth no more than the limit.
+    These are the first :data:`IMAGES` that are not for calibration, but at most half of these, or the first of all
+    where there are no others; and of each class enough that one image weighs no more than the limit.
 
     Args:
         labels: (images,) of the training images.
@@ -98,8 +98,8 @@ def to_measure(labels: Tensor, seen: int, limit: float) -> list[int]:
     if fewest < needed:
         larger = f"set it to {math.ceil(1000 / fewest.item()) / 10:g} or more, or " if fewest else ""
         raise UsageError(
-            f"max_class_drop is {limit:g}, for which {needed} training images of each class are needed, so that one is "
-            f"worth no more, but class {scarce.item()} has {fewest.item()} that are not for calibration; {larger}"
+            f"max_class_drop is {limit:g}, for which {needed} training images of each class are needed, so that one "
+            f"weighs no more, but class {scarce.item()} has {fewest.item()} that are not for calibration; {larger}"
             "give more images (data.train_size, data.calibration_size)."
         )
     most = min(IMAGES, len(left) // 2 if first else len(left))

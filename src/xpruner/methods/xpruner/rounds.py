@@ -1,4 +1,4 @@
-"""X-Pruner: class-wise masks, learned layer-wise thresholds, and rounds in which the network is looked at anew."""
+"""X-Pruner: class-wise masks, learned layer-wise thresholds, and iterative rounds that re-estimate importance."""
 
 import logging
 from dataclasses import asdict, replace
@@ -34,7 +34,7 @@ LEVEL = "evidence per cost at a mask of one half"
 
 
 def check_search(problem: Problem) -> None:
-    """Raises UsageError for evidence that nothing provides, or where masks or thresholds are to be learned in fp16."""
+    """Raises UsageError for unknown evidence, or if masks or thresholds are to be learned in fp16."""
     config = problem.config
     if config.masks.evidence != NONE:
         find_signal(config.masks.evidence)
@@ -46,7 +46,7 @@ KINDS = ("head", "hidden", "qk", "v")
 
 
 def kinds_under(config: RunConfig) -> tuple[str, ...]:
-    """Returns the kinds that it can prune: a search with compensated gradient steps knows heads and hidden units."""
+    """Returns the kinds that it can prune: with compensated gradient steps only heads and hidden units."""
     return DEFAULT_KINDS if config.thresholds.steps > 0 and config.thresholds.compensated else KINDS
 
 
@@ -57,17 +57,17 @@ def kinds_under(config: RunConfig) -> tuple[str, ...]:
 def search(problem: Problem) -> Outcome:
     """Learns masks and thresholds and returns the plan, in one round or several.
 
-    With several rounds the budget falls geometrically. Each round learns masks and thresholds on the network that the
-    earlier rounds left, cut and compensated; two units that can stand in for each other both look dispensable until
-    one is gone [our choice]. The plan is in the numbering of the dense model. A unit's mask is the last one it had, on
-    the scale of the last round's, so that all can be compared.
+    With several rounds the budget falls geometrically. Each round learns masks and thresholds on the network that
+    earlier rounds cut and compensated, so that importance is re-estimated after each cut: of two redundant units both
+    look dispensable until one is pruned [our choice]. The plan is in the numbering of the dense model. A unit's mask is
+    the last one learned for it, rescaled to the last round, so that all can be compared.
 
     Raises:
-        UsageError: If the classes are to be guarded and there are too few images for it, or no plan holds.
+        UsageError: If the classes are to be guarded and there are too few images, or no plan holds the limit.
     """
     limit = problem.config.max_class_drop
     if limit is not None:
-        unseen(problem, limit)  # too few images are known before anything is computed
+        unseen(problem, limit)  # fail on too few images before anything is computed
     plan: Plan | None = None
     level = 1.0
     table: dict[str, Tensor] = {}
@@ -99,7 +99,7 @@ def search(problem: Problem) -> Outcome:
 
 
 def _left_by(problem: Problem, plan: Plan | None) -> nn.Module:
-    """Returns the network that the rounds so far left, cut and compensated."""
+    """Returns the network as the rounds so far cut and compensated it."""
     if plan is None:
         return problem.model
     config = problem.config
@@ -110,7 +110,7 @@ def _left_by(problem: Problem, plan: Plan | None) -> nn.Module:
 
 
 def round_budgets(problem: Problem, rounds: int) -> list[Budget]:
-    """Returns the budget of each round as an absolute cost, falling geometrically to the one that is asked."""
+    """Returns the budget of each round as an absolute cost, falling geometrically to the requested one."""
     resource = problem.budget.resource
     dense, share = problem.units.total(resource), problem.budget.share(problem.units)
     amounts = [dense * share ** (r / rounds) for r in range(1, rounds + 1)]
@@ -148,14 +148,15 @@ def _moments(problem: Problem, model: nn.Module, units: Units) -> dict[str, Mome
 
 
 def _signal(config: RunConfig) -> str:
-    """Returns which evidence to take: where nothing is compensated, a unit that goes is missed as a whole."""
+    """Returns which evidence to use: without compensation, all of a removed unit is lost, as ``taylor`` measures."""
     if config.masks.evidence == "at_removal" and config.compensate.mode == "none":
         return "taylor"
     return config.masks.evidence
 
 
 def _removed_share(units: Units, budget: Budget) -> float:
-    """Returns about which share of the prunable cost goes, so that masks start at one half near the cut."""
+    """Returns the approximate share of the prunable cost that is removed, so that masks start at one half near the
+    cut."""
     total = units.total(budget.resource)
     prunable = total - units.cost({group.key: [] for group in units}, budget.resource)
     return min(0.95, max(0.05, (total - budget.target(units)) / prunable))
@@ -166,7 +167,7 @@ def _at(options: LoopOptions, folder: Path | None, name: str) -> LoopOptions:
 
 
 def _in_dense_numbering(table: dict[str, Tensor], masks: dict[str, Tensor], plan: Plan | None) -> dict[str, Tensor]:
-    """Writes the masks of the units that are left into the table of all units; the others keep what they had."""
+    """Writes the masks of the kept units into the table of all units; the others keep their last masks."""
     merged = dict(table)
     for key, mask in masks.items():
         kept = plan.keep.get(key) if plan is not None else None

@@ -52,7 +52,7 @@ def test_of_several_sets_of_weights_the_one_of_timm_is_taken_and_named(tmp_path,
         given = read_weights(path)
     assert_same(given)
     assert_same(timm.models.load_state_dict(str(path)))
-    assert (f"{ORDER[best]!r} is taken, as timm does" in caplog.text) == (best < 3)
+    assert (f"{ORDER[best]!r} is read, as in timm" in caplog.text) == (best < 3)
 
 
 def test_averages_that_were_switched_off_are_passed_over(tmp_path):

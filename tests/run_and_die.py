@@ -1,7 +1,7 @@
 """A tiny run, which may kill its own process at a given place.
 
-The place is ``search:N`` or ``finetune:N`` (after the N-th update, counted over the stage), ``heal:N`` (when N blocks are
-healed) or ``stage:NAME`` (when that stage has computed its figures, before they are recorded).
+The place is ``search:N`` or ``finetune:N`` (after the N-th update, counted over the stage), ``heal:N`` (when N blocks
+are healed) or ``stage:NAME`` (when that stage has computed its figures, before they are recorded).
 """
 
 import os

@@ -13,7 +13,7 @@ from xpruner.compensation import heal as healing
 from xpruner.compensation.block_healing import distance, held_out_distance, own_parameters, variance
 from xpruner.compensation.block_streams import BlockStreams
 from xpruner.compensation.fit import compensate
-from xpruner.compensation.heal import heal, split
+from xpruner.compensation.heal import affordable, heal, split
 from xpruner.compensation.joint_healing import divergence, loss_of
 from xpruner.config import CompensateConfig
 from xpruner.errors import UsageError
@@ -228,6 +228,16 @@ def test_the_last_tenth_is_held_out_and_one_image_at_least():
     assert [[part.tolist() for part in parts] for parts in split([torch.arange(2)])] == [[[0]], [[1]]]
     with pytest.raises(UsageError, match="needs two calibration images or more, and there are 1"):
         split([torch.arange(1)])
+
+
+def test_no_more_images_are_stored_than_memory_is_granted_for(monkeypatch, caplog):
+    """A stream of the tiny ViT is 17 tokens of 24 channels."""
+    batches = [torch.zeros(4, 3, 32, 32)] * 3
+    assert len(torch.cat(affordable(batches, tiny("vit"), ["blocks.0", "blocks.1", ""]))) == 12
+    assert not caplog.text
+    monkeypatch.setattr(healing, "MOST_VALUES", 17 * 24 * 6)
+    assert [len(batch) for batch in affordable(batches, tiny("vit"), ["blocks.0", "blocks.1"])] == [4, 2]
+    assert "uses the first 6 of 12" in caplog.text
 
 
 def test_distances_by_hand():

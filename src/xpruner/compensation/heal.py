@@ -1,10 +1,12 @@
 """Healing: every weight that is left is tuned, block by block, so that the pruned network follows the dense one."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from xpruner.calibration.incremental_forward import IncrementalForward, block_around
@@ -21,9 +23,13 @@ from xpruner.config.checks import check
 from xpruner.errors import UsageError
 from xpruner.plan.plan import Plan
 from xpruner.runtime.modes import evaluating
-from xpruner.runtime.outputs import classifiers
+from xpruner.runtime.outputs import classifiers, tensors_of
 from xpruner.runtime.progress import Progress
 
+log = logging.getLogger("xpruner")
+
+MOST_VALUES = 2**28
+"""Numbers of a stream that are stored at most; healing holds about five streams, 1 GiB each in float32."""
 HELD_OUT = 0.1
 """Share of the calibration images that decide which state is the best, and from which nothing is learned."""
 
@@ -66,10 +72,10 @@ def heal(
     """
     config = config or CompensateConfig("heal")
     check(config, "compensate.")
-    learned, held_out = split([images for images, _ in batches])
+    images = [batch for batch, _ in batches]
     state = HealingState(state_dir, {**asdict(config), "seed": seed, "precision": precision})
     with evaluating(dense), evaluating(pruned):
-        _Healing(pruned, dense, plan, config, seed, precision, state).run(learned, held_out)
+        _Healing(pruned, dense, plan, config, seed, precision, state).run(images)
     return pruned
 
 
@@ -89,11 +95,12 @@ class _Healing:
         self.pruned, self.dense, self.plan, self.config = pruned, dense, plan, config
         self.seed, self.precision, self.state = seed, precision, state
 
-    def run(self, learned: list[Tensor], held_out: list[Tensor]) -> None:
+    def run(self, images: list[Tensor]) -> None:
         """Heals the blocks in forward order, and then the whole network."""
         consumers = consumers_to_fit(self.pruned, self.dense, self.plan)
-        weights = self._token_weights(consumers, learned)
         blocks = [(block, list(found)) for block, found in groupby(consumers, self._block)]
+        learned, held_out = split(affordable(images, self.dense, [block for block, _ in blocks]))
+        weights = self._token_weights(consumers, learned)
         done = self.state.restore(self.pruned)
         steps, last = self.config.steps, len(blocks)
         passes = self._passes(learned), self._passes(held_out)
@@ -105,8 +112,8 @@ class _Healing:
                 self.state.write(self.pruned, number + 1)
             for path in classifiers(self.dense):
                 fit_classifier(path, *passes[0], self.config.ridge)
-            images = learned, held_out
-            heal_jointly(self.pruned, self.dense, images, self._descent(last), self.precision, progress)
+            both = learned, held_out
+            heal_jointly(self.pruned, self.dense, both, self._descent(last), self.precision, progress)
 
     def _block(self, consumer: Consumer) -> str:
         return block_around(self.dense, [consumer.branch])
@@ -122,6 +129,26 @@ class _Healing:
 
     def _descent(self, part: int) -> Descent:
         return Descent(self.config.steps, self.config.lr, self.seed, part)
+
+
+@torch.no_grad()
+def affordable(batches: Sequence[Tensor], dense: nn.Module, blocks: Sequence[str]) -> list[Tensor]:
+    """Returns batches of as many images as can be stored in the widest stream before a block, and logs if some cannot.
+
+    Args:
+        batches: Of images.
+        dense: The dense model, in eval mode.
+        blocks: Paths of the blocks, in forward order; "" for what belongs to none.
+    """
+    one = IncrementalForward(dense, [batches[0][:1]], "fp32")
+    streams = [tensors_of(one.calls_of(block)[0][0])[:1] for block in blocks if block]
+    most = MOST_VALUES // max([stream.numel() for found in streams for stream in found], default=1)
+    count = sum(len(batch) for batch in batches)
+    if most < count:
+        log.warning(
+            "Healing uses the first %d of %d calibration images, as it stores streams.", most, count
+        )
+    return list(_part(batches, 0, most))
 
 
 def split(batches: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:

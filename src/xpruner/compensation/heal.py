@@ -145,9 +145,7 @@ def affordable(batches: Sequence[Tensor], dense: nn.Module, blocks: Sequence[str
     most = MOST_VALUES // max([stream.numel() for found in streams for stream in found], default=1)
     count = sum(len(batch) for batch in batches)
     if most < count:
-        log.warning(
-            "Healing uses the first %d of %d calibration images, as it stores streams.", most, count
-        )
+        log.warning("Healing uses the first %d of %d calibration images, as it stores streams.", most, count)
     return list(_part(batches, 0, most))
 
 

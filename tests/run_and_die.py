@@ -1,15 +1,25 @@
 """A tiny run, which may kill its own process at a given place.
 
-The place is ``search:N`` or ``finetune:N`` (after the N-th update, counted over the stage) or ``stage:NAME`` (when that
-stage has computed its figures, before they are recorded).
+The place is ``search:N`` or ``finetune:N`` (after the N-th update, counted over the stage), ``heal:N`` (when N blocks
+are healed) or ``stage:NAME`` (when that stage has computed its figures, before they are recorded).
 """
 
 import os
 import signal
+from dataclasses import replace
 
 import torch
 
-from xpruner.config import DataConfig, FinetuneConfig, MaskConfig, ModelConfig, RunConfig, ThresholdConfig
+from xpruner.compensation.healing_state import HealingState
+from xpruner.config import (
+    CompensateConfig,
+    DataConfig,
+    FinetuneConfig,
+    MaskConfig,
+    ModelConfig,
+    RunConfig,
+    ThresholdConfig,
+)
 from xpruner.run import pipeline
 from xpruner.run.folder import Run
 from xpruner.run.tracking import Tracker
@@ -46,6 +56,10 @@ def die_at(where: str) -> None:
 
         Run.stage = patched
         return
+    if kind == "heal":
+        keep = HealingState.write
+        HealingState.write = lambda self, model, done: (keep(self, model, done), die() if done == int(place) else None)
+        return
     scalars, count = Tracker.scalars, [0]
 
     def counting(self, prefix):
@@ -62,10 +76,16 @@ def die_at(where: str) -> None:
     Tracker.scalars = counting
 
 
-def run(output: str, where: str | None = None) -> None:
+def heal(output: str, where: str | None = None) -> None:
+    """Runs it in this process with healing and without fine-tuning, and dies where it is said."""
+    mode, training = CompensateConfig("heal", steps=10), FinetuneConfig(epochs=0)
+    run(output, where, replace(tiny_run(output), method="l2", compensate=mode, finetune=training))
+
+
+def run(output: str, where: str | None = None, config: RunConfig | None = None) -> None:
     """Runs it in this process, and dies where it is said."""
     torch.set_num_threads(1)
     torch.manual_seed(0)  # the dense model's random weights
     if where is not None:
         die_at(where)
-    pipeline.run_pipeline(tiny_run(output))
+    pipeline.run_pipeline(config or tiny_run(output))

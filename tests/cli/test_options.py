@@ -118,7 +118,8 @@ def test_of_many_flags_the_nearest_are_named():
         ("epochs: 3", "Unknown key in {path}: 'epochs'; did you mean 'finetune.epochs'?"),
         (
             "compensate: none",
-            "compensate is 'none' in {path}, but must hold keys: compensate.mode, compensate.ridge, compensate.focus.",
+            "compensate is 'none' in {path}, but must hold keys: compensate.mode, compensate.ridge, compensate.focus, "
+            "compensate.steps, compensate.lr.",
         ),
         ("seed: x", "seed is 'x', but must be a whole number; `xpruner prune --help` lists the options."),
     ],

@@ -35,7 +35,9 @@ WRONG = {
         ("refit_every", 0), ("constraint", "hinge"), ("form", "tanh"),
     ],
     SearchConfig: [("steps", -1), ("allocation", "fair")],
-    CompensateConfig: [("ridge", -1), ("ridge", NAN), ("focus", -0.1), ("focus", 1.5), ("mode", "magic")],
+    CompensateConfig: [
+        ("ridge", -1), ("ridge", NAN), ("focus", -0.1), ("focus", 1.5), ("mode", "magic"), ("steps", -1), ("lr", 0.0),
+    ],
     FinetuneConfig: [
         ("epochs", -1), ("epochs", 2.5), ("steps", -1), ("lr", 0.0), ("lr", -1.0), ("lr", NAN), ("min_lr", 1.0),
         ("warmup", 1.0), ("weight_decay", -0.1), ("clip_grad", 0.0), ("distill", 1.1), ("temperature", 0.0),

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from processes import exit_code
-from run_and_die import run, tiny_run
+from run_and_die import heal, run, tiny_run
 from safetensors.torch import load_file
 
 import xpruner
@@ -85,6 +85,19 @@ def test_nothing_lost_when_killed(whole, tmp_path, where):
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert (folder / "plan.json").read_text() == (whole / "plan.json").read_text()
+
+
+@pytest.mark.integration
+def test_healing_that_is_killed_ends_with_the_weights_of_one_left_alone(tmp_path):
+    assert exit_code(heal, str(tmp_path / "whole")) == 0
+    for blocks in (1, 2):
+        folder = tmp_path / f"killed-{blocks}"
+        assert exit_code(heal, str(folder), f"heal:{blocks}") == -signal.SIGKILL
+        assert exit_code(heal, str(folder)) == 0
+        ours, theirs = (load_file(path / "pruned" / "model.safetensors") for path in (folder, tmp_path / "whole"))
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    metrics = json.loads((tmp_path / "whole" / "metrics.json").read_text())
+    assert metrics["compensated"]["seconds"] > 0
 
 
 def test_a_finished_run_computes_nothing_again(whole):

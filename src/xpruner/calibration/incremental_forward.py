@@ -40,12 +40,24 @@ class IncrementalForward:
             XPrunerError: If the model does not call the last of them.
         """
         block = block_around(self.model, paths)
-        if block != self.block:
-            self.calls, self.block = self._calls(block), block
-        for call in self.calls:
+        for call in self.calls_of(block):
             with capture_inputs(self.model, paths) as inputs:
                 self._reach(paths[-1], self.block, call)
             yield dict(inputs)
+
+    def calls_of(self, block: str) -> list[Call]:
+        """Returns how a block is called, batch by batch; later passes start there.
+
+        Raises:
+            XPrunerError: If the model does not call it.
+        """
+        if block != self.block:
+            self.calls, self.block = self._calls(block), block
+        return self.calls
+
+    def outputs_of(self, block: str) -> Iterator[Any]:
+        """Yields what a block returns, batch by batch; what it raises is as for :meth:`calls_of`."""
+        return (self._run(block, call) for call in self.calls_of(block))
 
     def _calls(self, block: str) -> list[Call]:
         """Returns the calls of a block, batch by batch."""
@@ -94,14 +106,15 @@ def block_around(model: nn.Module, paths: Sequence[str]) -> str:
 def is_fed(call: Call, before: Call, output: Any) -> bool:
     """Returns whether a module is called as the one before it was, but with that one's output in the first place."""
     (args, named), (args_before, named_before) = call, before
-    return bool(args) and _same((args[0], args[1:], named), (output, args_before[1:], named_before))
+    return bool(args) and same((args[0], args[1:], named), (output, args_before[1:], named_before))
 
 
-def _same(one: Any, other: Any) -> bool:
+def same(one: Any, other: Any) -> bool:
+    """Returns whether two arguments are equal, tensors and what they are nested in alike."""
     if isinstance(one, Tensor):
         return isinstance(other, Tensor) and torch.equal(one, other)
     if isinstance(one, dict):
-        return isinstance(other, dict) and one.keys() == other.keys() and all(_same(one[k], other[k]) for k in one)
+        return isinstance(other, dict) and one.keys() == other.keys() and all(same(one[k], other[k]) for k in one)
     if isinstance(one, tuple | list):
-        return isinstance(other, tuple | list) and len(one) == len(other) and all(map(_same, one, other))
+        return isinstance(other, tuple | list) and len(one) == len(other) and all(map(same, one, other))
     return bool(one == other)

@@ -1,25 +1,18 @@
 """Compensation: closed-form least squares on the consumers of what was pruned, so that less accuracy is lost."""
 
 from collections.abc import Sequence
-from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from xpruner.calibration.incremental_forward import IncrementalForward
-from xpruner.calibration.moments import Batches, Moments, channels_last, consumer_moments
-from xpruner.calibration.sensitivity import token_weights
+from xpruner.calibration.moments import Batches, consumer_moments
 from xpruner.compensation.consumers import Consumer, consumers_to_fit
-from xpruner.compensation.solve import affine_prediction, solve_ridge
+from xpruner.compensation.sequential import fit_in_order
+from xpruner.compensation.solve import add_to, affine_prediction
 from xpruner.config import CompensateConfig
 from xpruner.config.checks import check
-from xpruner.errors import XPrunerError
 from xpruner.plan.plan import Plan
 from xpruner.runtime.modes import evaluating
-from xpruner.runtime.outputs import classifiers
 from xpruner.units import Units
-from xpruner.units.modules.branch import ConstantBranch
-from xpruner.units.stream_points import StreamPoint, stream_point
 
 
 def compensate(
@@ -35,7 +28,8 @@ def compensate(
 
     Needs no labels and no gradients. ``affine`` and ``mean`` fit every consumer on the dense model's activations and
     are exact when the removed units are an affine function of the kept ones; ``sequential`` fits the consumers in
-    forward order, each on the input that it has in the pruned model, and at last the classifier.
+    forward order, each on the input that it has in the pruned model, and at last the classifier. Of ``heal`` this is
+    the closed form that it begins with, enough to search by; :func:`xpruner.compensation.heal.heal` does it in full.
 
     Args:
         pruned: ``apply(dense, plan)``; changed in place.
@@ -58,8 +52,8 @@ def compensate(
         return pruned
     consumers = consumers_to_fit(pruned, dense, plan)
     with evaluating(dense), evaluating(pruned):
-        if config.mode == "sequential":
-            _fit_in_order(consumers, pruned, dense, batches, config, precision)
+        if config.mode in ("sequential", "heal"):
+            fit_in_order(consumers, pruned, dense, batches, config, precision)
         else:
             _fit_on_dense(consumers, dense, batches, config, precision)
     return pruned
@@ -77,85 +71,4 @@ def _fit_on_dense(
         weight = consumer.source.weight.detach().double().cpu().flatten(1)[consumer.outputs][:, consumer.removed]
         predict = affine_prediction(found, consumer.kept, consumer.removed, config)
         bias = weight @ (found.mean[consumer.removed] - predict @ found.mean[consumer.kept])
-        _add(consumer.target, weight @ predict, bias, consumer.path)
-
-
-def _fit_in_order(
-    consumers: Sequence[Consumer],
-    pruned: nn.Module,
-    dense: nn.Module,
-    batches: Batches,
-    config: CompensateConfig,
-    precision: str,
-) -> None:
-    """Fits the consumers in forward order, each on what the ones before it left, and then the classifiers."""
-    images = [batch for batch, _ in batches]
-    passes = IncrementalForward(pruned, images, precision), IncrementalForward(dense, images, precision)
-    paths = [consumer.path for consumer in consumers]
-    weights = token_weights(dense, paths, batches, config.focus or 0.0, precision=precision)
-    for consumer in consumers:
-        _fit_to_stream(consumer, *passes, config.ridge, weights.get(consumer.path))
-    for path in classifiers(dense):
-        _fit_classifier(path, *passes, config.ridge)
-
-
-@torch.no_grad()
-def _fit_to_stream(
-    consumer: Consumer, pruned: IncrementalForward, dense: IncrementalForward, least: float, weights: Tensor | None
-) -> None:
-    """Fits one consumer so that the residual stream after its branch comes closest to the dense model's.
-
-    With z the consumer's input in the pruned model, the ridge regression is of the remaining error
-    r = dense output + (dense stream - pruned stream) / scale - W z, where scale is the branch's layer scale. Where the
-    stream cannot be aimed at, as behind a branch that ends in a norm, the target is the dense output alone. ``weights``
-    (rows of an image,) are how much each row counts; with them the data count as Kish's effective number of rows.
-    """
-    target, source = consumer.target, consumer.source
-    empty = isinstance(target, ConstantBranch)
-    path = consumer.branch if empty else consumer.path
-    moments = Moments(0 if empty else len(consumer.kept), len(consumer.outputs))
-    point = stream_point(consumer.dense, consumer.branch)
-    norms = [point.norm] if point else []
-    for read, seen in zip(pruned.read([*norms, path]), dense.read([*norms, consumer.path]), strict=True):
-        aim = channels_last(source, source(seen[consumer.path].float()))[..., consumer.outputs]
-        if point:
-            behind = seen[point.norm].float()[..., consumer.outputs] - read[point.norm].float()
-            aim = aim + _over_scale(point, behind, consumer).reshape(aim.shape)
-        z = read[path].float()
-        of_rows = None if weights is None else weights.repeat(aim.shape[:-1].numel() // len(weights))
-        if empty:
-            moments.update(channels_last(source, z)[..., :0], aim - target.bias, of_rows)
-        else:
-            moments.update(channels_last(source, z), aim - channels_last(source, target(z)), of_rows)
-    samples = moments.count if weights is None else moments.count / weights.square().mean().item()
-    change = solve_ridge(moments.covariance, moments.cross_covariance, samples, least)
-    _add(target, change, moments.mean_y - change @ moments.mean, consumer.path)
-
-
-def _over_scale(point: StreamPoint, stream: Tensor, consumer: Consumer) -> Tensor:
-    scale = point.scale[consumer.outputs] if isinstance(point.scale, Tensor) else point.scale
-    return point.arrange(stream) / scale
-
-
-@torch.no_grad()
-def _fit_classifier(path: str, pruned: IncrementalForward, dense: IncrementalForward, least: float) -> None:
-    """Fits the classifier so that its logits come closest to the dense model's; one sample an image, no labels."""
-    consumer: Any = pruned.model.get_submodule(path)
-    source: Any = dense.model.get_submodule(path)
-    moments = Moments(consumer.in_features, consumer.out_features)
-    for read, seen in zip(pruned.read([path]), dense.read([path]), strict=True):
-        z = read[path].float()
-        moments.update(z, source(seen[path].float()) - consumer(z))
-    change = solve_ridge(moments.covariance, moments.cross_covariance, moments.count, least)
-    _add(consumer, change, moments.mean_y - change @ moments.mean, path)
-
-
-@torch.no_grad()
-def _add(layer: Any, weight: Tensor, bias: Tensor, key: str) -> None:
-    if not (torch.isfinite(weight).all() and torch.isfinite(bias).all()):
-        raise XPrunerError(f"Compensation of {key!r} is not finite; raise compensate.ridge or use precision fp32.")
-    if weight.numel():
-        layer.weight += weight.to(layer.weight).view(layer.weight.shape)
-    if layer.bias is None:
-        layer.bias = nn.Parameter(torch.zeros(len(bias), dtype=layer.weight.dtype, device=layer.weight.device))
-    layer.bias += bias.to(layer.bias)
+        add_to(consumer.target, weight @ predict, bias, consumer.path)

@@ -1,7 +1,9 @@
 """The ridge regressions of compensation, solved in closed form in float64."""
 
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from xpruner.calibration.moments import Moments
 from xpruner.calibration.ridge import ridge
@@ -39,3 +41,25 @@ def solve_ridge(covariance: Tensor, cross: Tensor, samples: float, least: float)
     if failed:
         raise XPrunerError(f"A ridge of {least:g} is too small for the calibration statistics; raise compensate.ridge.")
     return torch.cholesky_solve(cross, factor).T
+
+
+@torch.no_grad()
+def add_to(layer: Any, weight: Tensor, bias: Tensor, key: str) -> None:
+    """Adds a solution to the weight and the bias of a layer, which gets a bias where it has none.
+
+    Args:
+        layer: A linear layer or a 1 x 1 convolution.
+        weight: (outputs, inputs).
+        bias: (outputs,).
+        key: What the layer is called in a message.
+
+    Raises:
+        XPrunerError: If the solution is not finite.
+    """
+    if not (torch.isfinite(weight).all() and torch.isfinite(bias).all()):
+        raise XPrunerError(f"Compensation of {key!r} is not finite; raise compensate.ridge or use precision fp32.")
+    if weight.numel():
+        layer.weight += weight.to(layer.weight).view(layer.weight.shape)
+    if layer.bias is None:
+        layer.bias = nn.Parameter(torch.zeros(len(bias), dtype=layer.weight.dtype, device=layer.weight.device))
+    layer.bias += bias.to(layer.bias)

@@ -94,7 +94,7 @@ RULES: dict[type, list[Rule]] = {
         ),
     ],
     SearchConfig: [_at_least("steps", 0)],
-    CompensateConfig: [_at_least("ridge", 0), _share("focus")],
+    CompensateConfig: [_at_least("ridge", 0), _share("focus"), _at_least("steps", 0), _positive("lr")],
     FinetuneConfig: [
         _at_least("epochs", 0),
         _at_least("steps", 0),

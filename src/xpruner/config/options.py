@@ -178,15 +178,20 @@ class CompensateConfig:
 
     Attributes:
         mode: ``affine`` and ``mean`` fit on the dense model's activations; ``sequential`` fits block by block on the
-            pruned model's, aiming at the dense residual stream; ``none`` leaves the weights alone.
+            pruned model's, aiming at the dense residual stream; ``heal`` starts there and tunes all weights that are
+            left on the calibration images, without labels; ``none`` leaves the weights alone.
         ridge: Smallest ridge, as a share of the mean variance of the consumer's input.
-        focus: In ``sequential``, the share of a token's weight that comes from the sensitivity of the logits to tokens
-            at its position; the rest is equal for all tokens. Absent, all of it is equal.
+        focus: In ``sequential`` and ``heal``, the share of a token's weight that comes from the sensitivity of the
+            logits to tokens at its position; the rest is equal for all tokens. Absent, all of it is equal.
+        steps: Of ``heal``: updates of a block.
+        lr: Of ``heal``: peak rate of Adam.
     """
 
-    mode: Literal["affine", "mean", "none", "sequential"] = "sequential"
+    mode: Literal["affine", "heal", "mean", "none", "sequential"] = "sequential"
     ridge: float = 1e-3
     focus: float | None = 0.7
+    steps: int = 300
+    lr: float = 5e-4
 
 
 @dataclass

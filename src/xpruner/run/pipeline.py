@@ -144,7 +144,8 @@ class _Pipeline:
     def _compensated(self, plan: Plan) -> dict[str, Any]:
         start = time.perf_counter()
         model = self._as_found(plan)
-        better = stages.compensated(self.setup, model, plan, self.run_folder.metrics["search"])
+        state = self.run_folder.state("healed")
+        better = stages.compensated(self.setup, model, plan, self.run_folder.metrics["search"], state)
         taken = stages.is_better(self.setup, better, model)
         seconds = time.perf_counter() - start
         self._save(better if taken else model, self.run_folder.state("compensated"))

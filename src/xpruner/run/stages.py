@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from xpruner.calibration.rotate_heads import rotate_heads
 from xpruner.compensation.fit import compensate
+from xpruner.compensation.heal import heal
 from xpruner.errors import XPrunerError
 from xpruner.measure.macs import count_macs, count_params
 from xpruner.methods import Outcome, kinds_for
@@ -60,22 +61,30 @@ def cut(setup: Setup, plan: Plan) -> nn.Module:
 
 
 def compensated(
-    setup: Setup, model: nn.Module, plan: Plan, search_figures: Mapping[str, Any] | None = None
+    setup: Setup,
+    model: nn.Module,
+    plan: Plan,
+    search_figures: Mapping[str, Any] | None = None,
+    state_dir: Path | None = None,
 ) -> nn.Module:
-    """Returns a pruned model compensated.
+    """Returns a pruned model compensated, or healed where the run asks for that.
 
     Args:
         setup: What the run works on.
         model: As cut, or as the search left it; it stays as it is.
         plan: Which units were kept.
         search_figures: What the search logged; its guard chose the images to compensate on.
+        state_dir: Where healing keeps what it needs to go on after a stop.
 
     Raises:
         XPrunerError: If the statistics are not finite.
     """
     config = setup.config
     images = guarded_calibration(search_figures or {}, setup.data.train, setup.calibration, config)
-    return compensate(copy.deepcopy(model), setup.dense, plan, images, config.compensate, precision=config.precision)
+    work: dict[str, Any] = {"config": config.compensate, "precision": config.precision}
+    if config.compensate.mode == "heal":
+        return heal(copy.deepcopy(model), setup.dense, plan, images, **work, seed=config.seed, state_dir=state_dir)
+    return compensate(copy.deepcopy(model), setup.dense, plan, images, **work)
 
 
 def is_better(setup: Setup, compensated: nn.Module, before: nn.Module) -> bool:
